@@ -1,0 +1,112 @@
+"""Catalog data sets that write whole files or nothing, and one for named arrays."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import ibis.expr.types as ir
+import numpy as np
+import pandas as pd
+from kedro.io import AbstractDataset
+from kedro_datasets.ibis import FileDataset
+from kedro_datasets.json import JSONDataset
+from kedro_datasets.matplotlib import MatplotlibDataset
+from kedro_datasets.pandas import CSVDataset, ParquetDataset
+from matplotlib.figure import Figure
+from safetensors.numpy import load_file, save_file
+
+Arrays = dict[str, np.ndarray]
+
+
+class _WholeFile:
+    """Mixin: the file appears under its name only when it is complete, so that a killed run leaves no half."""
+
+    _filepath: PurePosixPath
+
+    def _replace(self, write: Callable[[], None]) -> None:
+        target = self._filepath
+        partial = target.with_name(f".partial-{target.name}")
+        self._filepath = partial
+        try:
+            write()
+            os.replace(partial, target)
+        finally:
+            self._filepath = target
+            Path(partial).unlink(missing_ok=True)
+
+
+class IbisTable(_WholeFile, FileDataset):
+    """``ibis.FileDataset`` that writes whole files."""
+
+    def save(self, data: ir.Table) -> None:
+        """Write the table."""
+        write = super().save
+        self._replace(lambda: write(data))
+
+
+class PandasTable(_WholeFile, ParquetDataset):
+    """``pandas.ParquetDataset`` that writes whole files."""
+
+    def save(self, data: pd.DataFrame) -> None:
+        """Write the table."""
+        write = super().save
+        self._replace(lambda: write(data))
+
+
+class CsvTable(_WholeFile, CSVDataset):
+    """``pandas.CSVDataset`` that writes whole files."""
+
+    def save(self, data: pd.DataFrame) -> None:
+        """Write the table."""
+        write = super().save
+        self._replace(lambda: write(data))
+
+
+class JsonFile(_WholeFile, JSONDataset):
+    """``json.JSONDataset`` that writes whole files."""
+
+    def save(self, data: Any) -> None:
+        """Write the value."""
+        write = super().save
+        self._replace(lambda: write(data))
+
+
+class FigureFile(_WholeFile, MatplotlibDataset):
+    """``matplotlib.MatplotlibDataset`` that writes whole files."""
+
+    def save(self, data: Figure) -> None:
+        """Write the figure."""
+        write = super().save
+        self._replace(lambda: write(data))
+
+
+class ArraysFile(_WholeFile, AbstractDataset[Arrays, Arrays]):
+    """Named arrays in one safetensors file: no code runs when a stranger's file is read.
+
+    Args:
+        filepath: Where the file is.
+        metadata: Not used by the data set; for other tools such as Kedro-Viz.
+    """
+
+    def __init__(self, filepath: str, metadata: Mapping[str, Any] | None = None) -> None:
+        self._filepath = PurePosixPath(filepath)
+        self.metadata = metadata
+
+    def load(self) -> Arrays:
+        """Read the arrays by name."""
+        return load_file(self._filepath)
+
+    def save(self, data: Arrays) -> None:
+        """Write the arrays."""
+        Path(self._filepath).parent.mkdir(parents=True, exist_ok=True)
+        arrays = {name: np.ascontiguousarray(data[name]) for name in sorted(data)}
+        self._replace(lambda: save_file(arrays, self._filepath))
+
+    def _exists(self) -> bool:
+        return Path(self._filepath).exists()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._filepath)}

@@ -1,0 +1,79 @@
+"""Errors that a user can settle: each says what is wrong, where, and what to do."""
+
+from __future__ import annotations
+
+
+class StudyError(Exception):
+    """A fault in the user's data or configuration. The command line shows its text without a traceback."""
+
+
+class SettingsError(StudyError):
+    """A parameter that contradicts another parameter or the data."""
+
+
+class DataError(StudyError):
+    """A fault in a raw table.
+
+    Args:
+        table: Catalog name of the table, such as ``raw_interactions``.
+        problem: What is wrong.
+        remedy: What to do about it.
+        column: Name of the column in the raw file.
+        rows: Positions of the first offending rows, 0 for the first data row.
+        count: How many rows offend.
+    """
+
+    def __init__(
+        self,
+        table: str,
+        problem: str,
+        remedy: str,
+        *,
+        column: str | None = None,
+        rows: list[int] | None = None,
+        count: int | None = None,
+    ) -> None:
+        self.table = table
+        self.problem = problem
+        self.remedy = remedy
+        self.column = column
+        self.rows = rows or []
+        self.count = count if count is not None else len(self.rows)
+        self.file: str | None = None
+        super().__init__(problem)
+
+    def __str__(self) -> str:
+        where = [f"table '{self.table}'"]
+        if self.file:
+            where.append(f"file {self.file}")
+        if self.column:
+            where.append(f"column '{self.column}'")
+        if self.rows:
+            # A text file has a heading in line 1, so data row 0 stands in line 2.
+            shown = ", ".join(f"{row + 1} (line {row + 2})" for row in self.rows)
+            more = f" and {self.count - len(self.rows)} more" if self.count > len(self.rows) else ""
+            where.append(f"row {shown}{more}")
+        return f"{self.problem}\n  where: {', '.join(where)}\n  what to do: {self.remedy}"
+
+
+class TrainingError(StudyError):
+    """A training that cannot go on, such as a loss that is not a number.
+
+    Args:
+        problem: What happened, naming model, task and epoch.
+        remedy: What to do about it.
+    """
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(f"{problem}\n  what to do: {remedy}")
+
+
+def find_study_error(error: BaseException | None) -> StudyError | None:
+    """Return the first :class:`StudyError` in the chain of causes of ``error``, or None."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, StudyError):
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None

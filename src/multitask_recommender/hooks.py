@@ -1,0 +1,184 @@
+"""What happens around a run: parameter names are checked, errors made readable, and the run recorded."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from kedro.framework.context import KedroContext
+from kedro.framework.hooks import hook_impl
+from kedro.pipeline import Pipeline
+from kedro.pipeline.node import Node
+from kedro.validation import ParameterValidationError
+
+from multitask_recommender.errors import DataError, SettingsError, find_study_error
+
+logger = logging.getLogger(__name__)
+
+PARAMETER_GROUPS = frozenset(
+    {"dataset", "splits", "study", "user_embedding", "cross_validation", "models", "evaluation"}
+)
+"""Every top-level name of the ``parameters`` files."""
+
+_RECORDED_PACKAGES = ("duckdb", "ibis-framework", "kedro", "numpy", "pandas", "scipy", "torch")
+
+
+class ParameterNames:
+    """Refuses a top-level parameter that nothing reads; names inside a group are checked by their settings class."""
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Check the names of the top-level parameters.
+
+        Raises:
+            SettingsError: If one is unknown.
+        """
+        names = set(context.config_loader["parameters"]) | set(context._runtime_params or {})
+        unknown = sorted(names - PARAMETER_GROUPS)
+        if unknown:
+            raise SettingsError(
+                f"Unknown parameter '{unknown[0]}'.\n  where: conf/*/parameters*.yml or --params\n"
+                f"  what to do: remove it; known groups are {', '.join(sorted(PARAMETER_GROUPS))}."
+            )
+
+
+class ReadableErrors:
+    """Shows an error that the user can settle as its message alone, and names the file of a faulty table."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, str] = {}
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Install the short form of errors for the command line."""
+        if sys.excepthook is sys.__excepthook__ or sys.excepthook is _show_error:
+            sys.excepthook = _show_error
+
+    @hook_impl
+    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: Any) -> None:
+        """Remember where the raw tables lie."""
+        for name in pipeline.inputs():
+            path = getattr(catalog.get(name), "_filepath", None)
+            if path is not None:
+                self._files[name] = str(path)
+
+    @hook_impl
+    def on_node_error(self, error: Exception) -> None:
+        """Complete the error with the file of its table."""
+        found = find_study_error(error)
+        if isinstance(found, DataError):
+            found.file = self._files.get(found.table)
+
+
+def _show_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    found = find_study_error(error)
+    if found is not None:
+        print(f"Error: {found}", file=sys.stderr)
+    elif isinstance(error, ParameterValidationError):
+        print(f"Error: {error}\n  what to do: correct conf/*/parameters_*.yml or --params.", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+class RunRecord:
+    """Appends a line on every finished run to the file behind ``run_records`` in the catalog."""
+
+    def __init__(self) -> None:
+        self._started: dict[str, float] = {}
+        self._seconds: dict[str, float] = {}
+        self._begin = 0.0
+
+    @hook_impl
+    def before_pipeline_run(self, run_params: dict[str, Any]) -> None:
+        """Start the clock."""
+        self._seconds.clear()
+        self._begin = time.perf_counter()
+
+    @hook_impl
+    def before_node_run(self, node: Node) -> None:
+        """Start the node's clock."""
+        self._started[node.name] = time.perf_counter()
+
+    @hook_impl
+    def after_node_run(self, node: Node) -> None:
+        """Stop the node's clock."""
+        self._seconds[node.name] = round(time.perf_counter() - self._started.pop(node.name), 3)
+
+    @hook_impl
+    def after_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: Any) -> None:
+        """Write the record: data checksums, git commit, versions, parameter digest, seeds, seconds per node."""
+        target = getattr(catalog.get("run_records"), "_filepath", None)
+        if target is None:
+            return
+        parameters = {
+            name.removeprefix("params:"): _plain(catalog.load(name))
+            for name in sorted(pipeline.inputs())
+            if name.startswith("params:")
+        }
+        record = {
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "environment": run_params.get("env"),
+            "pipeline": run_params.get("pipeline_names") or "__default__",
+            "git_commit": _git_commit(Path(run_params.get("project_path", "."))),
+            "data_sha256": _checksums(pipeline, catalog),
+            "packages": {name: importlib.metadata.version(name) for name in _RECORDED_PACKAGES},
+            "parameters_sha256": hashlib.sha256(
+                json.dumps(parameters, sort_keys=True, default=str).encode()
+            ).hexdigest(),
+            "seeds": {
+                "splits": parameters.get("splits", {}).get("seed"),
+                "study": parameters.get("study", {}).get("seed"),
+                "repeats": parameters.get("study", {}).get("repeats"),
+            },
+            "seconds": round(time.perf_counter() - self._begin, 3),
+            "seconds_per_node": self._seconds,
+        }
+        path = Path(target)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # One write of one line to a file opened for appending cannot be torn by another run.
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            os.write(descriptor, (json.dumps(record) + "\n").encode())
+        finally:
+            os.close(descriptor)
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump(mode="json") if hasattr(value, "model_dump") else value
+
+
+def _checksums(pipeline: Pipeline, catalog: Any) -> dict[str, str]:
+    checksums = {}
+    for name in sorted(pipeline.inputs()):
+        path = getattr(catalog.get(name), "_filepath", None)
+        if path is not None and Path(path).is_file():
+            with Path(path).open("rb") as file:
+                checksums[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return checksums
+
+
+def _git_commit(folder: Path) -> str | None:
+    """Commit of the project, with ``+changes`` if files differ from it; None outside a repository."""
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        changes = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+changes" if changes.strip() else "")

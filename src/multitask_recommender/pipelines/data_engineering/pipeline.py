@@ -1,0 +1,63 @@
+"""The pipeline ``data_engineering``: raw tables to checked tables, labels, splits, sequences and features."""
+
+from kedro.pipeline import Pipeline, node
+
+from multitask_recommender.pipelines.data_engineering import nodes
+
+
+def create_pipeline() -> Pipeline:
+    """Build the pipeline."""
+    return Pipeline(
+        [
+            node(
+                nodes.standardise_interactions,
+                ["raw_interactions", "params:dataset"],
+                "standardised_interactions",
+                name="standardise_interactions",
+            ),
+            node(
+                nodes.standardise_users,
+                ["raw_users", "params:dataset"],
+                "standardised_users",
+                name="standardise_users",
+            ),
+            node(
+                nodes.standardise_items,
+                ["raw_items", "raw_item_links", "raw_item_graph", "params:dataset"],
+                "standardised_items",
+                name="standardise_items",
+            ),
+            node(
+                nodes.validate_tables,
+                ["standardised_interactions", "standardised_users", "standardised_items", "params:dataset"],
+                ["interactions", "users", "items"],
+                name="validate_tables",
+            ),
+            node(nodes.assign_splits, ["interactions", "params:splits"], "splits", name="assign_splits"),
+            node(
+                nodes.label_interactions,
+                ["interactions", "params:dataset"],
+                "labelled_interactions",
+                name="label_interactions",
+            ),
+            node(
+                nodes.separate_parts,
+                ["labelled_interactions", "splits", "params:dataset"],
+                ["behaviour_sequences", "validation_rows", "test_pairs", "test_labels"],
+                name="separate_parts",
+            ),
+            node(
+                nodes.build_user_features,
+                ["users", "behaviour_sequences", "params:dataset"],
+                ["user_vocabulary", "user_features"],
+                name="build_user_features",
+            ),
+            node(
+                nodes.build_item_features,
+                ["items", "behaviour_sequences", "params:dataset"],
+                ["item_vocabulary", "item_features"],
+                name="build_item_features",
+            ),
+        ],
+        tags="data_engineering",
+    )

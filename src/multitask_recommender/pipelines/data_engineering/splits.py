@@ -1,0 +1,121 @@
+"""The declared split strategies: which interactions are training, validation and test rows, and their folds."""
+
+from __future__ import annotations
+
+import ibis
+import ibis.expr.types as ir
+import numpy as np
+
+from multitask_recommender.errors import SettingsError
+from multitask_recommender.pipelines.data_engineering.parameters import SplitSettings
+
+EVERYTHING = "everything"
+"""Name of the additional split whose training part is all interactions: the recommendations are made from it."""
+
+
+def _shuffled_positions(count: int, seed: int) -> ir.Table:
+    """Table (place, position): where the shuffle puts each of ``count`` things."""
+    # The legacy generator, because published splits of MovieLens were made with it.
+    order = np.random.RandomState(seed).permutation(count)  # noqa: NPY002
+    return ibis.memtable({"place": order.astype(np.int64), "position": np.arange(count, dtype=np.int64)})
+
+
+def _part(is_test: ir.BooleanValue, is_validation: ir.BooleanValue) -> ir.StringValue:
+    return ibis.cases((is_test, "test"), (is_validation, "validation"), else_="train")
+
+
+def assign_splits(interactions: ir.Table, settings: SplitSettings) -> ir.Table:
+    """Assign every interaction to a part and, in training, to a cross-validation fold, once per strategy.
+
+    ``random`` shuffles the rows: the first rows train, the next ``validation_share`` validate, the last
+    ``random_test_share`` test. ``chronological`` takes the last ``test_share`` of each user's rows by (timestamp,
+    item_id), ``temporal`` the rows after one cut in time, ``cold_items`` all rows of a share of the items; each
+    takes its validation rows the same way from what is left. Folds divide the shuffled training rows (``cold_items``:
+    the shuffled items), so that fold sizes differ by chance alone.
+
+    Args:
+        interactions: The canonical interactions.
+        settings: Strategies, shares, seed and number of folds.
+
+    Returns:
+        Table (row, split, part, fold) with ``fold`` null outside the training part, for every strategy and for
+        ``everything``, the split that trains on all rows.
+
+    Raises:
+        SettingsError: If there are more folds than training rows, or a strategy needs timestamps that do not exist.
+    """
+    count = int(interactions.count().execute())
+    test, validation = settings.test_share, settings.validation_share
+    timed = set(settings.strategies) & {"chronological", "temporal"}
+    if timed and int(interactions.timestamp.count().execute()) < count:
+        raise SettingsError(
+            f"The split strategy '{min(timed)}' needs timestamps, and the data set has none. "
+            "Remove it from 'splits.strategies' or name the column in 'dataset.interactions.timestamp'."
+        )
+    placed = interactions.mutate(place=ibis.row_number().over(order_by=interactions.row).cast("int64"))
+    placed = placed.inner_join(_shuffled_positions(count, settings.seed), "place").drop("place")
+    placed = placed.mutate(fold=placed.position % settings.folds)
+
+    def parts(strategy: str) -> ir.Table:
+        table = placed
+        if strategy == "random":
+            first_test = count - round(count * settings.random_test_share)
+            first_validation = first_test - round(count * validation)
+            part = _part(table.position >= first_test, table.position >= first_validation)
+        elif strategy == "chronological":
+            own = ibis.window(group_by="user")
+            table = table.mutate(
+                place=ibis.row_number().over(group_by="user", order_by=["timestamp", "item_id"]),
+                length=ibis._.count().over(own),
+            )
+            tests = (table.length * test).floor()
+            held_out = tests + (table.length * validation).floor()
+            part = _part(table.place >= table.length - tests, table.place >= table.length - held_out)
+        elif strategy == "temporal":
+            table = table.mutate(
+                place=ibis.row_number().over(order_by=["timestamp", "user_id", "item_id"])
+            )
+            first_test = count - round(count * test)
+            first_validation = first_test - round(count * validation)
+            cuts = (
+                table.filter(table.place.isin([first_validation, first_test]))
+                .order_by("place")
+                .timestamp.execute()
+            )
+            part = _part(table.timestamp >= float(cuts.iloc[1]), table.timestamp >= float(cuts.iloc[0]))
+        elif strategy == "cold_items":
+            items = interactions.select("item").distinct()
+            number = int(items.count().execute())
+            if number < settings.folds:
+                raise SettingsError(
+                    f"'splits.folds' is {settings.folds} but the data has only {number} items to divide."
+                )
+            items = items.mutate(place=ibis.row_number().over(order_by=items.item).cast("int64"))
+            items = items.inner_join(_shuffled_positions(number, settings.seed), "place").select(
+                "item", item_position="position"
+            )
+            table = table.inner_join(items, "item").mutate(fold=ibis._.item_position % settings.folds)
+            part = _part(
+                table.item_position >= number - round(number * test),
+                table.item_position >= number - round(number * (test + validation)),
+            )
+        else:
+            part = ibis.literal("train")
+        table = table.mutate(part=part)
+        return table.select(
+            "row",
+            split=ibis.literal(strategy),
+            part="part",
+            fold=(table.part == "train").ifelse(table.fold, None).cast("int64"),
+        )
+
+    splits = ibis.union(*[parts(name) for name in [*settings.strategies, EVERYTHING]]).order_by("split", "row")
+    smallest = (
+        splits.filter(splits.fold.notnull()).group_by("split").aggregate(folds=splits.fold.nunique()).folds.min()
+    )
+    if int(smallest.execute() or 0) < settings.folds:
+        raise SettingsError(
+            f"'splits.folds' is {settings.folds} but the data has only {count} interactions, so that a fold would "
+            "be empty. Choose fewer folds."
+        )
+    return splits
