@@ -1,0 +1,68 @@
+"""Losses of the tasks, over inner products of user and item vectors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def pair_scores(user_vectors: Tensor, item_vectors: Tensor, row_user: Tensor, row_item: Tensor) -> Tensor:
+    """Score each row's pair.
+
+    Args:
+        user_vectors: (B, d).
+        item_vectors: (items, d).
+        row_user: (n,) places in ``user_vectors``.
+        row_item: (n,) items.
+
+    Returns:
+        (n,) inner products.
+    """
+    return (user_vectors[row_user] * item_vectors[row_item]).sum(-1)
+
+
+def whole_data_squared_loss(
+    user_vectors: Tensor, item_vectors: Tensor, positive_scores: Tensor, positive_weight: float
+) -> Tensor:
+    """Sum over users and all items of w_ui (y_ui - s_ui)^2, with y = 1, w = 1 + positive_weight at positives.
+
+    Everywhere else y = 0 and w = 1. The sum over all pairs is the inner product of the two Gram matrices,
+    <U'U, V'V>, so the cost is linear in users, items and positives. Source: Hu, Koren and Volinsky, ICDM 2008,
+    equation 3; Rendle et al., RecSys 2021, equation 4.
+
+    Args:
+        user_vectors: (B, d).
+        item_vectors: (items, d).
+        positive_scores: (p,) scores of the positive pairs of these users.
+        positive_weight: alpha, the additional weight of a positive pair.
+
+    Returns:
+        Scalar.
+    """
+    everywhere = ((user_vectors.T @ user_vectors) * (item_vectors.T @ item_vectors)).sum()
+    weight = 1.0 + positive_weight
+    return everywhere + (weight * (1.0 - positive_scores) ** 2 - positive_scores**2).sum()
+
+
+def squared_error(label: Tensor, score: Tensor) -> Tensor:
+    """Mean of (label - score)^2 over the rows with a label (NaN: none); 0 without any.
+
+    Args:
+        label: (n,).
+        score: (n,).
+    """
+    asked = ~torch.isnan(label)
+    return ((label[asked] - score[asked]) ** 2).sum() / asked.sum().clamp(min=1)
+
+
+def cross_entropy(label: Tensor, score: Tensor) -> Tensor:
+    """Mean binary cross-entropy of logits over the rows with a label (NaN: none), in nats; 0 without any.
+
+    Args:
+        label: (n,) 0 or 1.
+        score: (n,) logits.
+    """
+    asked = ~torch.isnan(label)
+    total = functional.binary_cross_entropy_with_logits(score[asked], label[asked], reduction="sum")
+    return total / asked.sum().clamp(min=1)

@@ -1,0 +1,168 @@
+"""The one training loop: user-wise batches, any module, any loss, any optimiser of PyTorch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from multitask_recommender.errors import TrainingError
+from multitask_recommender.interactions import Interactions
+from multitask_recommender.recommender import LearningCurve
+from multitask_recommender.settings_base import Settings
+
+
+class TrainingSettings(Settings):
+    """How a module is trained.
+
+    Attributes:
+        optimiser: ``sgd`` (with momentum 0.9) or ``adam``.
+        learning_rate: Peak learning rate of the one-cycle schedule (Smith and Topin, 2018).
+        encoder_rate: Factor on the learning rate for the parameters that a module lists in ``slow_parameters``.
+        epochs: Passes over the training rows.
+        batches: Batches of users an epoch.
+    """
+
+    optimiser: Literal["sgd", "adam"] = "adam"
+    learning_rate: float = Field(default=0.01, gt=0)
+    encoder_rate: float = Field(default=0.1, gt=0)
+    epochs: int = Field(default=30, ge=1)
+    batches: int = Field(default=8, ge=1)
+
+
+@dataclass(frozen=True)
+class UserBatch:
+    """Some users with all their training rows.
+
+    Attributes:
+        users: (B,) numbers of the users.
+        row_user: (n,) place of each row's user within ``users``; ascending.
+        row_item: (n,) items.
+        labels: Task to (n,) labels, NaN where the task does not ask.
+        generator: Source of the batch's randomness, such as dropout.
+    """
+
+    users: Tensor
+    row_user: Tensor
+    row_item: Tensor
+    labels: dict[str, Tensor]
+    generator: torch.Generator
+
+
+class UserRows:
+    """Training rows as flat arrays with offsets per user: the histories.
+
+    Args:
+        rows: Training rows sorted by user.
+        users: Number of users.
+    """
+
+    def __init__(self, rows: Interactions, users: int) -> None:
+        user = torch.from_numpy(rows.user)
+        self.counts = torch.bincount(user, minlength=users)
+        self.offsets = torch.cat([torch.zeros(1, dtype=torch.int64), self.counts.cumsum(0)])
+        self.item = torch.from_numpy(rows.item)
+        self.labels = {task: torch.from_numpy(label) for task, label in rows.labels.items()}
+        self.present = torch.nonzero(self.counts > 0).squeeze(1)
+
+    def batch(self, users: Tensor, generator: torch.Generator) -> UserBatch:
+        """Gather all rows of some users."""
+        counts = self.counts[users]
+        row_user = torch.repeat_interleave(torch.arange(len(users)), counts)
+        begins = torch.repeat_interleave(self.offsets[users] - (counts.cumsum(0) - counts), counts)
+        place = begins + torch.arange(len(row_user))
+        labels = {task: label[place] for task, label in self.labels.items()}
+        return UserBatch(users, row_user, self.item[place], labels, generator)
+
+    def shuffled_batches(self, number: int, generator: torch.Generator) -> Iterator[UserBatch]:
+        """Divide the users with rows into ``number`` random batches."""
+        order = self.present[torch.randperm(len(self.present), generator=generator)]
+        for users in order.chunk(min(number, len(order))):
+            yield self.batch(users, generator)
+
+    def blocks(self, size: int, generator: torch.Generator) -> Iterator[UserBatch]:
+        """All users in order, ``size`` at a time."""
+        for users in torch.arange(len(self.counts)).split(size):
+            yield self.batch(users, generator)
+
+
+def new_generator(seed: int) -> torch.Generator:
+    """Return a generator of its own, so that no global random state is read or changed."""
+    return torch.Generator().manual_seed(seed)
+
+
+def train(
+    name: str,
+    module: nn.Module,
+    losses: Callable[[UserBatch], Mapping[str, Tensor]],
+    rows: UserRows,
+    settings: TrainingSettings,
+    generator: torch.Generator,
+) -> LearningCurve:
+    """Minimise the sum of the losses.
+
+    Args:
+        name: Name of the model, for error messages.
+        module: The module to train. Its optional ``slow_parameters()`` lists those to train with the slower rate.
+        losses: Batch to named scalar losses, already weighted.
+        rows: The training rows.
+        settings: Optimiser, schedule and number of steps.
+        generator: Source of all randomness.
+
+    Returns:
+        The mean of every loss per epoch.
+
+    Raises:
+        TrainingError: If a loss is not finite; names model, loss and epoch.
+    """
+    slow = set(module.slow_parameters()) if hasattr(module, "slow_parameters") else set()
+    groups = [
+        {"params": [p for p in module.parameters() if p not in slow], "lr": settings.learning_rate},
+        {
+            "params": [p for p in module.parameters() if p in slow],
+            "lr": settings.learning_rate * settings.encoder_rate,
+        },
+    ]
+    groups = [group for group in groups if group["params"]]
+    optimiser: torch.optim.Optimizer
+    if settings.optimiser == "sgd":
+        optimiser = torch.optim.SGD(groups, momentum=0.9)
+    else:
+        optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
+    steps = settings.epochs * min(settings.batches, len(rows.present))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser,
+        [group["lr"] for group in groups],
+        total_steps=max(steps, 4),
+        pct_start=0.25,
+        cycle_momentum=False,
+    )
+    curve = LearningCurve()
+    module.train()
+    for epoch in range(settings.epochs):
+        totals: dict[str, float] = {}
+        number = 0
+        for batch in rows.shuffled_batches(settings.batches, generator):
+            parts = losses(batch)
+            optimiser.zero_grad(set_to_none=True)
+            torch.stack(list(parts.values())).sum().backward()
+            optimiser.step()
+            schedule.step()
+            number += 1
+            for part, value in parts.items():
+                totals[part] = totals.get(part, 0.0) + value.item()
+        means = {part: total / number for part, total in totals.items()}
+        for part, mean in means.items():
+            if not math.isfinite(mean):
+                raise TrainingError(
+                    f"The loss '{part}' of model '{name}' is {mean} in epoch {epoch + 1} of {settings.epochs}.",
+                    "lower the model's learning_rate, or check the labels of that task for extreme values.",
+                )
+        curve.epochs.append(means)
+    module.eval()
+    return curve
