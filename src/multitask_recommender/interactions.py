@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import ibis.expr.types as ir
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
@@ -82,15 +82,19 @@ class SideInformation:
         return replace(self, tasks={name: self.tasks[name] for name in names})
 
 
-def read_interactions(table: pd.DataFrame, split: str, tasks: dict[str, Task]) -> Interactions:
+def read_interactions(table: ir.Table, split: str, tasks: dict[str, Task]) -> Interactions:
     """Turn the rows of one split into arrays.
 
     Args:
-        table: Rows of ``behaviour_sequences``, ``validation_rows`` or ``test_labels``, in their stored order.
+        table: ``behaviour_sequences``, ``validation_rows`` or ``test_labels``.
         split: Name of the split.
         tasks: The tasks by name.
+
+    Returns:
+        The rows, sorted by user and by position in the behaviour sequence, or by item where there is none.
     """
-    rows = table.loc[table["split"] == split]
+    order = ["user", "position" if "position" in table.columns else "item"]
+    rows = table.filter(table.split == split).order_by(order).execute()
     return Interactions(
         user=rows["user"].to_numpy(np.int64),
         item=rows["item"].to_numpy(np.int64),
@@ -101,19 +105,19 @@ def read_interactions(table: pd.DataFrame, split: str, tasks: dict[str, Task]) -
 
 
 def read_features(
-    matrix: pd.DataFrame, vocabulary: pd.DataFrame, key: str, count: int, split: str
+    matrix: ir.Table, vocabulary: ir.Table, key: str, count: int, split: str
 ) -> sparse.csr_matrix:
     """Turn the long form of a design matrix into a sparse matrix (``count``, columns).
 
     Args:
-        matrix: Rows (split, ``key``, column, weight).
-        vocabulary: Rows (split, feature, value, column, entities).
+        matrix: Table (split, ``key``, column, weight).
+        vocabulary: Table (split, feature, value, column, entities).
         key: ``user`` or ``item``.
         count: Number of users or items.
         split: Name of the split.
     """
-    rows = matrix.loc[matrix["split"] == split]
-    columns = int((vocabulary["split"] == split).sum())
+    rows = matrix.filter(matrix.split == split).order_by(key, "column").execute()
+    columns = int(vocabulary.filter(vocabulary.split == split).count().execute())
     entries = (rows["weight"].to_numpy(np.float32), (rows[key].to_numpy(), rows["column"].to_numpy()))
     return sparse.csr_matrix(entries, shape=(count, columns), dtype=np.float32)
 

@@ -26,6 +26,8 @@ class TrainingSettings(Settings):
         encoder_rate: Factor on the learning rate for the parameters that a module lists in ``slow_parameters``.
         epochs: Passes over the training rows.
         batches: Batches of users an epoch.
+        gradient_clip: Largest length of the gradient over all parameters; longer ones are scaled down to it.
+            Null: no limit.
     """
 
     optimiser: Literal["sgd", "adam"] = "adam"
@@ -33,6 +35,7 @@ class TrainingSettings(Settings):
     encoder_rate: float = Field(default=0.1, gt=0)
     epochs: int = Field(default=30, ge=1)
     batches: int = Field(default=8, ge=1)
+    gradient_clip: float | None = Field(default=None, gt=0)
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,8 @@ def train(
             parts = losses(batch)
             optimiser.zero_grad(set_to_none=True)
             torch.stack(list(parts.values())).sum().backward()
+            if settings.gradient_clip is not None:
+                nn.utils.clip_grad_norm_(module.parameters(), settings.gradient_clip)
             optimiser.step()
             schedule.step()
             number += 1

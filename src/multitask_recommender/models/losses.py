@@ -7,6 +7,10 @@ from torch import Tensor
 from torch.nn import functional
 
 
+DENSE_BLOCK = 4_000_000
+"""Most scores held as one block, users x items of a batch."""
+
+
 def pair_scores(user_vectors: Tensor, item_vectors: Tensor, row_user: Tensor, row_item: Tensor) -> Tensor:
     """Score each row's pair.
 
@@ -17,8 +21,11 @@ def pair_scores(user_vectors: Tensor, item_vectors: Tensor, row_user: Tensor, ro
         row_item: (n,) items.
 
     Returns:
-        (n,) inner products.
+        (n,) inner products. Where the block of all scores is small, it is computed whole, which is faster than
+        gathering two vectors per row.
     """
+    if len(user_vectors) * len(item_vectors) <= DENSE_BLOCK:
+        return (user_vectors @ item_vectors.T)[row_user, row_item]
     return (user_vectors[row_user] * item_vectors[row_item]).sum(-1)
 
 

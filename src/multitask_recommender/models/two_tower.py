@@ -1,0 +1,169 @@
+"""What all neural recommenders share: task scores are inner products of a user's and an item's vectors."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from multitask_recommender.interactions import FloatArray, Interactions, IntArray, SideInformation
+from multitask_recommender.models.losses import (
+    cross_entropy,
+    pair_scores,
+    squared_error,
+    whole_data_squared_loss,
+)
+from multitask_recommender.recommender import Arrays, LearningCurve, Recommender, S
+from multitask_recommender.tasks import Task, TaskKind
+from multitask_recommender.training import TrainingSettings, UserBatch, UserRows, new_generator, train
+
+Vectors = dict[str, Tensor]
+_BLOCK = 1024
+
+
+class LabelScales:
+    """Mean, standard deviation and range of every regression task's training labels.
+
+    Models predict standardised labels, so that one penalty fits all scales; predictions are brought back and clipped
+    to the range seen in training.
+    """
+
+    def __init__(self, tasks: dict[str, Task], labels: dict[str, FloatArray]) -> None:
+        self.values: dict[str, tuple[float, float, float, float]] = {}
+        for name, task in tasks.items():
+            if task.kind == "regression":
+                label = labels[name].astype(np.float64)
+                spread = float(np.nanstd(label))
+                self.values[name] = (
+                    float(np.nanmean(label)),
+                    spread if spread > 0 else 1.0,
+                    float(np.nanmin(label)),
+                    float(np.nanmax(label)),
+                )
+
+    def standardise(self, task: str, label: Tensor) -> Tensor:
+        """Return (label - mean) / standard deviation."""
+        mean, spread, _, _ = self.values[task]
+        return (label - mean) / spread
+
+
+class TwoTowerModule(nn.Module):
+    """A user tower and an item tower that give one vector per task.
+
+    Attributes:
+        tasks: The tasks that it is trained on.
+    """
+
+    tasks: dict[str, Task]
+
+    @abstractmethod
+    def user_vectors(self, batch: UserBatch) -> Vectors:
+        """Return task to (B, d) vectors of the batch's users."""
+
+    @abstractmethod
+    def item_vectors(self) -> Vectors:
+        """Return task to (items, d) vectors of all items."""
+
+    @abstractmethod
+    def losses(self, batch: UserBatch) -> dict[str, Tensor]:
+        """Return the named, weighted losses of a batch."""
+
+
+def task_loss(
+    task: Task,
+    user_vectors: Tensor,
+    item_vectors: Tensor,
+    batch: UserBatch,
+    label: Tensor,
+    positive_weight: float,
+) -> Tensor:
+    """Loss of one task on one batch, per row on which the task asks.
+
+    Retrieval: the whole-data squared loss divided by the number of positives; binary: mean cross-entropy;
+    regression: mean squared error of the standardised label.
+
+    Args:
+        task: The task.
+        user_vectors: (B, d).
+        item_vectors: (items, d).
+        batch: The batch.
+        label: (n,) labels, standardised for a regression task; NaN on rows that do not count.
+        positive_weight: See :func:`losses.whole_data_squared_loss`.
+    """
+    if task.kind == "retrieval":
+        positive = ~torch.isnan(label)
+        scores = pair_scores(user_vectors, item_vectors, batch.row_user[positive], batch.row_item[positive])
+        total = whole_data_squared_loss(user_vectors, item_vectors, scores, positive_weight)
+        return total / positive.sum().clamp(min=1)
+    scores = pair_scores(user_vectors, item_vectors, batch.row_user, batch.row_item)
+    return cross_entropy(label, scores) if task.kind == "binary" else squared_error(label, scores)
+
+
+class NeuralRecommender(Recommender[S]):
+    """Trains a :class:`TwoTowerModule` and scores with its vectors.
+
+    After training, the vectors of all users and items are computed once per task, so that scoring is one matrix
+    product and a list of recommendations is a maximum inner product search.
+    """
+
+    predicts: ClassVar[frozenset[TaskKind]] = frozenset({"binary", "regression"})
+    stochastic: ClassVar[bool] = True
+    name: ClassVar[str]
+
+    @abstractmethod
+    def build(
+        self, train_rows: Interactions, side: SideInformation, scales: LabelScales, generator: torch.Generator
+    ) -> TwoTowerModule:
+        """Make the untrained module."""
+
+    @abstractmethod
+    def training_settings(self) -> TrainingSettings:
+        """Return how the module is trained."""
+
+    def fit(self, train_rows: Interactions, side: SideInformation, seed: int) -> LearningCurve:
+        """Train the module and compute the vectors of all users and items."""
+        generator = new_generator(seed)
+        scales = LabelScales(side.tasks, train_rows.labels)
+        rows = UserRows(train_rows, side.users)
+        module = self.build(train_rows, side, scales, generator)
+        curve = train(type(self).__name__, module, module.losses, rows, self.training_settings(), generator)
+        with torch.no_grad():
+            items = module.item_vectors()
+            blocks = [module.user_vectors(batch) for batch in rows.blocks(_BLOCK, generator)]
+        state: Arrays = {f"weights.{name}": value.numpy() for name, value in module.state_dict().items()}
+        for task in side.tasks:
+            state[f"user.{task}"] = torch.cat([block[task] for block in blocks]).numpy()
+            state[f"item.{task}"] = items[task].numpy()
+            if task in scales.values:
+                state[f"scale.{task}"] = np.array(scales.values[task], dtype=np.float64)
+        self.restore(state, side)
+        return curve
+
+    def score(self, users: IntArray) -> dict[str, FloatArray]:
+        """Multiply vectors; probabilities for binary tasks, labels in their own units for regression tasks."""
+        scores = {}
+        for task, kind in self._kinds.items():
+            product = self._state[f"user.{task}"][users] @ self._state[f"item.{task}"].T
+            if kind == "binary":
+                product = 1.0 / (1.0 + np.exp(-product))
+            elif kind == "regression":
+                mean, spread, low, high = self._state[f"scale.{task}"]
+                product = np.clip(mean + spread * product, low, high).astype(np.float32)
+            scores[task] = product
+        return scores
+
+    def state(self) -> Arrays:
+        """Return the module's weights, and the users' and items' vectors per task."""
+        return dict(self._state)
+
+    def restore(self, state: Arrays, side: SideInformation) -> None:
+        """Take weights and vectors back."""
+        self._state = dict(state)
+        self._kinds = {name: task.kind for name, task in side.tasks.items()}
+
+    def parameter_count(self) -> int:
+        """Return the number of trained weights."""
+        return int(sum(a.size for name, a in self._state.items() if name.startswith("weights.")))

@@ -1,0 +1,175 @@
+"""The list of the study's models. Pipelines, parameters, tests and notebooks all read it.
+
+To add a model: write its module, add one line here and one block in ``conf/base/parameters_recommender.yml``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import Field, create_model, model_validator
+
+from multitask_recommender.baselines import matrix_factorisation, neighbours, simple
+from multitask_recommender.models import document_system, shared_bottom
+from multitask_recommender.per_task import PerTask
+from multitask_recommender.recommender import Recommender
+from multitask_recommender.settings_base import Settings
+from multitask_recommender.tasks import Task
+
+Kind = Literal["baseline", "single_task", "multi_task"]
+
+
+class VariantParameters(Settings):
+    """The YAML block of a model.
+
+    Attributes:
+        settings: Parameters that are not searched.
+        search: Parameter (nested ones with dots) to the values that cross-validation chooses from.
+    """
+
+    settings: Settings
+    search: dict[str, list[Any]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check(self) -> VariantParameters:
+        for name, values in self.search.items():
+            if not values:
+                raise ValueError(f"search of '{name}' lists no value")
+            for value in values:
+                self.with_values({name: value})
+        return self
+
+    def with_values(self, values: dict[str, Any]) -> Settings:
+        """Return the settings with searched parameters set, checked as if they stood in the YAML file."""
+        tree = self.settings.model_dump()
+        for path, value in values.items():
+            *groups, name = path.split(".")
+            place = tree
+            for group in groups:
+                place = place.get(group, {}) if isinstance(place, dict) else {}
+            if not isinstance(place, dict):
+                raise ValueError(f"search names an unknown parameter '{path}'")
+            place[name] = value
+            if groups and place is not _walk(tree, groups):
+                raise ValueError(f"search names an unknown parameter '{path}'")
+        return type(self.settings).model_validate(tree)
+
+
+def _walk(tree: Any, groups: list[str]) -> Any:
+    for group in groups:
+        tree = tree.get(group) if isinstance(tree, dict) else None
+    return tree
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A model of the study.
+
+    Attributes:
+        name: Its name in every output.
+        recommender: Its class.
+        settings: The class of its settings.
+        kind: What it stands for in comparisons.
+        title: Its name in figures.
+        per_task: Whether it is an independent model per task, tuned per task.
+        user_vectors: Whether it reads the frozen vectors of the user embedding model.
+    """
+
+    name: str
+    recommender: type[Recommender]
+    settings: type[Settings]
+    kind: Kind
+    title: str
+    per_task: bool = False
+    user_vectors: bool = False
+
+    @property
+    def parameters(self) -> type[VariantParameters]:
+        """The class of the model's YAML block."""
+        return create_model(
+            f"Parameters of {self.name}",
+            __base__=VariantParameters,
+            settings=(self.settings, self.settings()),
+        )
+
+    def make(self, settings: Settings | dict[str, Settings], tasks: dict[str, Task]) -> Recommender:
+        """Make the untrained model.
+
+        Args:
+            settings: Its settings; per task for a model per task.
+            tasks: The tasks of the study.
+        """
+        if self.per_task:
+            own = settings if isinstance(settings, dict) else dict.fromkeys(tasks, settings)
+            return PerTask(self.recommender, {task: own[task] for task in self.scored_tasks(tasks)})
+        assert isinstance(settings, Settings)
+        return self.recommender(settings)
+
+    def scored_tasks(self, tasks: dict[str, Task]) -> list[str]:
+        """Return the names of the tasks for which the model gives scores."""
+        return [name for name, task in tasks.items() if task.kind in self.recommender.ranks]
+
+    def predicts(self, task: Task) -> bool:
+        """Return whether the model's scores for the task predict its label."""
+        return task.kind in self.recommender.predicts
+
+
+VARIANTS: dict[str, Variant] = {
+    variant.name: variant
+    for variant in (
+        Variant("random", simple.RandomRecommender, simple.NoSettings, "baseline", "Random"),
+        Variant("popularity", simple.Popularity, simple.NoSettings, "baseline", "Popularity"),
+        Variant("global_mean", simple.GlobalMean, simple.NoSettings, "baseline", "Global mean"),
+        Variant("user_mean", simple.UserMean, simple.NoSettings, "baseline", "User mean"),
+        Variant("item_mean", simple.ItemMean, simple.NoSettings, "baseline", "Item mean"),
+        Variant("user_item_bias", simple.UserItemBias, simple.BiasSettings, "baseline", "User + item bias", per_task=True),
+        Variant("item_knn", neighbours.ItemKNN, neighbours.ItemKNNSettings, "baseline", "Item kNN", per_task=True),
+        Variant(
+            "content_based",
+            neighbours.ContentBased,
+            neighbours.ContentBasedSettings,
+            "baseline",
+            "Content-based",
+            per_task=True,
+        ),
+        Variant(
+            "matrix_factorisation",
+            matrix_factorisation.MatrixFactorisation,
+            matrix_factorisation.MatrixFactorisationSettings,
+            "baseline",
+            "Matrix factorisation",
+            per_task=True,
+        ),
+        Variant(
+            "two_stage",
+            document_system.TwoStageSystem,
+            document_system.DocumentSystemSettings,
+            "multi_task",
+            "Document, two stages",
+            user_vectors=True,
+        ),
+        Variant(
+            "joint",
+            document_system.JointSystem,
+            document_system.DocumentSystemSettings,
+            "multi_task",
+            "Document, joint",
+        ),
+        Variant(
+            "single_task",
+            shared_bottom.SharedBottom,
+            shared_bottom.SharedBottomSettings,
+            "single_task",
+            "Single-task control",
+            per_task=True,
+        ),
+        Variant(
+            "shared_bottom",
+            shared_bottom.SharedBottom,
+            shared_bottom.SharedBottomSettings,
+            "multi_task",
+            "Shared-bottom",
+        ),
+    )
+}
