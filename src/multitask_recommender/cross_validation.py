@@ -89,7 +89,7 @@ def ranking_error(score: Callable[[IntArray], FloatArray], train: Interactions, 
         shape: Users, items.
     """
     known = pair_matrix(train.user, train.item, shape)
-    catalogue = _catalogue(train, held_out, shape[1])
+    catalogue = metrics.rankable_items(train.item, held_out.item, shape[1])
     relevant = held_out.relevant[task]
     user, item = held_out.user[relevant], held_out.item[relevant]
     positives = np.bincount(user, minlength=shape[0])
@@ -99,12 +99,6 @@ def ranking_error(score: Callable[[IntArray], FloatArray], train: Interactions, 
         hits = metrics.find_hits(lists, block, user, item, shape[1])
         values.append(metrics.ranking_metrics(hits, positives[block])["ndcg"])
     return float(1.0 - np.concatenate(values).mean())
-
-
-def _catalogue(train: Interactions, held_out: Interactions, items: int) -> np.ndarray:
-    """Items that may be ranked: those with training rows, or all of them where the held-out items have none."""
-    trained = np.bincount(train.item, minlength=items) > 0
-    return trained if trained[held_out.item].any() else np.ones(items, dtype=bool)
 
 
 def validation_errors(

@@ -104,20 +104,17 @@ def read_interactions(table: ir.Table, split: str, tasks: dict[str, Task]) -> In
     )
 
 
-def read_features(
-    matrix: ir.Table, vocabulary: ir.Table, key: str, count: int, split: str
-) -> sparse.csr_matrix:
+def read_features(matrix: ir.Table, key: str, count: int, split: str) -> sparse.csr_matrix:
     """Turn the long form of a design matrix into a sparse matrix (``count``, columns).
 
     Args:
         matrix: Table (split, ``key``, column, weight).
-        vocabulary: Table (split, feature, value, column, entities).
         key: ``user`` or ``item``.
         count: Number of users or items.
         split: Name of the split.
     """
     rows = matrix.filter(matrix.split == split).order_by(key, "column").execute()
-    columns = int(vocabulary.filter(vocabulary.split == split).count().execute())
+    columns = int(rows["column"].max()) + 1 if len(rows) else 0
     entries = (rows["weight"].to_numpy(np.float32), (rows[key].to_numpy(), rows["column"].to_numpy()))
     return sparse.csr_matrix(entries, shape=(count, columns), dtype=np.float32)
 

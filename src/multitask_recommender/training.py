@@ -136,7 +136,7 @@ def train(
     if settings.optimiser == "sgd":
         optimiser = torch.optim.SGD(groups, momentum=0.9)
     else:
-        optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
+        optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99), fused=True)
     steps = settings.epochs * min(settings.batches, len(rows.present))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser,

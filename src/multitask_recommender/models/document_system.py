@@ -22,7 +22,6 @@ from multitask_recommender.models.two_tower import (
 )
 from multitask_recommender.models.user_embedding import UserEmbedding, UserEmbeddingSettings
 from multitask_recommender.settings_base import Settings
-from multitask_recommender.tasks import Task
 from multitask_recommender.training import TrainingSettings, UserBatch
 
 _ACTIVATIONS = {"identity": nn.Identity, "tanh": nn.Tanh, "relu": nn.ReLU}
@@ -53,7 +52,9 @@ class DocumentSystemSettings(Settings):
     task_weights: dict[str, float] = Field(default_factory=dict)
     user_embedding: UserEmbeddingSettings = UserEmbeddingSettings()
     user_embedding_weight: float = Field(default=1.0, gt=0)
-    training: TrainingSettings = TrainingSettings(optimiser="sgd", learning_rate=0.1, epochs=30, batches=16)
+    training: TrainingSettings = TrainingSettings(
+        optimiser="sgd", learning_rate=0.5, epochs=25, batches=8, gradient_clip=0.3
+    )
 
 
 class DocumentSystemModule(TwoTowerModule):
@@ -166,16 +167,3 @@ class JointSystem(TwoStageSystem):
     ) -> TwoTowerModule:
         """Make the untrained module."""
         return DocumentSystemModule(side, self.settings, scales, joint=True, generator=generator)
-
-
-def task_weight_names(tasks: dict[str, Task], weights: dict[str, float]) -> None:
-    """Check that task weights name existing tasks and are above 0.
-
-    Raises:
-        SettingsError: If one is not.
-    """
-    for name, weight in weights.items():
-        if name not in tasks:
-            raise SettingsError(f"A task weight names '{name}', which is not a task: {', '.join(tasks)}.")
-        if weight <= 0:
-            raise SettingsError(f"The weight of task '{name}' is {weight}; leave the task out instead.")

@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-
-DENSE_BLOCK = 4_000_000
-"""Most scores held as one block, users x items of a batch."""
+from multitask_recommender.models.histories import DENSE_BLOCK
 
 
 def pair_scores(user_vectors: Tensor, item_vectors: Tensor, row_user: Tensor, row_item: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ module is the single-task control.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from multitask_recommender.baselines.simple import solve_biases
 from multitask_recommender.interactions import Interactions, SideInformation
+from multitask_recommender.models.histories import sum_history
 from multitask_recommender.models.sparse_features import FeatureTable
 from multitask_recommender.models.two_tower import (
     LabelScales,
@@ -42,7 +44,9 @@ class SharedBottomSettings(Settings):
         retrieval_penalty: Weight of the squared length of the identity vectors, per user or item, that a retrieval
             task asks for.
         penalty: The same per row of the user or item, that the other tasks ask for.
-        bias_penalty: Weight of the squared biases.
+        penalise: Whether these penalties fall on the shared identity vectors themselves (``identity``) or on what the
+            towers make of them for each task (``task_vectors``).
+        bias_penalty: Weight of the squared biases, per row.
         encoder_penalty: Weight of the squared length of the history and feature vectors.
         task_weights: Weight of every task's loss, by name; by kind where not named.
         training: Optimiser and schedule; ``encoder_rate`` also holds for the towers.
@@ -54,7 +58,8 @@ class SharedBottomSettings(Settings):
     history_dropout: float = Field(default=0.5, ge=0, lt=1)
     positive_weight: float = Field(default=4.0, ge=0)
     retrieval_penalty: float = Field(default=30.0, ge=0)
-    penalty: float = Field(default=0.15, ge=0)
+    penalty: float = Field(default=0.12, ge=0)
+    penalise: Literal["identity", "task_vectors"] = "identity"
     bias_penalty: float = Field(default=0.02, ge=0)
     encoder_penalty: float = Field(default=1.0, ge=0)
     task_weights: dict[str, float] = Field(default_factory=dict)
@@ -204,10 +209,10 @@ class MultiTaskModule(TwoTowerModule):
         value = count.to(self.history.dtype).rsqrt()[batch.row_user]
         if kept is not None:
             value = value * kept
-        offsets = torch.searchsorted(batch.row_user, torch.arange(users))
-        encoded = _bag(batch.row_item, self.history, offsets, value)
+        encoded = sum_history(batch.row_user, batch.row_item, value, users, self.history)
         if self.history_task is not None:
-            encoded = encoded + _bag(batch.row_item, self.label_history, offsets, value * self._residual(batch))
+            value = value * self._residual(batch)
+            encoded = encoded + sum_history(batch.row_user, batch.row_item, value, users, self.label_history)
         if self.context is not None:
             encoded = encoded + self.context(batch.users)
         return self.user[batch.users] + encoded
@@ -264,29 +269,51 @@ class MultiTaskModule(TwoTowerModule):
         return result
 
     def _penalty(self, batch: UserBatch, hidden: Tensor) -> Tensor:
+        """Return the penalties of a batch; each part in the same unit as the loss it belongs to.
+
+        A retrieval task asks for ``retrieval_penalty`` |p|^2 per user and item, over the number of rows; a pointwise
+        task for ``penalty`` (|p_u|^2 + |q_i|^2) on average over the rows that its loss is taken on.
+        """
         settings = self.settings
         share = len(batch.users) / len(self.user)
         rows = max(len(batch.row_item), 1)
-        user, user_bias = self.user[batch.users], self.user_bias[batch.users]
+        by_user = torch.bincount(batch.row_user[hidden], minlength=len(batch.users)).to(self.user.dtype)
+        by_item = torch.bincount(batch.row_item[hidden], minlength=len(self.item)).to(self.user.dtype)
+        hidden_rows = by_user.sum().clamp(min=1)
+
+        def uniform(user: Tensor, item: Tensor) -> Tensor:
+            return (user.square().sum() + share * item.square().sum()) / rows
+
+        def per_row(user: Tensor, item: Tensor) -> Tensor:
+            return (user.square().sum(1) @ by_user + item.square().sum(1) @ by_item) / hidden_rows
+
+        user, item = self.user[batch.users], self.item
+        user_bias = self.user_bias[batch.users]
         total = self.history.new_zeros(())
-        squares = (user.square().sum(1), self.item.square().sum(1))
-        counted = torch.bincount(batch.row_user[hidden], minlength=len(batch.users)).to(total.dtype)
-        counted_items = torch.bincount(batch.row_item[hidden], minlength=len(self.item)).to(total.dtype)
-        hidden_rows = counted.sum().clamp(min=1)
-        pointwise = 0.0
         for place, (name, task) in enumerate(self.tasks.items()):
-            bias = (user_bias[:, place].square(), self.item_bias[:, place].square())
+            bias = (user_bias[:, place : place + 1], self.item_bias[:, place : place + 1])
             if task.kind == "retrieval":
-                uniform = settings.retrieval_penalty * (squares[0].sum() + share * squares[1].sum())
-                uniform = uniform + 0.1 * settings.retrieval_penalty * (bias[0].sum() + share * bias[1].sum())
-                total = total + self.weights[name] * uniform / rows
+                bias_part = 0.1 * settings.retrieval_penalty * uniform(*bias)
             else:
-                pointwise = max(pointwise, min(self.weights[name], 1.0))
-                per_row = (bias[0] @ counted + bias[1] @ counted_items) / hidden_rows
-                total = total + settings.bias_penalty * self.weights[name] * per_row
-        if pointwise:
-            per_row = (squares[0] @ counted + squares[1] @ counted_items) / hidden_rows
-            total = total + settings.penalty * pointwise * per_row
+                bias_part = settings.bias_penalty * per_row(*bias)
+            total = total + self.weights[name] * bias_part
+        if settings.penalise == "task_vectors":
+            own_user, own_item = self.user_tower(user), self.item_tower(item)
+            for name, task in self.tasks.items():
+                measure, weight = (
+                    (uniform, settings.retrieval_penalty)
+                    if task.kind == "retrieval"
+                    else (per_row, settings.penalty)
+                )
+                total = total + self.weights[name] * weight * measure(own_user[name], own_item[name])
+        else:
+            # The vectors are shared, so tasks of one sort ask for one penalty, not for one each.
+            strongest = {"uniform": 0.0, "per_row": 0.0}
+            for name, task in self.tasks.items():
+                sort = "uniform" if task.kind == "retrieval" else "per_row"
+                strongest[sort] = max(strongest[sort], self.weights[name])
+            total = total + strongest["uniform"] * settings.retrieval_penalty * uniform(user, item)
+            total = total + strongest["per_row"] * settings.penalty * per_row(user, item)
         tables = [self.history]
         if self.history_task is not None:
             tables.append(self.label_history)
@@ -298,10 +325,6 @@ class MultiTaskModule(TwoTowerModule):
         """Return the encoder's and the towers' parameters, which are trained with the slower rate."""
         identities = {id(p) for p in (self.user, self.item, self.user_bias, self.item_bias)}
         return [p for p in self.parameters() if id(p) not in identities]
-
-
-def _bag(items: Tensor, table: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
-    return nn.functional.embedding_bag(items, table, offsets, mode="sum", per_sample_weights=weights)
 
 
 class SharedBottom(NeuralRecommender[SharedBottomSettings]):

@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from scipy import sparse
 from torch import Tensor, nn
-from torch.nn import functional
+
+
+def _to_torch(matrix: sparse.csr_matrix) -> Tensor:
+    return torch.sparse_csr_tensor(
+        torch.from_numpy(matrix.indptr.astype("int64")),
+        torch.from_numpy(matrix.indices.astype("int64")),
+        torch.from_numpy(matrix.data.astype("float32")),
+        size=matrix.shape,
+        check_invariants=False,
+    )
+
+
+class _ConstantProduct(torch.autograd.Function):
+    """Constant sparse matrix times dense matrix; the gradient uses the transpose made once."""
+
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor, transpose: Tensor, dense: Tensor) -> Tensor:
+        ctx.transpose = transpose
+        return torch.sparse.mm(matrix, dense)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, Tensor]:
+        return None, None, torch.sparse.mm(ctx.transpose, gradients[0].contiguous())
 
 
 class FeatureTable(nn.Module):
@@ -30,9 +54,8 @@ class FeatureTable(nn.Module):
         if generator is not None:
             vectors.normal_(0.0, scale, generator=generator)
         self.vectors = nn.Parameter(vectors)
-        self._indptr = torch.from_numpy(features.indptr.astype("int64"))
-        self._columns = torch.from_numpy(features.indices.astype("int64"))
-        self._weights = torch.from_numpy(features.data.astype("float32"))
+        self._features = features
+        self._all = (_to_torch(features), _to_torch(features.T.tocsr()))
 
     def forward(self, entities: Tensor | None = None) -> Tensor:
         """Compute vectors.
@@ -44,13 +67,6 @@ class FeatureTable(nn.Module):
             (B, dimension).
         """
         if entities is None:
-            return self._sum(self._columns, self._indptr[:-1], self._weights)
-        begin, count = self._indptr[entities], self._indptr[entities + 1] - self._indptr[entities]
-        offsets = count.cumsum(0) - count
-        place = torch.repeat_interleave(begin - offsets, count) + torch.arange(int(count.sum()))
-        return self._sum(self._columns[place], offsets, self._weights[place])
-
-    def _sum(self, columns: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
-        return functional.embedding_bag(
-            columns, self.vectors, offsets, mode="sum", per_sample_weights=weights.to(self.vectors.dtype)
-        )
+            return _ConstantProduct.apply(*self._all, self.vectors)
+        some = self._features[entities.numpy()]
+        return _ConstantProduct.apply(_to_torch(some), _to_torch(some.T.tocsr()), self.vectors)

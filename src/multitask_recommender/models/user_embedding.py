@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import torch
 from pydantic import Field
 from scipy import sparse
 from torch import Tensor, nn
 
-from multitask_recommender.interactions import FloatArray, Interactions
+from multitask_recommender.interactions import FloatArray, Interactions, IntArray, SideInformation
+from multitask_recommender.models.histories import sum_history
 from multitask_recommender.models.sparse_features import FeatureTable
-from multitask_recommender.recommender import Arrays, LearningCurve
+from multitask_recommender.recommender import Arrays, LearningCurve, Recommender
 from multitask_recommender.settings_base import Settings
 from multitask_recommender.training import TrainingSettings, UserBatch, UserRows, new_generator, train
+
+_BLOCK = 1024
 
 
 class UserEmbeddingSettings(Settings):
@@ -80,10 +85,9 @@ class UserEmbedding(nn.Module):
             (B, k) projections, and (B,) squared lengths of h: 1, or 0 without history.
         """
         count = torch.bincount(row_user, minlength=users)
-        value = count.clamp(min=1).to(self.weight.dtype).rsqrt()
-        total = self.weight.new_zeros(users, self.weight.shape[1])
-        total = total.index_add(0, row_user, self.weight[row_item])
-        return total * value[:, None], (count > 0).to(self.weight.dtype)
+        value = count.clamp(min=1).to(self.weight.dtype).rsqrt()[row_user]
+        projected = sum_history(row_user, row_item, value, users, self.weight)
+        return projected, (count > 0).to(self.weight.dtype)
 
     def forward(self, users: Tensor, row_user: Tensor, row_item: Tensor) -> Tensor:
         """Embed users.
@@ -121,44 +125,47 @@ def optimal_loss(singular_values: Tensor, dimension: int, penalty: float) -> flo
     return float(factor * energy[:dimension].sum() + energy[dimension:].sum())
 
 
-class FittedUserEmbedding:
-    """A user embedding model trained on some rows.
+class UserEmbeddingModel(Recommender[UserEmbeddingSettings]):
+    """Trains :class:`UserEmbedding` and scores an item by its place in the reconstructed history, W' z.
 
-    Args:
-        train_rows: Training rows, sorted by user.
-        context: (users, columns) context features.
-        items: Number of items.
-        settings: Parameters.
-        seed: Seed of everything random.
+    The score lets cross-validation choose the parameters by how well hidden parts of histories are found.
     """
 
-    def __init__(
-        self,
-        train_rows: Interactions,
-        context: sparse.csr_matrix,
-        items: int,
-        settings: UserEmbeddingSettings,
-        seed: int,
-    ) -> None:
+    stochastic: ClassVar[bool] = True
+
+    def fit(self, train_rows: Interactions, side: SideInformation, seed: int) -> LearningCurve:
+        """Train the model and compute the vectors of all users."""
         generator = new_generator(seed)
-        rows = UserRows(train_rows, context.shape[0])
-        self.module = UserEmbedding(items, context if settings.context else None, settings, generator)
-        self.curve: LearningCurve = train(
+        rows = UserRows(train_rows, side.users)
+        context = side.user_features if self.settings.context else None
+        module = UserEmbedding(side.items, context, self.settings, generator)
+        curve = train(
             "user_embedding",
-            self.module,
-            lambda batch: {"user_embedding": self.module.loss(batch)},
+            module,
+            lambda batch: {"user_embedding": module.loss(batch)},
             rows,
-            settings.training,
+            self.settings.training,
             generator,
         )
         with torch.no_grad():
-            blocks = [self.module(b.users, b.row_user, b.row_item) for b in rows.blocks(1024, generator)]
-        self.vectors: FloatArray = torch.cat(blocks).numpy()
+            blocks = [module(b.users, b.row_user, b.row_item) for b in rows.blocks(_BLOCK, generator)]
+        state = {name: value.numpy() for name, value in module.state_dict().items()}
+        self.restore(state | {"vectors": torch.cat(blocks).numpy()}, side)
+        return curve
+
+    @property
+    def vectors(self) -> FloatArray:
+        """(users, k) vectors z."""
+        return self._state["vectors"]
+
+    def score(self, users: IntArray) -> dict[str, FloatArray]:
+        """Reconstruct histories, the same for every task."""
+        return dict.fromkeys(self._tasks, self.vectors[users] @ self._state["weight"].T)
 
     def state(self) -> Arrays:
-        """Return the weights by name."""
-        return {name: value.numpy() for name, value in self.module.state_dict().items()}
+        """Return the weights and the users' vectors."""
+        return dict(self._state)
 
-    def reconstruct(self) -> FloatArray:
-        """Return W' z for every user: (users, items), how strongly each item belongs to the user's history."""
-        return self.vectors @ self.module.weight.detach().numpy().T
+    def restore(self, state: Arrays, side: SideInformation) -> None:
+        """Take weights and vectors back."""
+        self._state, self._tasks = dict(state), list(side.tasks)

@@ -59,5 +59,7 @@ def create_pipeline() -> Pipeline:
                 name="build_item_features",
             ),
         ],
+        namespace="data_engineering",
+        prefix_datasets_with_namespace=False,
         tags="data_engineering",
     )

@@ -1,0 +1,48 @@
+"""What a fit costs: seconds and memory."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass
+class Cost:
+    """Wall-clock seconds, and the largest resident memory of the process meanwhile in MB (10^6 bytes)."""
+
+    seconds: float = 0.0
+    peak_mb: float = 0.0
+
+
+def _reset_peak() -> None:
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass  # Not Linux: the peak since the start of the process is reported.
+
+
+def _peak_mb() -> float:
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / 1e6
+    except OSError:
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
+@contextmanager
+def measured() -> Iterator[Cost]:
+    """Measure the block of a ``with`` statement."""
+    cost = Cost()
+    _reset_peak()
+    begin = time.perf_counter()
+    try:
+        yield cost
+    finally:
+        cost.seconds = time.perf_counter() - begin
+        cost.peak_mb = _peak_mb()

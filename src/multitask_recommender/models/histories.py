@@ -1,0 +1,29 @@
+"""Sums over the rows of users' histories."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+DENSE_BLOCK = 4_000_000
+"""Most numbers held as one block of users x items: larger batches are gathered row by row."""
+
+
+def sum_history(row_user: Tensor, row_item: Tensor, weight: Tensor, users: int, table: Tensor) -> Tensor:
+    """Sum, for every user of a batch, the weighted vectors of the items in the history.
+
+    Args:
+        row_user: (n,) place of each row's user, from 0 to ``users`` - 1.
+        row_item: (n,) items; no pair twice.
+        weight: (n,) weights.
+        users: B, the number of users.
+        table: (items, d) vectors.
+
+    Returns:
+        (B, d). A small block is made dense and multiplied, which is several times faster than gathering.
+    """
+    if users * len(table) <= DENSE_BLOCK:
+        block = table.new_zeros(users, len(table))
+        block[row_user, row_item] = weight.to(table.dtype)
+        return block @ table
+    total = table.new_zeros(users, table.shape[1])
+    return total.index_add(0, row_user, table[row_item] * weight.to(table.dtype)[:, None])

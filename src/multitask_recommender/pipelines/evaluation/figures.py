@@ -1,0 +1,167 @@
+"""Figures of the evaluation. Colours are of the Okabe-Ito palette, which colour-blind readers can tell apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings
+from multitask_recommender.pipelines.evaluation.parameters import EvaluationSettings
+from multitask_recommender.variants import VARIANTS, Kind
+
+KIND_COLOURS: dict[Kind, str] = {"baseline": "#7F7F7F", "single_task": "#E69F00", "multi_task": "#0072B2"}
+KIND_MARKERS: dict[Kind, str] = {"baseline": "s", "single_task": "^", "multi_task": "o"}
+KIND_TITLES: dict[Kind, str] = {
+    "baseline": "baseline",
+    "single_task": "single-task control",
+    "multi_task": "multi-task",
+}
+METRIC_TITLES = {
+    "rmse": "RMSE (label units), lower is better",
+    "auc": "AUC, higher is better",
+    "ndcg": "NDCG@{k}, higher is better",
+    "recall": "recall@{k}, higher is better",
+    "coverage": "catalogue coverage@{k} (share of items)",
+    "novelty": "novelty@{k} (bits per recommended item)",
+}
+_MAIN_METRIC = {"retrieval": "ndcg", "binary": "auc", "regression": "rmse"}
+
+
+def _figure(columns: int, rows: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
+    # Made without pyplot, so that no global state is touched and a notebook shows it as well.
+    with mpl.rc_context({"font.size": 10}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False)
+    return figure, axes
+
+
+def _style(axis: Axes) -> None:
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(axis="both", color="#DDDDDD", linewidth=0.6)
+    axis.set_axisbelow(True)
+
+
+def _kind_legend(figure: Figure, kinds: Iterable[Kind]) -> None:
+    handles = [
+        mpl.lines.Line2D(
+            [], [], linestyle="", marker=KIND_MARKERS[kind], color=KIND_COLOURS[kind], label=KIND_TITLES[kind]
+        )
+        for kind in kinds
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+
+
+def _means(table: pd.DataFrame, split: str, task: str, metric: str, k: int) -> pd.Series:
+    rows = table[
+        (table["split"] == split)
+        & (table["task"] == task)
+        & (table["metric"] == metric)
+        & table["k"].isin([0, k])
+    ]
+    means = rows.groupby("model")["value"].mean()
+    return means.reindex([name for name in VARIANTS if name in means.index])
+
+
+def plot_accuracy(table: pd.DataFrame, dataset: DatasetSettings, settings: EvaluationSettings) -> Figure:
+    """Plot the main accuracy metric of every task and split, one point a model."""
+    splits = list(table["split"].drop_duplicates())
+    figure, axes = _figure(len(dataset.tasks), len(splits), 4.6 * len(dataset.tasks), 0.33 * len(VARIANTS) * len(splits) + 1.6)
+    for row, split in enumerate(splits):
+        for column, (name, task) in enumerate(dataset.tasks.items()):
+            axis, metric = axes[row, column], _MAIN_METRIC[task.kind]
+            means = _means(table, split, name, metric, settings.headline_k)
+            for place, (model, value) in enumerate(means.items()):
+                kind = VARIANTS[str(model)].kind
+                axis.plot(value, -place, KIND_MARKERS[kind], color=KIND_COLOURS[kind], markersize=7)
+            axis.set_yticks(-np.arange(len(means)), [VARIANTS[str(model)].title for model in means.index])
+            axis.set_title(f"{name}, {split} split")
+            axis.set_xlabel(METRIC_TITLES[metric].format(k=settings.headline_k))
+            _style(axis)
+    _kind_legend(figure, KIND_TITLES)
+    figure.suptitle(f"Accuracy on the test rows of {dataset.name}")
+    return figure
+
+
+def plot_trade_off(table: pd.DataFrame, dataset: DatasetSettings, settings: EvaluationSettings) -> Figure:
+    """Plot accuracy against novelty and against coverage on the first split, for the first task that ranks."""
+    split = table["split"].iloc[0]
+    task = next((n for n, t in dataset.tasks.items() if t.kind == "retrieval"), next(iter(dataset.tasks)))
+    figure, axes = _figure(2, 1, 12, 5.6)
+    accuracy = _means(table, split, task, "ndcg", settings.headline_k)
+    for axis, metric in zip(axes[0], ("novelty", "coverage"), strict=True):
+        other = _means(table, split, task, metric, settings.headline_k)
+        points = []
+        for model, value in accuracy.items():
+            kind = VARIANTS[str(model)].kind
+            axis.plot(other[model], value, KIND_MARKERS[kind], color=KIND_COLOURS[kind], markersize=8)
+            points.append((float(other[model]), float(value), VARIANTS[str(model)].title))
+        _label_points(axis, points)
+        axis.set_xlabel(METRIC_TITLES[metric].format(k=settings.headline_k))
+        axis.set_ylabel(METRIC_TITLES["ndcg"].format(k=settings.headline_k))
+        _style(axis)
+    _kind_legend(figure, KIND_TITLES)
+    figure.suptitle(f"What accuracy costs in novelty and coverage: {dataset.name}, task {task}, {split} split")
+    return figure
+
+
+def plot_cost(
+    table: pd.DataFrame, costs: pd.DataFrame, dataset: DatasetSettings, settings: EvaluationSettings
+) -> Figure:
+    """Plot the main accuracy metric of every task against the seconds of a fit, on the first split."""
+    split = table["split"].iloc[0]
+    seconds = costs.set_index("model")["fit_seconds"].clip(lower=1e-3)
+    figure, axes = _figure(len(dataset.tasks), 1, 5.4 * len(dataset.tasks), 5.2)
+    for axis, (name, task) in zip(axes[0], dataset.tasks.items(), strict=True):
+        metric = _MAIN_METRIC[task.kind]
+        points = []
+        for model, value in _means(table, split, name, metric, settings.headline_k).items():
+            kind = VARIANTS[str(model)].kind
+            axis.plot(seconds[model], value, KIND_MARKERS[kind], color=KIND_COLOURS[kind], markersize=8)
+            points.append((float(seconds[str(model)]), float(value), VARIANTS[str(model)].title))
+        axis.set_xscale("log")
+        _label_points(axis, points)
+        axis.set_xlabel("seconds of one fit (log scale)")
+        axis.set_ylabel(METRIC_TITLES[metric].format(k=settings.headline_k))
+        axis.set_title(name)
+        _style(axis)
+    _kind_legend(figure, KIND_TITLES)
+    figure.suptitle(f"Quality against cost: {dataset.name}, {split} split")
+    return figure
+
+
+def _label_points(axis: Axes, points: list[tuple[float, float, str]]) -> None:
+    """Write each point's name beside it, moving names that would overlap up or down."""
+    axis.margins(x=0.22, y=0.08)
+    axis.figure.canvas.draw()
+    size = 8.0
+    taken: list[tuple[float, float, float, float]] = []
+    transform = axis.transData.transform
+    dpi = axis.figure.dpi / 72
+    for x, y, text in sorted(points, key=lambda point: -point[1]):
+        left, middle = transform((x, y))
+        width, height = len(text) * size * 0.56 * dpi, size * 1.25 * dpi
+        box = (0.0, 0.0, 0.0, 0.0)
+        shift = 0.0
+        for step in range(40):
+            shift = (step + 1) // 2 * height * (1 if step % 2 else -1)
+            box = (left + 7 * dpi, middle + shift - height / 2, left + 7 * dpi + width, middle + shift + height / 2)
+            if not any(
+                box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3]
+                for other in taken
+            ):
+                break
+        taken.append(box)
+        axis.annotate(
+            text,
+            (x, y),
+            xytext=(7, shift / dpi),
+            textcoords="offset points",
+            fontsize=size,
+            va="center",
+            arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.5} if shift else None,
+        )

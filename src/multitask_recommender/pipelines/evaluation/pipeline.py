@@ -1,0 +1,91 @@
+"""The pipeline ``evaluation``: predictions and lists to metrics, costs, the headline table and figures."""
+
+from __future__ import annotations
+
+import ibis.expr.types as ir
+import pandas as pd
+from kedro.pipeline import Pipeline, node
+from kedro.pipeline.node import Node
+
+from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings, SplitSettings
+from multitask_recommender.pipelines.evaluation import figures, nodes
+from multitask_recommender.pipelines.evaluation.parameters import EvaluationSettings
+from multitask_recommender.pipelines.recommender.parameters import StudySettings
+from multitask_recommender.variants import VARIANTS, Variant
+
+
+def _measure_node(variant: Variant) -> Node:
+    def measure(
+        dataset: DatasetSettings,
+        study: StudySettings,
+        splits: SplitSettings,
+        settings: EvaluationSettings,
+        behaviour_sequences: ir.Table,
+        items: ir.Table,
+        test_labels: ir.Table,
+        predictions: pd.DataFrame,
+        ranked_lists: pd.DataFrame,
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+        return nodes.measure(
+            variant,
+            dataset,
+            study,
+            splits,
+            settings,
+            behaviour_sequences,
+            items,
+            test_labels,
+            predictions,
+            ranked_lists,
+        )
+
+    return node(
+        measure,
+        [
+            "params:dataset",
+            "params:study",
+            "params:splits",
+            "params:evaluation",
+            "behaviour_sequences",
+            "items",
+            "test_labels",
+            f"{variant.name}.predictions",
+            f"{variant.name}.ranked_lists",
+        ],
+        [f"{variant.name}.metrics", f"{variant.name}.user_metrics"],
+        name=f"measure_{variant.name}",
+    )
+
+
+def _of_every_model(output: str) -> list[str]:
+    return [f"{name}.{output}" for name in VARIANTS]
+
+
+def create_pipeline() -> Pipeline:
+    """Build the pipeline."""
+    settings = ["params:dataset", "params:evaluation"]
+    return Pipeline(
+        [
+            *map(_measure_node, VARIANTS.values()),
+            node(nodes.collect_metrics, _of_every_model("metrics"), "metrics", name="collect_metrics"),
+            node(
+                nodes.collect_cv_results,
+                ["user_embedding.cv_results", *_of_every_model("cv_results")],
+                "cv_results",
+                name="collect_cv_results",
+            ),
+            node(
+                nodes.collect_costs,
+                [*_of_every_model("fit_costs"), *_of_every_model("predict_costs")],
+                "costs",
+                name="collect_costs",
+            ),
+            node(nodes.make_headline, ["metrics", *settings], "headline", name="make_headline"),
+            node(figures.plot_accuracy, ["metrics", *settings], "accuracy_figure", name="plot_accuracy"),
+            node(figures.plot_trade_off, ["metrics", *settings], "trade_off_figure", name="plot_trade_off"),
+            node(figures.plot_cost, ["metrics", "costs", *settings], "cost_figure", name="plot_cost"),
+        ],
+        namespace="evaluation",
+        prefix_datasets_with_namespace=False,
+        tags="evaluation",
+    )

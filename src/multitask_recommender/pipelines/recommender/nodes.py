@@ -1,0 +1,254 @@
+"""Steps of the pipeline ``recommender``, the same for every model: tune, fit, predict, recommend."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import ibis.expr.types as ir
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from multitask_recommender import metrics
+from multitask_recommender.cross_validation import (
+    CrossValidationSettings,
+    cross_validate,
+    single_threaded,
+)
+from multitask_recommender.interactions import (
+    BoolArray,
+    FloatArray,
+    IntArray,
+    SideInformation,
+    pair_matrix,
+)
+from multitask_recommender.measuring import Cost, measured
+from multitask_recommender.pipelines.data_engineering.parameters import SplitSettings
+from multitask_recommender.pipelines.data_engineering.splits import EVERYTHING
+from multitask_recommender.pipelines.inputs import NO_FOLD, TrainingTables
+from multitask_recommender.pipelines.recommender.parameters import StudySettings
+from multitask_recommender.randomness import derive_seed
+from multitask_recommender.recommender import Arrays, LearningCurve, Recommender
+from multitask_recommender.settings_base import Settings
+from multitask_recommender.variants import Variant, VariantParameters
+
+logger = logging.getLogger(__name__)
+_BLOCK = 512
+
+
+def tune(
+    variant: Variant,
+    parameters: VariantParameters,
+    cross_validation: CrossValidationSettings,
+    study: StudySettings,
+    splits: SplitSettings,
+    tables: TrainingTables,
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Choose the model's parameters by cross-validation inside the training rows of every split.
+
+    Returns:
+        Table of all fits (model, split, candidate, parameters, fold, task, error); settings by split, and for a model
+        per task by task.
+    """
+    results, chosen = [], {}
+    for split in splits.strategies:
+        side = tables.side(split)
+        without = {fold: tables.vectors(split, fold) for fold in range(splits.folds)}
+        choice = cross_validate(
+            variant,
+            parameters,
+            tables.rows(split),
+            lambda fold, side=side, without=without: replace(side, user_vectors=without[fold]),
+            splits.folds,
+            cross_validation,
+            study.seed,
+            split,
+        )
+        results.append(choice.table.assign(model=variant.name, split=split))
+        if variant.per_task:
+            chosen[split] = {
+                task: parameters.with_values(values).model_dump() for task, values in choice.values.items()
+            }
+        else:
+            chosen[split] = parameters.with_values(choice.values).model_dump()
+    return pd.concat(results), chosen
+
+
+def _settings(variant: Variant, chosen: dict[str, Any]) -> Settings | dict[str, Settings]:
+    if variant.per_task:
+        return {task: variant.settings.model_validate(values) for task, values in chosen.items()}
+    return variant.settings.model_validate(chosen)
+
+
+def _repeats(variant: Variant, study: StudySettings) -> range:
+    return range(study.repeats if variant.recommender.stochastic else 1)
+
+
+def fit(
+    variant: Variant,
+    chosen: dict[str, Any],
+    study: StudySettings,
+    splits: SplitSettings,
+    tables: TrainingTables,
+) -> tuple[Arrays, pd.DataFrame, dict[str, Any]]:
+    """Fit the model with its chosen parameters on the training rows of every split, once per seed number.
+
+    Returns:
+        weights, named ``<split>/<seed number>/<array>``; learning curves (split, seed, epoch, loss, value); costs by
+        split: parameters, seconds and peak memory per fit.
+    """
+    weights: Arrays = {}
+    curves: list[dict[str, Any]] = []
+    costs: dict[str, Any] = {}
+    for split in splits.strategies:
+        rows = tables.rows(split)
+        side = replace(tables.side(split), user_vectors=tables.vectors(split, NO_FOLD))
+        fitted: list[tuple[Recommender, LearningCurve, Cost]] = []
+        for seed in _repeats(variant, study):
+            model = variant.make(_settings(variant, chosen[split]), side.tasks)
+            with single_threaded(), measured() as cost:
+                curve = model.fit(rows, side, derive_seed(study.seed, variant.name, split, seed))
+            fitted.append((model, curve, cost))
+        for seed, (model, curve, _) in enumerate(fitted):
+            weights |= {f"{split}/{seed}/{name}": array for name, array in model.state().items()}
+            curves += [
+                {"split": split, "seed": seed, "epoch": number + 1, "loss": name, "value": value}
+                for number, losses in enumerate(curve.epochs)
+                for name, value in losses.items()
+            ]
+        costs[split] = {
+            "parameters": fitted[0][0].parameter_count(),
+            "seconds": [cost.seconds for _, _, cost in fitted],
+            "peak_mb": [cost.peak_mb for _, _, cost in fitted],
+        }
+        seconds = np.mean(costs[split]["seconds"])
+        logger.info("%s, %s: fitted %d time(s), %.1f s each", variant.name, split, len(fitted), seconds)
+    frame = pd.DataFrame(curves, columns=["split", "seed", "epoch", "loss", "value"])
+    return weights, frame, costs
+
+
+def _known_pairs(tables: list[ir.Table], split: str, shape: tuple[int, int]) -> sparse.csr_matrix:
+    known = sparse.csr_matrix(shape, dtype=np.float32)
+    for table in tables:
+        rows = table.filter(table.split == split).select("user", "item").execute()
+        known = known + pair_matrix(rows["user"].to_numpy(), rows["item"].to_numpy(), shape)
+    return known
+
+
+def _ranked(
+    model: Recommender,
+    users: IntArray,
+    known: sparse.csr_matrix,
+    catalogue: BoolArray,
+    length: int,
+) -> Iterator[tuple[IntArray, dict[str, FloatArray], dict[str, IntArray]]]:
+    """Score and rank the users block by block: users, scores and lists by task."""
+    for begin in range(0, len(users), _BLOCK):
+        block = users[begin : begin + _BLOCK]
+        scores = model.score(block)
+        lists = {
+            task: metrics.top_items(score, known[block], catalogue, length) for task, score in scores.items()
+        }
+        yield block, scores, lists
+
+
+def _list_rows(task: str, block: IntArray, score: FloatArray, lists: IntArray) -> pd.DataFrame:
+    place, rank = np.nonzero(lists != metrics.PADDING)
+    item = lists[place, rank]
+    return pd.DataFrame(
+        {
+            "task": task,
+            "user": block[place],
+            "rank": rank + 1,
+            "item": item,
+            "score": score[place, item].astype(np.float32),
+        }
+    )
+
+
+def predict(
+    variant: Variant,
+    chosen: dict[str, Any],
+    study: StudySettings,
+    splits: SplitSettings,
+    tables: TrainingTables,
+    weights: Arrays,
+    validation_rows: ir.Table,
+    test_pairs: ir.Table,
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+    """Score the test pairs and rank the whole catalogue for every test user. Test labels are not an input.
+
+    Returns:
+        predictions (split, seed, task, user, item, score); ranked_lists (split, seed, task, user, rank, item,
+        score) without the items of the user's training and validation rows; costs by split.
+    """
+    predictions, ranked, costs = [], [], {}
+    for split in splits.strategies:
+        side = tables.side(split)
+        shape = (side.users, side.items)
+        pairs = test_pairs.filter(test_pairs.split == split).order_by("user", "item").execute()
+        user, item = pairs["user"].to_numpy(np.int64), pairs["item"].to_numpy(np.int64)
+        known = _known_pairs([tables.behaviour_sequences, validation_rows], split, shape)
+        catalogue = metrics.rankable_items(tables.rows(split).item, item, side.items)
+        seconds, peaks = [], []
+        for seed in _repeats(variant, study):
+            prefix = f"{split}/{seed}/"
+            state = {name.removeprefix(prefix): a for name, a in weights.items() if name.startswith(prefix)}
+            model = variant.make(_settings(variant, chosen[split]), side.tasks)
+            model.restore(state, side)
+            with single_threaded(), measured() as cost:
+                blocks = list(_ranked(model, np.unique(user), known, catalogue, study.ranks))
+            for block, scores, lists in blocks:
+                rows = slice(np.searchsorted(user, block[0]), np.searchsorted(user, block[-1], side="right"))
+                place = np.searchsorted(block, user[rows])
+                for task, score in scores.items():
+                    part = {"user": user[rows], "item": item[rows], "score": score[place, item[rows]]}
+                    predictions.append(pd.DataFrame({"split": split, "seed": seed, "task": task, **part}))
+                    table = _list_rows(task, block, score, lists[task])
+                    ranked.append(table.assign(split=split, seed=seed))
+            seconds.append(cost.seconds)
+            peaks.append(cost.peak_mb)
+        costs[split] = {"seconds": seconds, "peak_mb": peaks}
+    columns = ["split", "seed", "task", "user", "rank", "item", "score"]
+    return (
+        pd.concat(predictions, ignore_index=True),
+        pd.concat(ranked, ignore_index=True)[columns],
+        costs,
+    )
+
+
+def recommend(
+    variant: Variant,
+    chosen: dict[str, Any],
+    study: StudySettings,
+    splits: SplitSettings,
+    tables: TrainingTables,
+) -> tuple[pd.DataFrame, Arrays]:
+    """Fit the model on all interactions with the parameters chosen on the first split, and recommend to every user.
+
+    Nothing of it is evaluated: it is what the study hands over for use.
+
+    Returns:
+        recommendations (user_id, task, rank, item_id, title, score) without the user's known items; weights.
+    """
+    rows = tables.rows(EVERYTHING)
+    side: SideInformation = replace(tables.side(EVERYTHING), user_vectors=tables.vectors(EVERYTHING, NO_FOLD))
+    model = variant.make(_settings(variant, chosen[splits.strategies[0]]), side.tasks)
+    with single_threaded():
+        model.fit(rows, side, derive_seed(study.seed, variant.name, EVERYTHING))
+        known = _known_pairs([tables.behaviour_sequences], EVERYTHING, (side.users, side.items))
+        trained = np.bincount(rows.item, minlength=side.items) > 0
+        parts = [
+            _list_rows(task, block, scores[task], lists[task])
+            for block, scores, lists in _ranked(
+                model, np.arange(side.users), known, trained, study.recommendations
+            )
+            for task in scores
+        ]
+    users, items = tables.users.select("user", "user_id").execute(), tables.items.select("item", "item_id", "title").execute()
+    table = pd.concat(parts).merge(users, on="user").merge(items, on="item")
+    table = table.sort_values(["task", "user", "rank"], ignore_index=True)
+    return table[["user_id", "task", "rank", "item_id", "title", "score"]], model.state()

@@ -1,0 +1,128 @@
+"""Steps of the pipeline ``user_embedding``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ibis.expr.types as ir
+import numpy as np
+import pandas as pd
+
+from multitask_recommender.cross_validation import (
+    CrossValidationSettings,
+    cross_validate,
+    run_jobs,
+)
+from multitask_recommender.models.user_embedding import UserEmbeddingModel, UserEmbeddingSettings
+from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings, SplitSettings
+from multitask_recommender.pipelines.data_engineering.splits import EVERYTHING
+from multitask_recommender.pipelines.inputs import NO_FOLD, TrainingTables
+from multitask_recommender.pipelines.recommender.parameters import StudySettings
+from multitask_recommender.pipelines.user_embedding.parameters import UserEmbeddingParameters
+from multitask_recommender.randomness import derive_seed
+from multitask_recommender.recommender import Arrays
+from multitask_recommender.tasks import Task
+from multitask_recommender.variants import Variant
+
+USER_EMBEDDING = Variant(
+    "user_embedding", UserEmbeddingModel, UserEmbeddingSettings, "single_task", "User embedding"
+)
+
+
+def _ranking_task(tasks: dict[str, Task]) -> list[str]:
+    """The task whose held-out items the histories are judged by: the first retrieval task, or else the first."""
+    retrieval = [name for name, task in tasks.items() if task.kind == "retrieval"]
+    return [(retrieval or list(tasks))[0]]
+
+
+def tune_user_embedding(
+    parameters: UserEmbeddingParameters,
+    cross_validation: CrossValidationSettings,
+    study: StudySettings,
+    dataset: DatasetSettings,
+    splits: SplitSettings,
+    behaviour_sequences: ir.Table,
+    users: ir.Table,
+    items: ir.Table,
+    user_features: ir.Table,
+    item_features: ir.Table,
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Choose dimension, lambda and learning rate by how well hidden folds of the histories are reconstructed.
+
+    Returns:
+        Table of all fits; chosen settings by split.
+    """
+    tables = TrainingTables(dataset, behaviour_sequences, users, items, user_features, item_features)
+    results, chosen = [], {}
+    for split in splits.strategies:
+        task = _ranking_task(dataset.tasks)
+        rows, side = tables.rows(split).with_tasks(task), tables.side(split).with_tasks(task)
+        choice = cross_validate(
+            USER_EMBEDDING,
+            parameters,
+            rows,
+            lambda fold, side=side: side,
+            splits.folds,
+            cross_validation,
+            study.seed,
+            split,
+        )
+        results.append(choice.table.assign(split=split))
+        chosen[split] = parameters.with_values(choice.values).model_dump()
+    return pd.concat(results).assign(model=USER_EMBEDDING.name), chosen
+
+
+def train_user_embedding(
+    chosen: dict[str, Any],
+    cross_validation: CrossValidationSettings,
+    study: StudySettings,
+    dataset: DatasetSettings,
+    splits: SplitSettings,
+    behaviour_sequences: ir.Table,
+    users: ir.Table,
+    items: ir.Table,
+    user_features: ir.Table,
+    item_features: ir.Table,
+) -> tuple[Arrays, pd.DataFrame, pd.DataFrame]:
+    """Train on every split, and on the complement of every fold so that cross-validation of what follows stays honest.
+
+    Returns:
+        weights by split; user vectors (split, fold, user, vector), where fold -1 means trained on all training rows
+        and another fold that its rows were left out; learning curve (split, epoch, loss).
+    """
+    tables = TrainingTables(dataset, behaviour_sequences, users, items, user_features, item_features)
+    weights: Arrays = {}
+    vectors, curves = [], []
+    for split in [*splits.strategies, EVERYTHING]:
+        settings = UserEmbeddingSettings.model_validate(chosen[split if split in chosen else splits.strategies[0]])
+        rows, side = tables.rows(split), tables.side(split)
+        folds = [NO_FOLD] if split == EVERYTHING else [NO_FOLD, *range(splits.folds)]
+
+        def fit(fold: int) -> tuple[UserEmbeddingModel, list[dict[str, float]]]:
+            model = UserEmbeddingModel(settings)
+            kept = rows.where(rows.fold != fold)
+            curve = model.fit(kept, side, derive_seed(study.seed, USER_EMBEDDING.name, split, fold))
+            return model, curve.epochs
+
+        for fold, (model, epochs) in zip(
+            folds,
+            run_jobs(fit, folds, cross_validation.workers, f"user_embedding, {split}: training"),
+            strict=True,
+        ):
+            vectors.append(
+                pd.DataFrame(
+                    {
+                        "split": split,
+                        "fold": fold,
+                        "user": np.arange(side.users),
+                        "vector": list(model.vectors),
+                    }
+                )
+            )
+            if fold == NO_FOLD:
+                weights |= {f"{split}/{name}": array for name, array in model.state().items()}
+                curves += [
+                    {"split": split, "epoch": number + 1, "loss": losses["user_embedding"]}
+                    for number, losses in enumerate(epochs)
+                ]
+    return weights, pd.concat(vectors, ignore_index=True), pd.DataFrame(curves)

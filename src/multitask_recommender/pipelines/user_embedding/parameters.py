@@ -1,0 +1,12 @@
+"""Parameters of the pipeline ``user_embedding``."""
+
+from __future__ import annotations
+
+from multitask_recommender.models.user_embedding import UserEmbeddingSettings
+from multitask_recommender.variants import VariantParameters
+
+
+class UserEmbeddingParameters(VariantParameters):
+    """Settings and search space of the user embedding model."""
+
+    settings: UserEmbeddingSettings = UserEmbeddingSettings()

@@ -1,0 +1,31 @@
+"""The pipeline ``user_embedding``: history and context to one vector per user."""
+
+from kedro.pipeline import Pipeline, node
+
+from multitask_recommender.pipelines.user_embedding import nodes
+
+_DATA = ["behaviour_sequences", "users", "items", "user_features", "item_features"]
+_PARAMETERS = ["params:cross_validation", "params:study", "params:dataset", "params:splits"]
+
+
+def create_pipeline() -> Pipeline:
+    """Build the pipeline."""
+    return Pipeline(
+        [
+            node(
+                nodes.tune_user_embedding,
+                ["params:user_embedding", *_PARAMETERS, *_DATA],
+                ["user_embedding.cv_results", "user_embedding.chosen_settings"],
+                name="tune_user_embedding",
+            ),
+            node(
+                nodes.train_user_embedding,
+                ["user_embedding.chosen_settings", *_PARAMETERS, *_DATA],
+                ["user_embedding.weights", "user_vectors", "user_embedding.learning_curve"],
+                name="train_user_embedding",
+            ),
+        ],
+        namespace="user_embedding",
+        prefix_datasets_with_namespace=False,
+        tags="user_embedding",
+    )
