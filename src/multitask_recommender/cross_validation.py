@@ -6,28 +6,23 @@ import itertools
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from pydantic import Field
-from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 from multitask_recommender import metrics
 from multitask_recommender.errors import TrainingError
 from multitask_recommender.interactions import FloatArray, Interactions, IntArray, SideInformation, pair_matrix
+from multitask_recommender.jobs import run_jobs
 from multitask_recommender.randomness import derive_seed
 from multitask_recommender.settings_base import Settings
 from multitask_recommender.variants import Variant, VariantParameters
 
 logger = logging.getLogger(__name__)
-T, R = TypeVar("T"), TypeVar("R")
 _BLOCK = 1024
 _K = 10
 
@@ -37,27 +32,11 @@ class CrossValidationSettings(Settings):
 
     Attributes:
         candidates: Most parameter combinations tried per model and split; a larger grid is sampled.
-        workers: Fits that run at the same time, each on one thread. The number changes no result.
+        workers: Processes that fit at the same time, each on one thread. The number changes no result.
     """
 
     candidates: int = Field(ge=1)
     workers: int = Field(ge=1)
-
-
-def single_threaded() -> AbstractContextManager[Any]:
-    """Limit numerical libraries to one thread, so that sums are made in the same order on every machine."""
-    torch.set_num_threads(1)
-    return threadpool_limits(limits=1)
-
-
-def run_jobs(function: Callable[[T], R], jobs: Sequence[T], workers: int, title: str) -> list[R]:
-    """Run ``function`` on every job, some at a time, with a progress bar; results in the order of the jobs."""
-    with (
-        single_threaded(),
-        ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool,
-    ):
-        results: Iterable[R] = pool.map(function, jobs)
-        return list(tqdm(results, total=len(jobs), desc=title, leave=False, disable=None))
 
 
 def candidates(search: dict[str, list[Any]], limit: int, seed: int) -> list[dict[str, Any]]:
@@ -151,19 +130,14 @@ class Choice:
     table: pd.DataFrame
 
 
-def choose(table: pd.DataFrame, grid: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the candidate with the smallest mean error over tasks and folds; the first one in a tie.
+def best_candidates(table: pd.DataFrame, number: int) -> list[int]:
+    """Return the candidates with the smallest mean error over the tasks and folds they were measured on.
 
-    Raises:
-        TrainingError: If every candidate diverged.
+    Only candidates measured on the most folds compete; a tie goes to the one that stands first in the grid.
     """
-    mean = table.groupby("candidate")["error"].mean()
-    if not np.isfinite(mean.min()):
-        raise TrainingError(
-            "Every parameter combination diverged in cross-validation.",
-            "add smaller learning rates to the model's search space.",
-        )
-    return grid[int(mean.idxmin())]
+    folds = table.groupby("candidate")["fold"].nunique()
+    means = table.groupby("candidate")["error"].mean()[folds == folds.max()]
+    return sorted(means.sort_values(kind="stable").index[:number].tolist())
 
 
 def cross_validate(
@@ -176,7 +150,12 @@ def cross_validate(
     seed: int,
     split: str,
 ) -> Choice:
-    """Fit every candidate on every fold's complement and choose.
+    """Choose parameters by k-fold cross-validation with successive halving.
+
+    Every candidate is fitted on the complement of the first fold and measured on it; the better half goes on to the next
+    fold, and so on, but never fewer than two (Jamieson and Talwalkar, AISTATS 2016, with folds as the resource).
+    The candidate with the smallest mean error over all folds is chosen. A model per task keeps, at every fold, the better
+    half of each of its tasks.
 
     Args:
         variant: The model.
@@ -190,39 +169,63 @@ def cross_validate(
 
     Returns:
         The choice.
+
+    Raises:
+        TrainingError: If every candidate diverges.
     """
     assert train.fold is not None
     grid = candidates(parameters.search, settings.candidates, derive_seed(seed, variant.name, "search"))
-    scored = variant.scored_tasks(side_without(0).tasks)
-    if len(grid) == 1:
-        # Nothing to choose: no fit is spent.
-        values: dict[str, Any] = dict.fromkeys(scored, grid[0]) if variant.per_task else grid[0]
-        return Choice(values, pd.DataFrame(columns=["candidate", "parameters", "fold", "task", "error"]))
-
-    def measure(job: tuple[int, int]) -> dict[str, float]:
-        number, fold = job
+    tasks = variant.scored_tasks(side_without(0).tasks)
+    # Each group of tasks shares one choice of parameters.
+    groups = [[task] for task in tasks] if variant.per_task else [tasks]
+    columns = ["candidate", "parameters", "fold", "task", "error"]
+    table = pd.DataFrame(columns=columns)
+    alive = {place: list(range(len(grid))) for place in range(len(groups))}
+    # With nothing to choose, no fit is spent.
+    for fold in range(folds if len(grid) > 1 else 0):
         side = side_without(fold)
         inside, held_out = train.where(train.fold != fold), train.where(train.fold == fold)
-        model = variant.make(parameters.with_values(grid[number]), side.tasks)
-        try:
-            model.fit(inside, side, derive_seed(seed, variant.name, split, "fold", fold))
-        except TrainingError:
-            return dict.fromkeys(scored, math.inf)
-        return validation_errors(variant, model.score, inside, held_out, side)
+        fit_seed = derive_seed(seed, variant.name, split, "fold", fold)
 
-    jobs = [(number, fold) for number in range(len(grid)) for fold in range(folds)]
-    results = run_jobs(measure, jobs, settings.workers, f"{variant.name}, {split}: cross-validation")
-    table = pd.DataFrame(
-        [
+        def measure(
+            job: tuple[int, list[str]],
+            side: SideInformation = side,
+            inside: Interactions = inside,
+            held_out: Interactions = held_out,
+            fit_seed: int = fit_seed,
+        ) -> dict[str, float]:
+            number, own = job
+            some = side.with_tasks(own) if variant.per_task else side
+            model = variant.make(parameters.with_values(grid[number]), some.tasks)
+            try:
+                model.fit(inside, some, fit_seed)
+            except TrainingError:
+                return dict.fromkeys(own, math.inf)
+            return validation_errors(variant, model.score, inside, held_out, some)
+
+        jobs = [(number, group) for place, group in enumerate(groups) for number in alive[place]]
+        title = f"{variant.name}, {split}: cross-validation, fold {fold + 1} of {folds}"
+        results = run_jobs(measure, jobs, settings.workers, title)
+        rows = [
             (number, json.dumps(grid[number]), fold, task, error)
-            for (number, fold), errors in zip(jobs, results, strict=True)
+            for (number, _), errors in zip(jobs, results, strict=True)
             for task, error in errors.items()
-        ],
-        columns=["candidate", "parameters", "fold", "task", "error"],
-    )
-    if variant.per_task:
-        values = {task: choose(table[table["task"] == task], grid) for task in scored}
-    else:
-        values = choose(table, grid)
-    logger.info("%s, %s: chose %s", variant.name, split, json.dumps(values))
+        ]
+        new = pd.DataFrame(rows, columns=columns)
+        table = new if table.empty else pd.concat([table, new], ignore_index=True)
+        for place, group in enumerate(groups):
+            kept = max(2, math.ceil(len(alive[place]) / 2))
+            alive[place] = best_candidates(table[table["task"].isin(group)], kept)
+    if len(table) and not np.isfinite(table["error"].min()):
+        raise TrainingError(
+            f"Every parameter combination of model '{variant.name}' diverged in cross-validation ({split} split).",
+            "add smaller learning rates to the model's search space.",
+        )
+    best = [
+        grid[best_candidates(table[table["task"].isin(group)], 1)[0]] if len(table) else grid[0]
+        for group in groups
+    ]
+    values: dict[str, Any] = dict(zip(tasks, best, strict=True)) if variant.per_task else best[0]
+    if len(table):
+        logger.info("%s, %s: chose %s", variant.name, split, json.dumps(values))
     return Choice(values, table)

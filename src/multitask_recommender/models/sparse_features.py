@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
 from scipy import sparse
 from torch import Tensor, nn
+
+
+# The operations used here (products with dense matrices) are stable; the notice would repeat in every process.
+warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
 
 
 def _to_torch(matrix: sparse.csr_matrix) -> Tensor:

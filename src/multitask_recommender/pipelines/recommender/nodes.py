@@ -13,11 +13,7 @@ import pandas as pd
 from scipy import sparse
 
 from multitask_recommender import metrics
-from multitask_recommender.cross_validation import (
-    CrossValidationSettings,
-    cross_validate,
-    single_threaded,
-)
+from multitask_recommender.cross_validation import CrossValidationSettings, cross_validate
 from multitask_recommender.interactions import (
     BoolArray,
     FloatArray,
@@ -25,6 +21,7 @@ from multitask_recommender.interactions import (
     SideInformation,
     pair_matrix,
 )
+from multitask_recommender.jobs import run_jobs, single_threaded
 from multitask_recommender.measuring import Cost, measured
 from multitask_recommender.pipelines.data_engineering.parameters import SplitSettings
 from multitask_recommender.pipelines.data_engineering.splits import EVERYTHING
@@ -90,44 +87,71 @@ def _repeats(variant: Variant, study: StudySettings) -> range:
 def fit(
     variant: Variant,
     chosen: dict[str, Any],
+    cross_validation: CrossValidationSettings,
     study: StudySettings,
     splits: SplitSettings,
     tables: TrainingTables,
 ) -> tuple[Arrays, pd.DataFrame, dict[str, Any]]:
     """Fit the model with its chosen parameters on the training rows of every split, once per seed number.
 
+    The split ``everything``, from which recommendations are made, uses the parameters of the first split.
+
     Returns:
         weights, named ``<split>/<seed number>/<array>``; learning curves (split, seed, epoch, loss, value); costs by
         split: parameters, seconds and peak memory per fit.
     """
+    names = [*splits.strategies, EVERYTHING]
+    rows = {split: tables.rows(split) for split in names}
+    sides = {
+        split: replace(tables.side(split), user_vectors=tables.vectors(split, NO_FOLD)) for split in names
+    }
+
+    def fit_once(job: tuple[str, int]) -> tuple[Arrays, LearningCurve, int, Cost]:
+        split, seed = job
+        settings = _settings(variant, chosen[split if split in chosen else splits.strategies[0]])
+        model = variant.make(settings, sides[split].tasks)
+        with measured() as cost:
+            curve = model.fit(rows[split], sides[split], derive_seed(study.seed, variant.name, split, seed))
+        return model.state(), curve, model.parameter_count(), cost
+
+    jobs = [(split, seed) for split in splits.strategies for seed in _repeats(variant, study)]
+    jobs.append((EVERYTHING, 0))
+    workers = cross_validation.workers if variant.recommender.stochastic else 1
+    results = run_jobs(fit_once, jobs, workers, f"{variant.name}: training")
     weights: Arrays = {}
     curves: list[dict[str, Any]] = []
     costs: dict[str, Any] = {}
-    for split in splits.strategies:
-        rows = tables.rows(split)
-        side = replace(tables.side(split), user_vectors=tables.vectors(split, NO_FOLD))
-        fitted: list[tuple[Recommender, LearningCurve, Cost]] = []
-        for seed in _repeats(variant, study):
-            model = variant.make(_settings(variant, chosen[split]), side.tasks)
-            with single_threaded(), measured() as cost:
-                curve = model.fit(rows, side, derive_seed(study.seed, variant.name, split, seed))
-            fitted.append((model, curve, cost))
-        for seed, (model, curve, _) in enumerate(fitted):
-            weights |= {f"{split}/{seed}/{name}": array for name, array in model.state().items()}
-            curves += [
-                {"split": split, "seed": seed, "epoch": number + 1, "loss": name, "value": value}
-                for number, losses in enumerate(curve.epochs)
-                for name, value in losses.items()
-            ]
-        costs[split] = {
-            "parameters": fitted[0][0].parameter_count(),
-            "seconds": [cost.seconds for _, _, cost in fitted],
-            "peak_mb": [cost.peak_mb for _, _, cost in fitted],
-        }
-        seconds = np.mean(costs[split]["seconds"])
-        logger.info("%s, %s: fitted %d time(s), %.1f s each", variant.name, split, len(fitted), seconds)
+    for (split, seed), (state, curve, parameters, cost) in zip(jobs, results, strict=True):
+        weights |= {f"{split}/{seed}/{name}": array for name, array in state.items()}
+        curves += [
+            {"split": split, "seed": seed, "epoch": number + 1, "loss": name, "value": value}
+            for number, losses in enumerate(curve.epochs)
+            for name, value in losses.items()
+        ]
+        own = costs.setdefault(split, {"parameters": parameters, "seconds": [], "peak_mb": []})
+        own["seconds"].append(cost.seconds)
+        own["peak_mb"].append(cost.peak_mb)
+    seconds = np.mean([cost.seconds for *_, cost in results])
+    logger.info("%s: fitted %d times, %.2f s each", variant.name, len(jobs), seconds)
     frame = pd.DataFrame(curves, columns=["split", "seed", "epoch", "loss", "value"])
     return weights, frame, costs
+
+
+def _restored(
+    variant: Variant,
+    chosen: dict[str, Any],
+    weights: Arrays,
+    split: str,
+    seed: int,
+    side: SideInformation,
+) -> Recommender:
+    """Make the model that :func:`fit` fitted on a split with a seed number."""
+    prefix = f"{split}/{seed}/"
+    state = {name.removeprefix(prefix): a for name, a in weights.items() if name.startswith(prefix)}
+    first = next(iter(chosen.values()))
+    model = variant.make(_settings(variant, chosen.get(split, first)), side.tasks)
+    model.restore(state, side)
+    return model
 
 
 def _known_pairs(tables: list[ir.Table], split: str, shape: tuple[int, int]) -> sparse.csr_matrix:
@@ -195,10 +219,7 @@ def predict(
         catalogue = metrics.rankable_items(tables.rows(split).item, item, side.items)
         seconds, peaks = [], []
         for seed in _repeats(variant, study):
-            prefix = f"{split}/{seed}/"
-            state = {name.removeprefix(prefix): a for name, a in weights.items() if name.startswith(prefix)}
-            model = variant.make(_settings(variant, chosen[split]), side.tasks)
-            model.restore(state, side)
+            model = _restored(variant, chosen, weights, split, seed, side)
             with single_threaded(), measured() as cost:
                 blocks = list(_ranked(model, np.unique(user), known, catalogue, study.ranks))
             for block, scores, lists in blocks:
@@ -221,26 +242,20 @@ def predict(
 
 
 def recommend(
-    variant: Variant,
-    chosen: dict[str, Any],
-    study: StudySettings,
-    splits: SplitSettings,
-    tables: TrainingTables,
-) -> tuple[pd.DataFrame, Arrays]:
-    """Fit the model on all interactions with the parameters chosen on the first split, and recommend to every user.
+    variant: Variant, chosen: dict[str, Any], weights: Arrays, study: StudySettings, tables: TrainingTables
+) -> pd.DataFrame:
+    """Recommend to every user with the model fitted on all interactions.
 
     Nothing of it is evaluated: it is what the study hands over for use.
 
     Returns:
-        recommendations (user_id, task, rank, item_id, title, score) without the user's known items; weights.
+        recommendations (user_id, task, rank, item_id, title, score) without the user's known items.
     """
-    rows = tables.rows(EVERYTHING)
-    side: SideInformation = replace(tables.side(EVERYTHING), user_vectors=tables.vectors(EVERYTHING, NO_FOLD))
-    model = variant.make(_settings(variant, chosen[splits.strategies[0]]), side.tasks)
+    rows, side = tables.rows(EVERYTHING), tables.side(EVERYTHING)
+    model = _restored(variant, chosen, weights, EVERYTHING, 0, side)
+    known = pair_matrix(rows.user, rows.item, (side.users, side.items))
+    trained = np.bincount(rows.item, minlength=side.items) > 0
     with single_threaded():
-        model.fit(rows, side, derive_seed(study.seed, variant.name, EVERYTHING))
-        known = _known_pairs([tables.behaviour_sequences], EVERYTHING, (side.users, side.items))
-        trained = np.bincount(rows.item, minlength=side.items) > 0
         parts = [
             _list_rows(task, block, scores[task], lists[task])
             for block, scores, lists in _ranked(
@@ -248,7 +263,8 @@ def recommend(
             )
             for task in scores
         ]
-    users, items = tables.users.select("user", "user_id").execute(), tables.items.select("item", "item_id", "title").execute()
+    users = tables.users.select("user", "user_id").execute()
+    items = tables.items.select("item", "item_id", "title").execute()
     table = pd.concat(parts).merge(users, on="user").merge(items, on="item")
     table = table.sort_values(["task", "user", "rank"], ignore_index=True)
-    return table[["user_id", "task", "rank", "item_id", "title", "score"]], model.state()
+    return table[["user_id", "task", "rank", "item_id", "title", "score"]]

@@ -39,12 +39,15 @@ def _model_pipeline(variant: Variant) -> Pipeline:
 
     def fit(
         chosen: dict[str, Any],
+        cross_validation: CrossValidationSettings,
         study: StudySettings,
         splits: SplitSettings,
         dataset: DatasetSettings,
         *tables: ir.Table,
     ) -> tuple[Arrays, pd.DataFrame, dict[str, Any]]:
-        return nodes.fit(variant, chosen, study, splits, TrainingTables(dataset, *tables))
+        return nodes.fit(
+            variant, chosen, cross_validation, study, splits, TrainingTables(dataset, *tables)
+        )
 
     def predict(
         chosen: dict[str, Any],
@@ -69,12 +72,12 @@ def _model_pipeline(variant: Variant) -> Pipeline:
 
     def recommend(
         chosen: dict[str, Any],
+        weights: Arrays,
         study: StudySettings,
-        splits: SplitSettings,
         dataset: DatasetSettings,
         *tables: ir.Table,
-    ) -> tuple[pd.DataFrame, Arrays]:
-        return nodes.recommend(variant, chosen, study, splits, TrainingTables(dataset, *tables))
+    ) -> pd.DataFrame:
+        return nodes.recommend(variant, chosen, weights, study, TrainingTables(dataset, *tables))
 
     learnt_from = [*_DATA, "user_vectors"] if variant.user_vectors else _DATA
     study = ["params:study", "params:splits", "params:dataset"]
@@ -89,20 +92,20 @@ def _model_pipeline(variant: Variant) -> Pipeline:
             ),
             node(
                 fit,
-                ["chosen_settings", *study, *learnt_from],
+                ["chosen_settings", "params:cross_validation", *study, *learnt_from],
                 ["weights", "learning_curve", "fit_costs"],
                 name="fit",
             ),
             node(
                 predict,
-                ["chosen_settings", "weights", *study, "validation_rows", "test_pairs", *learnt_from],
+                ["chosen_settings", "weights", *study, "validation_rows", "test_pairs", *_DATA],
                 ["predictions", "ranked_lists", "predict_costs"],
                 name="predict",
             ),
             node(
                 recommend,
-                ["chosen_settings", *study, *learnt_from],
-                ["recommendations", "recommender_weights"],
+                ["chosen_settings", "weights", "params:study", "params:dataset", *_DATA],
+                "recommendations",
                 name="recommend",
             ),
         ],

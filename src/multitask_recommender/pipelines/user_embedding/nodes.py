@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import ibis
 import ibis.expr.types as ir
 import numpy as np
 import pandas as pd
 
-from multitask_recommender.cross_validation import (
-    CrossValidationSettings,
-    cross_validate,
-    run_jobs,
-)
+from multitask_recommender.cross_validation import CrossValidationSettings, cross_validate
+from multitask_recommender.jobs import run_jobs
 from multitask_recommender.models.user_embedding import UserEmbeddingModel, UserEmbeddingSettings
 from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings, SplitSettings
 from multitask_recommender.pipelines.data_engineering.splits import EVERYTHING
@@ -83,7 +81,7 @@ def train_user_embedding(
     items: ir.Table,
     user_features: ir.Table,
     item_features: ir.Table,
-) -> tuple[Arrays, pd.DataFrame, pd.DataFrame]:
+) -> tuple[Arrays, ir.Table, pd.DataFrame]:
     """Train on every split, and on the complement of every fold so that cross-validation of what follows stays honest.
 
     Returns:
@@ -125,4 +123,5 @@ def train_user_embedding(
                     {"split": split, "epoch": number + 1, "loss": losses["user_embedding"]}
                     for number, losses in enumerate(epochs)
                 ]
-    return weights, pd.concat(vectors, ignore_index=True), pd.DataFrame(curves)
+    table = ibis.memtable(pd.concat(vectors, ignore_index=True))
+    return weights, table, pd.DataFrame(curves)

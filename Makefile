@@ -1,0 +1,61 @@
+# make run    installs what is missing, runs the whole study, prints the headline table
+# make test   installs what is missing, runs linter, type checker and tests
+# Both need Python 3.11 or newer, make, git, gcc and a package index.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+DATA_WHEEL := recbole==1.2.1
+export KEDRO_DISABLE_TELEMETRY := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint data lab viz map notebooks clean
+
+help:
+	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.development: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/.runtime
+
+# The wheel carries MovieLens-100k; of the package itself nothing is used, so its dependencies stay out.
+$(VENV)/.data: Makefile | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps '$(DATA_WHEEL)'
+	@touch $@
+
+data: $(VENV)/.data ## get the data: MovieLens-100k inside a wheel
+
+run: $(VENV)/.runtime $(VENV)/.data ## the whole study and its headline table
+	$(BIN)/kedro run
+
+lint: $(VENV)/.development
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: $(VENV)/.development lint ## linter, type checker and tests
+	$(BIN)/pytest
+
+lab: $(VENV)/.development $(VENV)/.data ## JupyterLab on the notebooks
+	$(BIN)/jupyter lab notebooks
+
+viz: $(VENV)/.runtime $(VENV)/.data ## the pipeline map in a browser
+	$(BIN)/kedro viz run --include-hooks
+
+map: $(VENV)/.runtime $(VENV)/.data ## the pipeline map as a static site in build/
+	$(BIN)/kedro viz build --include-previews
+
+notebooks: $(VENV)/.development $(VENV)/.data ## execute the notebooks in place on the outputs of the last run
+	$(BIN)/python notebooks/execute.py
+
+clean: ## remove outputs of runs and caches; data/01_raw and the environment stay
+	find data -mindepth 2 -not -path 'data/01_raw*' -not -name .gitkeep -type f -delete
+	find data -mindepth 2 -type d -empty -delete
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache

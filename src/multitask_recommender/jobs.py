@@ -1,0 +1,46 @@
+"""Runs independent fits on several processes, each on one thread, so that results do not depend on the machine's cores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
+
+import torch
+from joblib import Parallel, delayed
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+T, R = TypeVar("T"), TypeVar("R")
+
+
+def single_threaded() -> AbstractContextManager[Any]:
+    """Limit numerical libraries to one thread: sums are made in the same order everywhere."""
+    torch.set_num_threads(1)
+    return threadpool_limits(limits=1)
+
+
+def run_jobs(function: Callable[[T], R], jobs: Sequence[T], workers: int, title: str) -> list[R]:
+    """Run a function on every job and show a progress bar.
+
+    Args:
+        function: What to do with a job.
+        jobs: The jobs.
+        workers: Processes at the same time; 1 stays in this process.
+        title: What the progress bar says.
+
+    Returns:
+        The results in the order of the jobs.
+    """
+
+    def alone(job: T) -> R:
+        with single_threaded():
+            return function(job)
+
+    if workers == 1 or len(jobs) == 1:
+        results = map(alone, jobs)
+    else:
+        # Without memory mapping: a worker may write to its arrays, and nothing is left in temporary folders.
+        pool = Parallel(n_jobs=workers, backend="loky", max_nbytes=None, return_as="generator")
+        results = pool(delayed(alone)(job) for job in jobs)
+    return list(tqdm(results, total=len(jobs), desc=title, leave=False, disable=None))
