@@ -16,7 +16,13 @@ from pydantic import Field
 
 from multitask_recommender import metrics
 from multitask_recommender.errors import TrainingError
-from multitask_recommender.interactions import FloatArray, Interactions, IntArray, SideInformation, pair_matrix
+from multitask_recommender.interactions import (
+    FloatArray,
+    IntArray,
+    Interactions,
+    SideInformation,
+    pair_matrix,
+)
 from multitask_recommender.jobs import run_jobs
 from multitask_recommender.randomness import derive_seed
 from multitask_recommender.settings_base import Settings
@@ -57,11 +63,17 @@ def candidates(search: dict[str, list[Any]], limit: int, seed: int) -> list[dict
     return [grid[place] for place in sorted(chosen)]
 
 
-def ranking_error(score: Callable[[IntArray], FloatArray], train: Interactions, held_out: Interactions, task: str, shape: tuple[int, int]) -> float:
+def ranking_error(
+    score: Callable[[IntArray], dict[str, FloatArray]],
+    train: Interactions,
+    held_out: Interactions,
+    task: str,
+    shape: tuple[int, int],
+) -> float:
     """Return 1 - NDCG@10 of the held-out relevant rows under full ranking, over the users who have any.
 
     Args:
-        score: (B,) users to (B, items) scores.
+        score: (B,) users to task to (B, items) scores.
         train: Rows whose pairs are known.
         held_out: Rows to find.
         task: The task whose relevance counts.
@@ -74,7 +86,7 @@ def ranking_error(score: Callable[[IntArray], FloatArray], train: Interactions, 
     positives = np.bincount(user, minlength=shape[0])
     values = []
     for block in np.array_split(np.nonzero(positives)[0], math.ceil((positives > 0).sum() / _BLOCK) or 1):
-        lists = metrics.top_items(score(block), known[block], catalogue, _K)
+        lists = metrics.top_items(score(block)[task], known[block], catalogue, _K)
         hits = metrics.find_hits(lists, block, user, item, shape[1])
         values.append(metrics.ranking_metrics(hits, positives[block])["ndcg"])
     return float(1.0 - np.concatenate(values).mean())
@@ -111,9 +123,7 @@ def validation_errors(
             entropy = -rate * math.log(rate) - (1 - rate) * math.log(1 - rate)
             errors[task] = metrics.log_loss(label[asked], prediction[asked]) / entropy
         else:
-            errors[task] = ranking_error(
-                lambda users, task=task: score(users)[task], train, held_out, task, (side.users, side.items)
-            )
+            errors[task] = ranking_error(score, train, held_out, task, (side.users, side.items))
     return errors
 
 
@@ -122,11 +132,11 @@ class Choice:
     """What cross-validation chose for one split.
 
     Attributes:
-        values: Searched parameter to value; for a model per task, task to such a dictionary.
+        chosen: Searched parameter to value; for a model per task, task to such a dictionary.
         table: Every fit: columns candidate, parameters (JSON), fold, task, error.
     """
 
-    values: dict[str, Any]
+    chosen: dict[str, Any]
     table: pd.DataFrame
 
 
@@ -152,10 +162,10 @@ def cross_validate(
 ) -> Choice:
     """Choose parameters by k-fold cross-validation with successive halving.
 
-    Every candidate is fitted on the complement of the first fold and measured on it; the better half goes on to the next
-    fold, and so on, but never fewer than two (Jamieson and Talwalkar, AISTATS 2016, with folds as the resource).
-    The candidate with the smallest mean error over all folds is chosen. A model per task keeps, at every fold, the better
-    half of each of its tasks.
+    Every candidate is fitted on the complement of the first fold and measured on it; the better half goes on to the
+    next fold, and so on, but never fewer than two (Jamieson and Talwalkar, AISTATS 2016, with folds as the resource).
+    The candidate with the smallest mean error over all folds is chosen. A model per task keeps, at every fold, the
+    better half of each of its tasks.
 
     Args:
         variant: The model.
@@ -222,10 +232,9 @@ def cross_validate(
             "add smaller learning rates to the model's search space.",
         )
     best = [
-        grid[best_candidates(table[table["task"].isin(group)], 1)[0]] if len(table) else grid[0]
-        for group in groups
+        grid[best_candidates(table[table["task"].isin(group)], 1)[0]] if len(table) else grid[0] for group in groups
     ]
-    values: dict[str, Any] = dict(zip(tasks, best, strict=True)) if variant.per_task else best[0]
+    chosen: dict[str, Any] = dict(zip(tasks, best, strict=True)) if variant.per_task else best[0]
     if len(table):
-        logger.info("%s, %s: chose %s", variant.name, split, json.dumps(values))
-    return Choice(values, table)
+        logger.info("%s, %s: chose %s", variant.name, split, json.dumps(chosen))
+    return Choice(chosen, table)

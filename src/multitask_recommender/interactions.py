@@ -94,13 +94,13 @@ def read_interactions(table: ir.Table, split: str, tasks: dict[str, Task]) -> In
         The rows, sorted by user and by position in the behaviour sequence, or by item where there is none.
     """
     order = ["user", "position" if "position" in table.columns else "item"]
-    rows = table.filter(table.split == split).order_by(order).execute()
+    rows = table.filter(table.split == split).order_by(order).to_pyarrow()
     return Interactions(
-        user=rows["user"].to_numpy(np.int64),
-        item=rows["item"].to_numpy(np.int64),
-        labels={name: rows[name].to_numpy(np.float32) for name in tasks},
-        relevant={name: rows[f"relevant_{name}"].to_numpy(bool) for name in tasks},
-        fold=rows["fold"].to_numpy(np.int64) if "fold" in rows else None,
+        user=rows["user"].to_numpy(),
+        item=rows["item"].to_numpy(),
+        labels={name: rows[name].to_numpy().astype(np.float32) for name in tasks},
+        relevant={name: rows[f"relevant_{name}"].to_numpy() for name in tasks},
+        fold=rows["fold"].to_numpy().astype(np.int64) if "fold" in table.columns else None,
     )
 
 
@@ -113,9 +113,10 @@ def read_features(matrix: ir.Table, key: str, count: int, split: str) -> sparse.
         count: Number of users or items.
         split: Name of the split.
     """
-    rows = matrix.filter(matrix.split == split).order_by(key, "column").execute()
-    columns = int(rows["column"].max()) + 1 if len(rows) else 0
-    entries = (rows["weight"].to_numpy(np.float32), (rows[key].to_numpy(), rows["column"].to_numpy()))
+    rows = matrix.filter(matrix.split == split).order_by(key, "column").to_pyarrow()
+    column = rows["column"].to_numpy()
+    columns = int(column.max()) + 1 if len(column) else 0
+    entries = (rows["weight"].to_numpy().astype(np.float32), (rows[key].to_numpy(), column))
     return sparse.csr_matrix(entries, shape=(count, columns), dtype=np.float32)
 
 

@@ -1,4 +1,4 @@
-"""Runs independent fits on several processes, each on one thread, so that results do not depend on the machine's cores."""
+"""Runs independent fits on several processes, each on one thread: results do not depend on the number of cores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from joblib import Parallel, delayed
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def single_threaded() -> AbstractContextManager[Any]:

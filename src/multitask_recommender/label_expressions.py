@@ -69,9 +69,7 @@ def _build(node: ast.expr, table: ir.Table, text: str, key: str) -> Any:
         case ast.UnaryOp(op=ast.USub()):
             return -_build(node.operand, table, text, key)
         case ast.BinOp() if type(node.op) in _BINARY:
-            return _BINARY[type(node.op)](
-                _build(node.left, table, text, key), _build(node.right, table, text, key)
-            )
+            return _BINARY[type(node.op)](_build(node.left, table, text, key), _build(node.right, table, text, key))
         case ast.BoolOp():
             parts = [_build(value, table, text, key) for value in node.values]
             join = ibis.and_ if isinstance(node.op, ast.And) else ibis.or_

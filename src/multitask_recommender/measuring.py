@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +19,9 @@ class Cost:
 
 
 def _reset_peak() -> None:
-    try:
+    # Where the file is missing (not Linux), the peak since the start of the process is reported.
+    with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass  # Not Linux: the peak since the start of the process is reported.
 
 
 def _peak_mb() -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from multitask_recommender.interactions import FloatArray, Interactions, IntArray, SideInformation
+from multitask_recommender.interactions import FloatArray, IntArray, Interactions, SideInformation
 from multitask_recommender.recommender import Arrays, LearningCurve, Recommender
 from multitask_recommender.settings_base import Settings
 
@@ -39,11 +39,7 @@ class PerTask(Recommender[Settings]):
 
     def state(self) -> Arrays:
         """Return all arrays, named by task."""
-        return {
-            f"{task}/{name}": array
-            for task, part in self._parts.items()
-            for name, array in part.state().items()
-        }
+        return {f"{task}/{name}": array for task, part in self._parts.items() for name, array in part.state().items()}
 
     def restore(self, state: Arrays, side: SideInformation) -> None:
         """Take all arrays back."""

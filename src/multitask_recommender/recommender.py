@@ -8,7 +8,7 @@ from typing import ClassVar, Generic, TypeVar
 
 import numpy as np
 
-from multitask_recommender.interactions import FloatArray, Interactions, IntArray, SideInformation
+from multitask_recommender.interactions import FloatArray, IntArray, Interactions, SideInformation
 from multitask_recommender.settings_base import Settings
 from multitask_recommender.tasks import Task, TaskKind
 

@@ -94,6 +94,14 @@ class UserRows:
             yield self.batch(users, generator)
 
 
+class TrainableModule(nn.Module):
+    """A module that may name parameters to train with the slower rate."""
+
+    def slow_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters trained with ``encoder_rate`` times the learning rate."""
+        return []
+
+
 def new_generator(seed: int) -> torch.Generator:
     """Return a generator of its own, so that no global random state is read or changed."""
     return torch.Generator().manual_seed(seed)
@@ -101,7 +109,7 @@ def new_generator(seed: int) -> torch.Generator:
 
 def train(
     name: str,
-    module: nn.Module,
+    module: TrainableModule,
     losses: Callable[[UserBatch], Mapping[str, Tensor]],
     rows: UserRows,
     settings: TrainingSettings,
@@ -111,7 +119,7 @@ def train(
 
     Args:
         name: Name of the model, for error messages.
-        module: The module to train. Its optional ``slow_parameters()`` lists those to train with the slower rate.
+        module: The module to train.
         losses: Batch to named scalar losses, already weighted.
         rows: The training rows.
         settings: Optimiser, schedule and number of steps.
@@ -123,15 +131,16 @@ def train(
     Raises:
         TrainingError: If a loss is not finite; names model, loss and epoch.
     """
-    slow = set(module.slow_parameters()) if hasattr(module, "slow_parameters") else set()
+    slow = module.slow_parameters()
+    slow_ids = {id(parameter) for parameter in slow}
+    rates = [settings.learning_rate, settings.learning_rate * settings.encoder_rate]
     groups = [
-        {"params": [p for p in module.parameters() if p not in slow], "lr": settings.learning_rate},
-        {
-            "params": [p for p in module.parameters() if p in slow],
-            "lr": settings.learning_rate * settings.encoder_rate,
-        },
+        {"params": parameters, "lr": rate}
+        for parameters, rate in zip(
+            ([p for p in module.parameters() if id(p) not in slow_ids], slow), rates, strict=True
+        )
+        if parameters
     ]
-    groups = [group for group in groups if group["params"]]
     optimiser: torch.optim.Optimizer
     if settings.optimiser == "sgd":
         optimiser = torch.optim.SGD(groups, momentum=0.9)
@@ -140,8 +149,8 @@ def train(
     steps = settings.epochs * min(settings.batches, len(rows.present))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser,
-        [group["lr"] for group in groups],
-        total_steps=max(steps, 4),
+        [group["lr"] for group in optimiser.param_groups],
+        total_steps=max(steps, 8),  # The schedule divides by the length of its warm-up less one.
         pct_start=0.25,
         cycle_momentum=False,
     )

@@ -123,7 +123,14 @@ VARIANTS: dict[str, Variant] = {
         Variant("global_mean", simple.GlobalMean, simple.NoSettings, "baseline", "Global mean"),
         Variant("user_mean", simple.UserMean, simple.NoSettings, "baseline", "User mean"),
         Variant("item_mean", simple.ItemMean, simple.NoSettings, "baseline", "Item mean"),
-        Variant("user_item_bias", simple.UserItemBias, simple.BiasSettings, "baseline", "User + item bias", per_task=True),
+        Variant(
+            "user_item_bias",
+            simple.UserItemBias,
+            simple.BiasSettings,
+            "baseline",
+            "User + item bias",
+            per_task=True,
+        ),
         Variant("item_knn", neighbours.ItemKNN, neighbours.ItemKNNSettings, "baseline", "Item kNN", per_task=True),
         Variant(
             "content_based",

@@ -10,11 +10,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from multitask_recommender.baselines.simple import solve_biases
-from multitask_recommender.interactions import FloatArray, Interactions, IntArray, SideInformation
+from multitask_recommender.interactions import FloatArray, IntArray, Interactions, SideInformation
 from multitask_recommender.recommender import Arrays, LearningCurve, Recommender
 from multitask_recommender.settings_base import Settings
 from multitask_recommender.tasks import TaskKind
-from multitask_recommender.training import TrainingSettings, UserBatch, UserRows, new_generator, train
+from multitask_recommender.training import TrainableModule, TrainingSettings, UserBatch, UserRows, new_generator, train
 
 
 class MatrixFactorisationSettings(Settings):
@@ -33,7 +33,7 @@ class MatrixFactorisationSettings(Settings):
     training: TrainingSettings = TrainingSettings(learning_rate=0.01, epochs=30, batches=8)
 
 
-class _BiasedFactors(nn.Module):
+class _BiasedFactors(TrainableModule):
     def __init__(
         self,
         biases: tuple[FloatArray, FloatArray],
@@ -84,13 +84,13 @@ class MatrixFactorisation(Recommender[MatrixFactorisationSettings]):
             biases = solve_biases(rows.user, rows.item, rows.labels[task], side.users, side.items, (15.0, 10.0))
             module = _BiasedFactors(biases, self.settings, task, generator)
             flat = UserRows(rows, side.users)
-            curves.append(
-                train(type(self).__name__, module, module.losses, flat, self.settings.training, generator)
-            )
+            curves.append(train(type(self).__name__, module, module.losses, flat, self.settings.training, generator))
             state |= {f"{task}.{name}": value.numpy() for name, value in module.state_dict().items()}
             state[f"{task}.scale"] = np.array([mean, spread, label.min(), label.max()])
         self.restore(state, side)
-        merged = [{k: v for part in parts for k, v in part.items()} for parts in zip(*[c.epochs for c in curves], strict=True)]
+        merged = [
+            {k: v for part in parts for k, v in part.items()} for parts in zip(*[c.epochs for c in curves], strict=True)
+        ]
         return LearningCurve(merged)
 
     def score(self, users: IntArray) -> dict[str, FloatArray]:

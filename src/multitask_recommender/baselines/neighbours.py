@@ -7,7 +7,13 @@ from abc import abstractmethod
 import numpy as np
 from scipy import sparse
 
-from multitask_recommender.interactions import FloatArray, Interactions, IntArray, SideInformation, pair_matrix
+from multitask_recommender.interactions import (
+    FloatArray,
+    IntArray,
+    Interactions,
+    SideInformation,
+    pair_matrix,
+)
 from multitask_recommender.recommender import Arrays, LearningCurve, Recommender, S
 from multitask_recommender.settings_base import Settings
 
@@ -50,8 +56,7 @@ class _ItemNeighbours(Recommender[S]):
     def score(self, users: IntArray) -> dict[str, FloatArray]:
         """Sum the similarities to the user's relevant items."""
         return {
-            task: (history[users] @ similarity.T).toarray()
-            for task, (history, similarity) in self._matrices.items()
+            task: (history[users] @ similarity.T).toarray() for task, (history, similarity) in self._matrices.items()
         }
 
     def state(self) -> Arrays:

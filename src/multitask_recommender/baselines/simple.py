@@ -6,11 +6,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from multitask_recommender.interactions import FloatArray, Interactions, IntArray, SideInformation
+from multitask_recommender.interactions import FloatArray, IntArray, Interactions, SideInformation
 from multitask_recommender.randomness import derive_seed
 from multitask_recommender.recommender import Arrays, LearningCurve, Recommender
 from multitask_recommender.settings_base import Settings
-from multitask_recommender.tasks import Task, TaskKind
+from multitask_recommender.tasks import TaskKind
 
 
 class NoSettings(Settings):
@@ -60,8 +60,7 @@ class _ItemScores(Recommender[NoSettings]):
     def fit(self, train: Interactions, side: SideInformation, seed: int) -> LearningCurve:
         """Compute the scores of the items."""
         self._scores = {
-            task: self._item_scores(train, side, task).astype(np.float32)
-            for task in self.scored_tasks(side.tasks)
+            task: self._item_scores(train, side, task).astype(np.float32) for task in self.scored_tasks(side.tasks)
         }
         return LearningCurve()
 
@@ -139,7 +138,12 @@ class UserMean(Recommender[NoSettings]):
 
 
 def solve_biases(
-    user: IntArray, item: IntArray, residual: FloatArray, users: int, items: int, shrinkage: tuple[float, float]
+    user: IntArray,
+    item: IntArray,
+    residual: FloatArray,
+    users: int,
+    items: int,
+    shrinkage: tuple[float, float],
 ) -> tuple[FloatArray, FloatArray]:
     """Fit user and item biases to residuals by alternating ridge regressions.
 

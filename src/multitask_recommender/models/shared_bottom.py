@@ -114,8 +114,8 @@ class MultiTaskModule(TwoTowerModule):
 
     h_u is the user's history, n_u its length, e_uj how much the user's label of item j differs from what the biases
     predict (for the first regression or else binary task), c_u the context, v_i the item's features, U_t and V_t the
-    towers. The encoder follows SVD++ (Koren, KDD 2008, equation 15), with a share of the history hidden in every step as in
-    a denoising autoencoder (Vincent et al., ICML 2008). Only the identity vectors p and q carry a strong penalty:
+    towers. The encoder follows SVD++ (Koren, KDD 2008, equation 15), with a share of the history hidden in every step
+    as in a denoising autoencoder (Vincent et al., ICML 2008). Only the identity vectors p and q carry a strong penalty:
     uniform for retrieval (Hu et al., ICDM 2008), per row for the pointwise tasks (Zhou et al., AAIM 2008).
 
     Args:
@@ -177,7 +177,12 @@ class MultiTaskModule(TwoTowerModule):
                 # One Newton step from the base rate turns differences of probability into differences of logits.
                 label = (label - rate) / (rate * (1 - rate))
             bias = solve_biases(
-                rows.user[asked], rows.item[asked], label.astype(np.float32), side.users, side.items, (15.0, 10.0)
+                rows.user[asked],
+                rows.item[asked],
+                label.astype(np.float32),
+                side.users,
+                side.items,
+                (15.0, 10.0),
             )
             user, item = torch.from_numpy(bias[0]), torch.from_numpy(bias[1])
             self.user_bias.data[:, place], self.item_bias.data[:, place] = user, item
@@ -301,9 +306,7 @@ class MultiTaskModule(TwoTowerModule):
             own_user, own_item = self.user_tower(user), self.item_tower(item)
             for name, task in self.tasks.items():
                 measure, weight = (
-                    (uniform, settings.retrieval_penalty)
-                    if task.kind == "retrieval"
-                    else (per_row, settings.penalty)
+                    (uniform, settings.retrieval_penalty) if task.kind == "retrieval" else (per_row, settings.penalty)
                 )
                 total = total + self.weights[name] * weight * measure(own_user[name], own_item[name])
         else:

@@ -9,7 +9,6 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 
-
 # The operations used here (products with dense matrices) are stable; the notice would repeat in every process.
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
 

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from multitask_recommender.interactions import FloatArray, Interactions, IntArray, SideInformation
+from multitask_recommender.interactions import FloatArray, IntArray, Interactions, SideInformation
 from multitask_recommender.models.losses import (
     cross_entropy,
     pair_scores,
@@ -18,7 +18,7 @@ from multitask_recommender.models.losses import (
 )
 from multitask_recommender.recommender import Arrays, LearningCurve, Recommender, S
 from multitask_recommender.tasks import Task, TaskKind
-from multitask_recommender.training import TrainingSettings, UserBatch, UserRows, new_generator, train
+from multitask_recommender.training import TrainableModule, TrainingSettings, UserBatch, UserRows, new_generator, train
 
 Vectors = dict[str, Tensor]
 _BLOCK = 1024
@@ -50,7 +50,7 @@ class LabelScales:
         return (label - mean) / spread
 
 
-class TwoTowerModule(nn.Module):
+class TwoTowerModule(TrainableModule):
     """A user tower and an item tower that give one vector per task.
 
     Attributes:

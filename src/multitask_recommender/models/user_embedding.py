@@ -10,12 +10,12 @@ from pydantic import Field
 from scipy import sparse
 from torch import Tensor, nn
 
-from multitask_recommender.interactions import FloatArray, Interactions, IntArray, SideInformation
+from multitask_recommender.interactions import FloatArray, IntArray, Interactions, SideInformation
 from multitask_recommender.models.histories import sum_history
 from multitask_recommender.models.sparse_features import FeatureTable
 from multitask_recommender.recommender import Arrays, LearningCurve, Recommender
 from multitask_recommender.settings_base import Settings
-from multitask_recommender.training import TrainingSettings, UserBatch, UserRows, new_generator, train
+from multitask_recommender.training import TrainableModule, TrainingSettings, UserBatch, UserRows, new_generator, train
 
 _BLOCK = 1024
 
@@ -41,7 +41,7 @@ def _unit_rows(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
     return (sparse.diags(1.0 / np.where(length > 0, length, 1.0)) @ matrix).tocsr()
 
 
-class UserEmbedding(nn.Module):
+class UserEmbedding(TrainableModule):
     """Linear autoencoder with tied weights over the user's history.
 
     z_u = W h_u + C c_u, and the loss of a user is ||h_u - W' z_u||^2 + lambda ||z_u||^2.

@@ -17,23 +17,19 @@ def _training_entities(training: ir.Table, key: str) -> ir.Table:
     return training.select("split", key).distinct()
 
 
-def _numeric_values(
-    table: ir.Table, key: str, name: str, feature: Feature, trained: ir.Table
-) -> ir.Table:
+def _numeric_values(table: ir.Table, key: str, name: str, feature: Feature, trained: ir.Table) -> ir.Table:
     """Rows (split, key, value) with the number's bin as text, bins of equal count among training entities."""
     value = table.select(key, number=table[name])
     known = trained.inner_join(value, key).filter(ibis._.number.notnull())
-    ranked = known.mutate(
-        bin=ibis.ntile(feature.bins).over(group_by="split", order_by=["number", key])
-    )
+    ranked = known.mutate(bin=ibis.ntile(feature.bins).over(group_by="split", order_by=["number", key]))
     # A number belongs to the bin of the largest training number that is not above it, so equal numbers share a bin.
     edges = ranked.group_by("split", "bin").aggregate(low=ranked.number.min())
     edges = edges.group_by("split", "low").aggregate(bin=edges.bin.min())
     splits = trained.select("split").distinct()
     everyone = splits.cross_join(value)
-    below = everyone.left_join(
-        edges, [everyone.split == edges.split, everyone.number >= edges.low]
-    ).select(split=everyone.split, key_=everyone[key], number=everyone.number, low=edges.low)
+    below = everyone.left_join(edges, [everyone.split == edges.split, everyone.number >= edges.low]).select(
+        split=everyone.split, key_=everyone[key], number=everyone.number, low=edges.low
+    )
     lowest = edges.group_by("split").aggregate(lowest=edges.low.min())
     best = below.group_by("split", "key_", "number").aggregate(low=below.low.max())
     best = best.left_join(lowest, "split").drop("split_right")
@@ -55,9 +51,7 @@ def _values(table: ir.Table, key: str, features: Mapping[str, Feature], trained:
             everyone = table.select(key)
             several = everyone.left_join(several, key).select(everyone[key], "value")
             values = splits.cross_join(several)
-        result.append(
-            values.select("split", key, feature=ibis.literal(name), value=values.value.cast("string"))
-        )
+        result.append(values.select("split", key, feature=ibis.literal(name), value=values.value.cast("string")))
     return result
 
 
@@ -112,7 +106,9 @@ def build_features(
         .filter(ibis._.entities >= ibis._.minimum)
         .select("split", "feature", "value", "entities")
     )
-    names = ibis.memtable({"feature": [name for name in minimum for _ in range(2)], "value": [RARE, MISSING] * len(minimum)})
+    names = ibis.memtable(
+        {"feature": [name for name in minimum for _ in range(2)], "value": [RARE, MISSING] * len(minimum)}
+    )
     special = trained.select("split").distinct().cross_join(names)
     special = special.select("split", "feature", "value", entities=ibis.literal(0).cast("int64"))
     vocabulary = ibis.union(frequent, special)

@@ -26,9 +26,7 @@ def standardise_items(
 ) -> ir.Table:
     """Give the items canonical names and types and join the relations of the item graph."""
     relations = (
-        None
-        if dataset.item_graph is None
-        else tables.read_item_relations(raw_item_links, raw_item_graph, dataset)
+        None if dataset.item_graph is None else tables.read_item_relations(raw_item_links, raw_item_graph, dataset)
     )
     return tables.standardise_items(raw_items, dataset, relations)
 
@@ -47,15 +45,16 @@ def assign_splits(interactions: ir.Table, split_settings: SplitSettings) -> ir.T
 
 def _label(table: ir.Table, name: str, task: Task) -> ir.Value:
     key = f"dataset.tasks.{name}"
+    # Made from columns: a bare literal such as 1.0 would be stored as a decimal number.
     if task.label is None:
-        label: ir.Value = ibis.literal(1.0)
+        label: ir.Value = table.row.notnull().cast("float64")
     else:
         label = evaluate_label_expression(task.label, table, f"{key}.label").cast("float64")
     if task.kind == "retrieval":
-        label = (label > 0).ifelse(1.0, None)
+        label = (label > 0).cast("float64").nullif(0)
     if task.asked is not None:
         label = evaluate_label_expression(task.asked, table, f"{key}.asked").ifelse(label, None)
-    return label.cast("float64")
+    return label
 
 
 def _relevance(table: ir.Table, name: str, task: Task) -> ir.Value:
@@ -74,7 +73,11 @@ def label_interactions(interactions: ir.Table, dataset: DatasetSettings) -> ir.T
         the task does not ask.
     """
     labelled = interactions.mutate(
-        **{name: _label(interactions, name, task) for name, task in dataset.tasks.items() if name not in interactions.columns}
+        **{
+            name: _label(interactions, name, task)
+            for name, task in dataset.tasks.items()
+            if name not in interactions.columns
+        }
     )
     # A task may carry the name of the signal it is made from, such as ``rating``.
     for name, task in dataset.tasks.items():
@@ -101,9 +104,7 @@ def separate_parts(
     tasks, relevance = list(dataset.tasks), [f"relevant_{name}" for name in dataset.tasks]
     train = joined.filter(joined.part == "train")
     order = ["timestamp", "item_id"] if dataset.interactions.timestamp is not None else ["row"]
-    train = train.mutate(
-        position=ibis.row_number().over(group_by=["split", "user"], order_by=order).cast("int64")
-    )
+    train = train.mutate(position=ibis.row_number().over(group_by=["split", "user"], order_by=order).cast("int64"))
     sequences = train.select("split", "user", "position", "item", "fold", *tasks, *relevance)
     validation = joined.filter(joined.part == "validation").select("split", "user", "item", *tasks, *relevance)
     test = joined.filter(joined.part == "test").select("split", "user", "item", *tasks, *relevance)

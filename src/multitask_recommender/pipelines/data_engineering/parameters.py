@@ -196,3 +196,8 @@ class SplitSettings(Settings):
         if len(set(self.strategies)) != len(self.strategies):
             raise ValueError("a split strategy is listed twice")
         return self
+
+    @property
+    def names(self) -> list[str]:
+        """The split strategies in the declared order."""
+        return list(self.strategies)

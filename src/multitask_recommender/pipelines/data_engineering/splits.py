@@ -16,7 +16,7 @@ EVERYTHING = "everything"
 def _shuffled_positions(count: int, seed: int) -> ir.Table:
     """Table (place, position): where the shuffle puts each of ``count`` things."""
     # The legacy generator, because published splits of MovieLens were made with it.
-    order = np.random.RandomState(seed).permutation(count)  # noqa: NPY002
+    order = np.random.RandomState(seed).permutation(count)
     return ibis.memtable({"place": order.astype(np.int64), "position": np.arange(count, dtype=np.int64)})
 
 
@@ -72,16 +72,10 @@ def assign_splits(interactions: ir.Table, settings: SplitSettings) -> ir.Table:
             held_out = tests + (table.length * validation).floor()
             part = _part(table.place >= table.length - tests, table.place >= table.length - held_out)
         elif strategy == "temporal":
-            table = table.mutate(
-                place=ibis.row_number().over(order_by=["timestamp", "user_id", "item_id"])
-            )
+            table = table.mutate(place=ibis.row_number().over(order_by=["timestamp", "user_id", "item_id"]))
             first_test = count - round(count * test)
             first_validation = first_test - round(count * validation)
-            cuts = (
-                table.filter(table.place.isin([first_validation, first_test]))
-                .order_by("place")
-                .timestamp.execute()
-            )
+            cuts = table.filter(table.place.isin([first_validation, first_test])).order_by("place").timestamp.execute()
             part = _part(table.timestamp >= float(cuts.iloc[1]), table.timestamp >= float(cuts.iloc[0]))
         elif strategy == "cold_items":
             items = interactions.select("item").distinct()
@@ -110,9 +104,7 @@ def assign_splits(interactions: ir.Table, settings: SplitSettings) -> ir.Table:
         )
 
     splits = ibis.union(*[parts(name) for name in [*settings.strategies, EVERYTHING]]).order_by("split", "row")
-    smallest = (
-        splits.filter(splits.fold.notnull()).group_by("split").aggregate(folds=splits.fold.nunique()).folds.min()
-    )
+    smallest = splits.filter(splits.fold.notnull()).group_by("split").aggregate(folds=splits.fold.nunique()).folds.min()
     if int(smallest.execute() or 0) < settings.folds:
         raise SettingsError(
             f"'splits.folds' is {settings.folds} but the data has only {count} interactions, so that a fold would "

@@ -80,9 +80,7 @@ def standardise_interactions(raw: ir.Table, settings: InteractionTable) -> ir.Ta
         "user_id": _text(table[settings.user_id]),
         "item_id": _text(table[settings.item_id]),
         "timestamp": (
-            ibis.null("float64")
-            if settings.timestamp is None
-            else _text(table[settings.timestamp]).try_cast("float64")
+            ibis.null("float64") if settings.timestamp is None else _text(table[settings.timestamp]).try_cast("float64")
         ),
     }
     if settings.timestamp is not None:
@@ -171,9 +169,7 @@ def read_item_relations(links: ir.Table, graph: ir.Table, settings: DatasetSetti
     """
     names = settings.item_graph
     if names is None:
-        raise DataError(
-            "raw_item_graph", "The item graph is not described.", "describe it in 'dataset.item_graph'."
-        )
+        raise DataError("raw_item_graph", "The item graph is not described.", "describe it in 'dataset.item_graph'.")
     require_columns(
         links,
         "raw_item_links",

@@ -29,6 +29,7 @@ METRIC_TITLES = {
     "coverage": "catalogue coverage@{k} (share of items)",
     "novelty": "novelty@{k} (bits per recommended item)",
 }
+Points = list[tuple[float, float, str]]
 _MAIN_METRIC = {"retrieval": "ndcg", "binary": "auc", "regression": "rmse"}
 
 
@@ -56,29 +57,28 @@ def _kind_legend(figure: Figure, kinds: Iterable[Kind]) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
 
 
-def _means(table: pd.DataFrame, split: str, task: str, metric: str, k: int) -> pd.Series:
+def _means(table: pd.DataFrame, split: str, task: str, metric: str, k: int) -> dict[str, float]:
     rows = table[
-        (table["split"] == split)
-        & (table["task"] == task)
-        & (table["metric"] == metric)
-        & table["k"].isin([0, k])
+        (table["split"] == split) & (table["task"] == task) & (table["metric"] == metric) & table["k"].isin([0, k])
     ]
     means = rows.groupby("model")["value"].mean()
-    return means.reindex([name for name in VARIANTS if name in means.index])
+    return {name: float(means[name]) for name in VARIANTS if name in means.index}
 
 
 def plot_accuracy(table: pd.DataFrame, dataset: DatasetSettings, settings: EvaluationSettings) -> Figure:
     """Plot the main accuracy metric of every task and split, one point a model."""
     splits = list(table["split"].drop_duplicates())
-    figure, axes = _figure(len(dataset.tasks), len(splits), 4.6 * len(dataset.tasks), 0.33 * len(VARIANTS) * len(splits) + 1.6)
+    figure, axes = _figure(
+        len(dataset.tasks), len(splits), 4.6 * len(dataset.tasks), 0.33 * len(VARIANTS) * len(splits) + 1.6
+    )
     for row, split in enumerate(splits):
         for column, (name, task) in enumerate(dataset.tasks.items()):
             axis, metric = axes[row, column], _MAIN_METRIC[task.kind]
             means = _means(table, split, name, metric, settings.headline_k)
             for place, (model, value) in enumerate(means.items()):
-                kind = VARIANTS[str(model)].kind
+                kind = VARIANTS[model].kind
                 axis.plot(value, -place, KIND_MARKERS[kind], color=KIND_COLOURS[kind], markersize=7)
-            axis.set_yticks(-np.arange(len(means)), [VARIANTS[str(model)].title for model in means.index])
+            axis.set_yticks(-np.arange(len(means)), [VARIANTS[model].title for model in means])
             axis.set_title(f"{name}, {split} split")
             axis.set_xlabel(METRIC_TITLES[metric].format(k=settings.headline_k))
             _style(axis)
@@ -93,19 +93,21 @@ def plot_trade_off(table: pd.DataFrame, dataset: DatasetSettings, settings: Eval
     task = next((n for n, t in dataset.tasks.items() if t.kind == "retrieval"), next(iter(dataset.tasks)))
     figure, axes = _figure(2, 1, 12, 5.6)
     accuracy = _means(table, split, task, "ndcg", settings.headline_k)
+    labelled: list[tuple[Axes, Points]] = []
     for axis, metric in zip(axes[0], ("novelty", "coverage"), strict=True):
         other = _means(table, split, task, metric, settings.headline_k)
-        points = []
+        points: Points = []
         for model, value in accuracy.items():
-            kind = VARIANTS[str(model)].kind
+            kind = VARIANTS[model].kind
             axis.plot(other[model], value, KIND_MARKERS[kind], color=KIND_COLOURS[kind], markersize=8)
-            points.append((float(other[model]), float(value), VARIANTS[str(model)].title))
-        _label_points(axis, points)
+            points.append((other[model], value, VARIANTS[model].title))
+        labelled.append((axis, points))
         axis.set_xlabel(METRIC_TITLES[metric].format(k=settings.headline_k))
         axis.set_ylabel(METRIC_TITLES["ndcg"].format(k=settings.headline_k))
         _style(axis)
     _kind_legend(figure, KIND_TITLES)
     figure.suptitle(f"What accuracy costs in novelty and coverage: {dataset.name}, task {task}, {split} split")
+    _label_points(figure, labelled)
     return figure
 
 
@@ -116,52 +118,59 @@ def plot_cost(
     split = table["split"].iloc[0]
     seconds = costs.set_index("model")["fit_seconds"].clip(lower=1e-3)
     figure, axes = _figure(len(dataset.tasks), 1, 5.4 * len(dataset.tasks), 5.2)
+    labelled: list[tuple[Axes, Points]] = []
     for axis, (name, task) in zip(axes[0], dataset.tasks.items(), strict=True):
         metric = _MAIN_METRIC[task.kind]
-        points = []
+        points: Points = []
         for model, value in _means(table, split, name, metric, settings.headline_k).items():
-            kind = VARIANTS[str(model)].kind
+            kind = VARIANTS[model].kind
             axis.plot(seconds[model], value, KIND_MARKERS[kind], color=KIND_COLOURS[kind], markersize=8)
-            points.append((float(seconds[str(model)]), float(value), VARIANTS[str(model)].title))
+            points.append((float(seconds[model]), value, VARIANTS[model].title))
         axis.set_xscale("log")
-        _label_points(axis, points)
+        labelled.append((axis, points))
         axis.set_xlabel("seconds of one fit (log scale)")
         axis.set_ylabel(METRIC_TITLES[metric].format(k=settings.headline_k))
         axis.set_title(name)
         _style(axis)
     _kind_legend(figure, KIND_TITLES)
     figure.suptitle(f"Quality against cost: {dataset.name}, {split} split")
+    _label_points(figure, labelled)
     return figure
 
 
-def _label_points(axis: Axes, points: list[tuple[float, float, str]]) -> None:
-    """Write each point's name beside it, moving names that would overlap up or down."""
-    axis.margins(x=0.22, y=0.08)
-    axis.figure.canvas.draw()
-    size = 8.0
-    taken: list[tuple[float, float, float, float]] = []
-    transform = axis.transData.transform
-    dpi = axis.figure.dpi / 72
-    for x, y, text in sorted(points, key=lambda point: -point[1]):
-        left, middle = transform((x, y))
-        width, height = len(text) * size * 0.56 * dpi, size * 1.25 * dpi
-        box = (0.0, 0.0, 0.0, 0.0)
-        shift = 0.0
-        for step in range(40):
-            shift = (step + 1) // 2 * height * (1 if step % 2 else -1)
-            box = (left + 7 * dpi, middle + shift - height / 2, left + 7 * dpi + width, middle + shift + height / 2)
-            if not any(
-                box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3]
-                for other in taken
-            ):
-                break
-        taken.append(box)
-        axis.annotate(
-            text,
-            (x, y),
-            xytext=(7, shift / dpi),
-            textcoords="offset points",
-            fontsize=size,
-            va="center",
-            arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.5} if shift else None,
-        )
+def _label_points(figure: Figure, labelled: list[tuple[Axes, Points]]) -> None:
+    """Write each point's name beside it, moving names that would overlap up or down.
+
+    Args:
+        figure: The figure, complete but for the names.
+        labelled: Axes with their points (x, y, name).
+    """
+    for axis, _ in labelled:
+        axis.margins(x=0.25, y=0.08)
+    figure.draw_without_rendering()  # Settles the layout, so that data coordinates have their place in the picture.
+    size, dpi = 8.0, figure.dpi / 72
+    for axis, points in labelled:
+        taken: list[tuple[float, float, float, float]] = []
+        for x, y, text in sorted(points, key=lambda point: -point[1]):
+            left, middle = axis.transData.transform((x, y))
+            left += 7 * dpi
+            width, height = len(text) * size * 0.56 * dpi, size * 1.25 * dpi
+            shift = 0.0
+            for step in range(40):
+                shift = (step + 1) // 2 * height * (1 if step % 2 else -1)
+                low = middle + shift - height / 2
+                if not any(
+                    left < other[2] and other[0] < left + width and low < other[3] and other[1] < low + height
+                    for other in taken
+                ):
+                    break
+            taken.append((left, low, left + width, low + height))
+            axis.annotate(
+                text,
+                (x, y),
+                xytext=(7, shift / dpi),
+                textcoords="offset points",
+                fontsize=size,
+                va="center",
+                arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.5} if shift else None,
+            )

@@ -38,7 +38,13 @@ def _pointwise(task: Task, label: np.ndarray, score: np.ndarray, predicts: bool)
 
 
 def _ranking(
-    lists: pd.DataFrame, test: Interactions, train: Interactions, task: str, items: int, catalogue: BoolArray, ks: list[int]
+    lists: pd.DataFrame,
+    test: Interactions,
+    train: Interactions,
+    task: str,
+    items: int,
+    catalogue: BoolArray,
+    ks: list[int],
 ) -> tuple[list[tuple[str, int, float, int]], list[tuple[str, int, np.ndarray, np.ndarray]]]:
     """Ranking, coverage and novelty of one task's lists: rows (metric, k, value, users) and per-user values."""
     relevant = test.relevant[task]
@@ -95,7 +101,7 @@ def measure(
     rows: list[tuple[Any, ...]] = []
     own: list[pd.DataFrame] = []
     number = int(items.count().execute())
-    for split in splits.strategies:
+    for split in splits.names:
         test = read_interactions(test_labels, split, dataset.tasks)
         train = read_interactions(behaviour_sequences, split, dataset.tasks)
         catalogue = metrics.rankable_items(train.item, test.item, number)
@@ -103,9 +109,7 @@ def measure(
         lists = ranked_lists[ranked_lists["split"] == split]
         for name, task in dataset.tasks.items():
             for seed, part in scores[scores["task"] == name].groupby("seed"):
-                if not (
-                    np.array_equal(part["user"], test.user) and np.array_equal(part["item"], test.item)
-                ):
+                if not (np.array_equal(part["user"], test.user) and np.array_equal(part["item"], test.item)):
                     raise AssertionError(f"the predictions of {variant.name} are not in the order of the test rows")
                 asked = ~np.isnan(test.labels[name])
                 score = part["score"].to_numpy()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import ibis.expr.types as ir
@@ -36,6 +37,10 @@ logger = logging.getLogger(__name__)
 _BLOCK = 512
 
 
+def _side_without(side: SideInformation, vectors: list[FloatArray | None], fold: int) -> SideInformation:
+    return replace(side, user_vectors=vectors[fold])
+
+
 def tune(
     variant: Variant,
     parameters: VariantParameters,
@@ -50,15 +55,15 @@ def tune(
         Table of all fits (model, split, candidate, parameters, fold, task, error); settings by split, and for a model
         per task by task.
     """
-    results, chosen = [], {}
-    for split in splits.strategies:
+    results = []
+    chosen: dict[str, Any] = {}
+    for split in splits.names:
         side = tables.side(split)
-        without = {fold: tables.vectors(split, fold) for fold in range(splits.folds)}
         choice = cross_validate(
             variant,
             parameters,
             tables.rows(split),
-            lambda fold, side=side, without=without: replace(side, user_vectors=without[fold]),
+            partial(_side_without, side, [tables.vectors(split, fold) for fold in range(splits.folds)]),
             splits.folds,
             cross_validation,
             study.seed,
@@ -67,10 +72,10 @@ def tune(
         results.append(choice.table.assign(model=variant.name, split=split))
         if variant.per_task:
             chosen[split] = {
-                task: parameters.with_values(values).model_dump() for task, values in choice.values.items()
+                task: parameters.with_values(values).model_dump() for task, values in choice.chosen.items()
             }
         else:
-            chosen[split] = parameters.with_values(choice.values).model_dump()
+            chosen[split] = parameters.with_values(choice.chosen).model_dump()
     return pd.concat(results), chosen
 
 
@@ -100,21 +105,19 @@ def fit(
         weights, named ``<split>/<seed number>/<array>``; learning curves (split, seed, epoch, loss, value); costs by
         split: parameters, seconds and peak memory per fit.
     """
-    names = [*splits.strategies, EVERYTHING]
+    names = [*splits.names, EVERYTHING]
     rows = {split: tables.rows(split) for split in names}
-    sides = {
-        split: replace(tables.side(split), user_vectors=tables.vectors(split, NO_FOLD)) for split in names
-    }
+    sides = {split: replace(tables.side(split), user_vectors=tables.vectors(split, NO_FOLD)) for split in names}
 
     def fit_once(job: tuple[str, int]) -> tuple[Arrays, LearningCurve, int, Cost]:
         split, seed = job
-        settings = _settings(variant, chosen[split if split in chosen else splits.strategies[0]])
+        settings = _settings(variant, chosen[split if split in chosen else splits.names[0]])
         model = variant.make(settings, sides[split].tasks)
         with measured() as cost:
             curve = model.fit(rows[split], sides[split], derive_seed(study.seed, variant.name, split, seed))
         return model.state(), curve, model.parameter_count(), cost
 
-    jobs = [(split, seed) for split in splits.strategies for seed in _repeats(variant, study)]
+    jobs = [(split, seed) for split in splits.names for seed in _repeats(variant, study)]
     jobs.append((EVERYTHING, 0))
     workers = cross_validation.workers if variant.recommender.stochastic else 1
     results = run_jobs(fit_once, jobs, workers, f"{variant.name}: training")
@@ -157,7 +160,7 @@ def _restored(
 def _known_pairs(tables: list[ir.Table], split: str, shape: tuple[int, int]) -> sparse.csr_matrix:
     known = sparse.csr_matrix(shape, dtype=np.float32)
     for table in tables:
-        rows = table.filter(table.split == split).select("user", "item").execute()
+        rows = table.filter(table.split == split).select("user", "item").to_pyarrow()
         known = known + pair_matrix(rows["user"].to_numpy(), rows["item"].to_numpy(), shape)
     return known
 
@@ -173,9 +176,7 @@ def _ranked(
     for begin in range(0, len(users), _BLOCK):
         block = users[begin : begin + _BLOCK]
         scores = model.score(block)
-        lists = {
-            task: metrics.top_items(score, known[block], catalogue, length) for task, score in scores.items()
-        }
+        lists = {task: metrics.top_items(score, known[block], catalogue, length) for task, score in scores.items()}
         yield block, scores, lists
 
 
@@ -209,8 +210,9 @@ def predict(
         predictions (split, seed, task, user, item, score); ranked_lists (split, seed, task, user, rank, item,
         score) without the items of the user's training and validation rows; costs by split.
     """
-    predictions, ranked, costs = [], [], {}
-    for split in splits.strategies:
+    predictions, ranked = [], []
+    costs: dict[str, Any] = {}
+    for split in splits.names:
         side = tables.side(split)
         shape = (side.users, side.items)
         pairs = test_pairs.filter(test_pairs.split == split).order_by("user", "item").execute()
@@ -258,9 +260,7 @@ def recommend(
     with single_threaded():
         parts = [
             _list_rows(task, block, scores[task], lists[task])
-            for block, scores, lists in _ranked(
-                model, np.arange(side.users), known, trained, study.recommendations
-            )
+            for block, scores, lists in _ranked(model, np.arange(side.users), known, trained, study.recommendations)
             for task in scores
         ]
     users = tables.users.select("user", "user_id").execute()

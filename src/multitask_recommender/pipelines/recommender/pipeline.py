@@ -16,7 +16,8 @@ from multitask_recommender.pipelines.recommender.parameters import StudySettings
 from multitask_recommender.recommender import Arrays
 from multitask_recommender.variants import VARIANTS, Variant, VariantParameters
 
-_DATA = ["behaviour_sequences", "users", "items", "user_features", "item_features"]
+_ROWS = ["behaviour_sequences", "users", "items"]
+_DATA = [*_ROWS, "user_features", "item_features"]
 
 
 def _model_pipeline(variant: Variant) -> Pipeline:
@@ -30,9 +31,7 @@ def _model_pipeline(variant: Variant) -> Pipeline:
         dataset: DatasetSettings,
         *tables: ir.Table,
     ) -> tuple[pd.DataFrame, dict[str, Any]]:
-        return nodes.tune(
-            variant, parameters, cross_validation, study, splits, TrainingTables(dataset, *tables)
-        )
+        return nodes.tune(variant, parameters, cross_validation, study, splits, TrainingTables(dataset, *tables))
 
     # Kedro validates a parameter by the annotation of the argument it goes to: here the model's own settings.
     tune.__annotations__["parameters"] = variant.parameters
@@ -45,9 +44,7 @@ def _model_pipeline(variant: Variant) -> Pipeline:
         dataset: DatasetSettings,
         *tables: ir.Table,
     ) -> tuple[Arrays, pd.DataFrame, dict[str, Any]]:
-        return nodes.fit(
-            variant, chosen, cross_validation, study, splits, TrainingTables(dataset, *tables)
-        )
+        return nodes.fit(variant, chosen, cross_validation, study, splits, TrainingTables(dataset, *tables))
 
     def predict(
         chosen: dict[str, Any],
@@ -98,13 +95,13 @@ def _model_pipeline(variant: Variant) -> Pipeline:
             ),
             node(
                 predict,
-                ["chosen_settings", "weights", *study, "validation_rows", "test_pairs", *_DATA],
+                ["chosen_settings", "weights", *study, "validation_rows", "test_pairs", *_ROWS],
                 ["predictions", "ranked_lists", "predict_costs"],
                 name="predict",
             ),
             node(
                 recommend,
-                ["chosen_settings", "weights", "params:study", "params:dataset", *_DATA],
+                ["chosen_settings", "weights", "params:study", "params:dataset", *_ROWS],
                 "recommendations",
                 name="recommend",
             ),

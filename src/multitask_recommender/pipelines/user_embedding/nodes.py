@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import ibis
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from multitask_recommender.cross_validation import CrossValidationSettings, cross_validate
+from multitask_recommender.interactions import Interactions, SideInformation
 from multitask_recommender.jobs import run_jobs
 from multitask_recommender.models.user_embedding import UserEmbeddingModel, UserEmbeddingSettings
 from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings, SplitSettings
@@ -22,15 +24,18 @@ from multitask_recommender.recommender import Arrays
 from multitask_recommender.tasks import Task
 from multitask_recommender.variants import Variant
 
-USER_EMBEDDING = Variant(
-    "user_embedding", UserEmbeddingModel, UserEmbeddingSettings, "single_task", "User embedding"
-)
+USER_EMBEDDING = Variant("user_embedding", UserEmbeddingModel, UserEmbeddingSettings, "single_task", "User embedding")
 
 
 def _ranking_task(tasks: dict[str, Task]) -> list[str]:
     """The task whose held-out items the histories are judged by: the first retrieval task, or else the first."""
     retrieval = [name for name, task in tasks.items() if task.kind == "retrieval"]
     return [(retrieval or list(tasks))[0]]
+
+
+def _same_side(side: SideInformation, fold: int) -> SideInformation:
+    """The user embedding model has no inputs that depend on the fold."""
+    return side
 
 
 def tune_user_embedding(
@@ -51,23 +56,33 @@ def tune_user_embedding(
         Table of all fits; chosen settings by split.
     """
     tables = TrainingTables(dataset, behaviour_sequences, users, items, user_features, item_features)
-    results, chosen = [], {}
-    for split in splits.strategies:
+    results = []
+    chosen: dict[str, Any] = {}
+    for split in splits.names:
         task = _ranking_task(dataset.tasks)
         rows, side = tables.rows(split).with_tasks(task), tables.side(split).with_tasks(task)
         choice = cross_validate(
             USER_EMBEDDING,
             parameters,
             rows,
-            lambda fold, side=side: side,
+            partial(_same_side, side),
             splits.folds,
             cross_validation,
             study.seed,
             split,
         )
         results.append(choice.table.assign(split=split))
-        chosen[split] = parameters.with_values(choice.values).model_dump()
+        chosen[split] = parameters.with_values(choice.chosen).model_dump()
     return pd.concat(results).assign(model=USER_EMBEDDING.name), chosen
+
+
+def _fit_without(
+    settings: UserEmbeddingSettings, rows: Interactions, side: SideInformation, seed: int, split: str, fold: int
+) -> tuple[UserEmbeddingModel, list[dict[str, float]]]:
+    model = UserEmbeddingModel(settings)
+    kept = rows if rows.fold is None or fold == NO_FOLD else rows.where(rows.fold != fold)
+    curve = model.fit(kept, side, derive_seed(seed, USER_EMBEDDING.name, split, fold))
+    return model, curve.epochs
 
 
 def train_user_embedding(
@@ -91,22 +106,13 @@ def train_user_embedding(
     tables = TrainingTables(dataset, behaviour_sequences, users, items, user_features, item_features)
     weights: Arrays = {}
     vectors, curves = [], []
-    for split in [*splits.strategies, EVERYTHING]:
-        settings = UserEmbeddingSettings.model_validate(chosen[split if split in chosen else splits.strategies[0]])
-        rows, side = tables.rows(split), tables.side(split)
+    for split in [*splits.names, EVERYTHING]:
+        settings = UserEmbeddingSettings.model_validate(chosen[split if split in chosen else splits.names[0]])
+        side = tables.side(split)
         folds = [NO_FOLD] if split == EVERYTHING else [NO_FOLD, *range(splits.folds)]
-
-        def fit(fold: int) -> tuple[UserEmbeddingModel, list[dict[str, float]]]:
-            model = UserEmbeddingModel(settings)
-            kept = rows.where(rows.fold != fold)
-            curve = model.fit(kept, side, derive_seed(study.seed, USER_EMBEDDING.name, split, fold))
-            return model, curve.epochs
-
-        for fold, (model, epochs) in zip(
-            folds,
-            run_jobs(fit, folds, cross_validation.workers, f"user_embedding, {split}: training"),
-            strict=True,
-        ):
+        fit = partial(_fit_without, settings, tables.rows(split), side, study.seed, split)
+        results = run_jobs(fit, folds, cross_validation.workers, f"user_embedding, {split}: training")
+        for fold, (model, epochs) in zip(folds, results, strict=True):
             vectors.append(
                 pd.DataFrame(
                     {
