@@ -44,7 +44,7 @@ test: $(VENV)/.development lint ## linter, type checker and tests
 	$(BIN)/pytest
 
 lab: $(VENV)/.development $(VENV)/.data ## JupyterLab on the notebooks
-	$(BIN)/jupyter lab notebooks
+	KEDRO_LOGGING_CONFIG=$(CURDIR)/conf/logging.yml $(BIN)/jupyter lab notebooks
 
 viz: $(VENV)/.runtime $(VENV)/.data ## the pipeline map in a browser
 	$(BIN)/kedro viz run --include-hooks

@@ -163,8 +163,8 @@ def cross_validate(
     """Choose parameters by k-fold cross-validation with successive halving.
 
     Every candidate is fitted on the complement of the first fold and measured on it; the better half goes on to the
-    next fold, and so on, but never fewer than two (Jamieson and Talwalkar, AISTATS 2016, with folds as the resource).
-    The candidate with the smallest mean error over all folds is chosen. A model per task keeps, at every fold, the
+    next fold, and so on, until one is left (Jamieson and Talwalkar, AISTATS 2016, with folds as the resource) or the
+    folds are used up, when the one with the smallest mean error is chosen. A model per task keeps, at every fold, the
     better half of each of its tasks.
 
     Args:
@@ -191,8 +191,9 @@ def cross_validate(
     columns = ["candidate", "parameters", "fold", "task", "error"]
     table = pd.DataFrame(columns=columns)
     alive = {place: list(range(len(grid))) for place in range(len(groups))}
-    # With nothing to choose, no fit is spent.
-    for fold in range(folds if len(grid) > 1 else 0):
+    for fold in range(folds):
+        if max(map(len, alive.values())) == 1:
+            break
         side = side_without(fold)
         inside, held_out = train.where(train.fold != fold), train.where(train.fold == fold)
         fit_seed = derive_seed(seed, variant.name, split, "fold", fold)
@@ -213,7 +214,9 @@ def cross_validate(
                 return dict.fromkeys(own, math.inf)
             return validation_errors(variant, model.score, inside, held_out, some)
 
-        jobs = [(number, group) for place, group in enumerate(groups) for number in alive[place]]
+        jobs = [
+            (number, group) for place, group in enumerate(groups) if len(alive[place]) > 1 for number in alive[place]
+        ]
         title = f"{variant.name}, {split}: cross-validation, fold {fold + 1} of {folds}"
         results = run_jobs(measure, jobs, settings.workers, title)
         rows = [
@@ -224,8 +227,9 @@ def cross_validate(
         new = pd.DataFrame(rows, columns=columns)
         table = new if table.empty else pd.concat([table, new], ignore_index=True)
         for place, group in enumerate(groups):
-            kept = max(2, math.ceil(len(alive[place]) / 2))
-            alive[place] = best_candidates(table[table["task"].isin(group)], kept)
+            kept = math.ceil(len(alive[place]) / 2)
+            if len(alive[place]) > 1:
+                alive[place] = best_candidates(table[table["task"].isin(group)], kept)
     if len(table) and not np.isfinite(table["error"].min()):
         raise TrainingError(
             f"Every parameter combination of model '{variant.name}' diverged in cross-validation ({split} split).",

@@ -16,6 +16,7 @@ from typing import Any
 
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
+from kedro.io import DatasetError
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 from kedro.validation import ParameterValidationError
@@ -83,10 +84,38 @@ def _show_error(kind: type[BaseException], error: BaseException, trace: Tracebac
     found = find_study_error(error)
     if found is not None:
         print(f"Error: {found}", file=sys.stderr)
+    elif isinstance(error, DatasetError):
+        print(f"Error: {error}\n  what to do: check the file, and its entry in conf/*/catalog*.yml.", file=sys.stderr)
     elif isinstance(error, ParameterValidationError):
         print(f"Error: {error}\n  what to do: correct conf/*/parameters_*.yml or --params.", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
+
+
+class RunReport:
+    """Ends a run with the headline table and the files that a reader wants next."""
+
+    _SHOWN = ("metrics", "headline", "costs", "cv_results", "accuracy_figure", "trade_off_figure", "cost_figure")
+
+    @hook_impl
+    def after_pipeline_run(self, pipeline: Pipeline, catalog: Any) -> None:
+        """Print the table and the paths, if this run made them."""
+        outputs = pipeline.all_outputs()
+        if "headline" in outputs:
+            for split, rows in catalog.load("headline").groupby("split", sort=False):
+                table = rows.drop(columns="split").set_index("model")
+                tasks = dict.fromkeys(column.split(" ")[0] for column in table)
+                for task in tasks:
+                    own = table[[column for column in table if column.split(" ")[0] == task]].dropna(how="all")
+                    print(f"\n{task}, {split} split")
+                    print(own.rename(columns=lambda name: name.split(" ", 1)[1]).to_string(na_rep=""))
+            print()
+        shown = [name for name in self._SHOWN if name in outputs]
+        shown += sorted(name for name in outputs if name.endswith(".recommendations"))[:1]
+        for name in shown:
+            print(f"wrote {catalog.get(name)._filepath}")
+        if any(name.endswith(".recommendations") for name in outputs):
+            print("(one file of recommendations per model, in the folder named after it)")
 
 
 class RunRecord:

@@ -93,7 +93,7 @@ def top_items(score: FloatArray, excluded: sparse.csr_matrix, catalogue: BoolArr
         (users, k) items, best first; equal scores in the order of the item numbers; ``PADDING`` at the end of the
         list of a user with fewer than k candidates.
     """
-    masked = np.where(catalogue[None, :], score.astype(np.float64), -np.inf)
+    masked = np.where(catalogue[None, :] & ~np.isnan(score), score, -np.inf).astype(np.float64)
     rows, columns = excluded.nonzero()
     masked[rows, columns] = -np.inf
     width = min(k, masked.shape[1])

@@ -6,7 +6,7 @@ from pathlib import Path
 from kedro.config import OmegaConfigLoader
 
 from multitask_recommender.errors import StudyError
-from multitask_recommender.hooks import ParameterNames, ReadableErrors, RunRecord
+from multitask_recommender.hooks import ParameterNames, ReadableErrors, RunRecord, RunReport
 
 
 def package_file(package: str, path: str) -> str:
@@ -31,7 +31,7 @@ def package_file(package: str, path: str) -> str:
     return file.as_posix()
 
 
-HOOKS = (ParameterNames(), RunRecord(), ReadableErrors())
+HOOKS = (ParameterNames(), RunReport(), RunRecord(), ReadableErrors())
 CONFIG_LOADER_CLASS = OmegaConfigLoader
 CONFIG_LOADER_ARGS = {
     "base_env": "base",

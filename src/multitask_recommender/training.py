@@ -28,6 +28,8 @@ class TrainingSettings(Settings):
         batches: Batches of users an epoch.
         gradient_clip: Largest length of the gradient over all parameters; longer ones are scaled down to it.
             Null: no limit.
+        averaging: Decay per step of an exponential moving average of the weights over the last 40 % of the steps, which
+            replaces them in the end (Polyak and Juditsky, 1992). Null: the last weights are kept.
     """
 
     optimiser: Literal["sgd", "adam"] = "adam"
@@ -36,6 +38,7 @@ class TrainingSettings(Settings):
     epochs: int = Field(default=30, ge=1)
     batches: int = Field(default=8, ge=1)
     gradient_clip: float | None = Field(default=None, gt=0)
+    averaging: float | None = Field(default=None, gt=0, lt=1)
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,12 @@ class UserRows:
     """
 
     def __init__(self, rows: Interactions, users: int) -> None:
-        user = torch.from_numpy(rows.user)
+        # Copies, because arrays that come from a table may be read-only.
+        user = torch.tensor(rows.user)
         self.counts = torch.bincount(user, minlength=users)
         self.offsets = torch.cat([torch.zeros(1, dtype=torch.int64), self.counts.cumsum(0)])
-        self.item = torch.from_numpy(rows.item)
-        self.labels = {task: torch.from_numpy(label) for task, label in rows.labels.items()}
+        self.item = torch.tensor(rows.item)
+        self.labels = {task: torch.tensor(label) for task, label in rows.labels.items()}
         self.present = torch.nonzero(self.counts > 0).squeeze(1)
 
     def batch(self, users: Tensor, generator: torch.Generator) -> UserBatch:
@@ -155,6 +159,8 @@ def train(
         cycle_momentum=False,
     )
     curve = LearningCurve()
+    average: list[Tensor] = []
+    step = 0
     module.train()
     for epoch in range(settings.epochs):
         totals: dict[str, float] = {}
@@ -167,6 +173,13 @@ def train(
                 nn.utils.clip_grad_norm_(module.parameters(), settings.gradient_clip)
             optimiser.step()
             schedule.step()
+            step += 1
+            if settings.averaging is not None and step >= 0.6 * steps:
+                weights = [parameter.detach() for parameter in module.parameters()]
+                if average:
+                    torch._foreach_lerp_(average, weights, 1.0 - settings.averaging)
+                else:
+                    average = [weight.clone() for weight in weights]
             number += 1
             for part, value in parts.items():
                 totals[part] = totals.get(part, 0.0) + value.item()
@@ -178,5 +191,7 @@ def train(
                     "lower the model's learning_rate, or check the labels of that task for extreme values.",
                 )
         curve.epochs.append(means)
+    for parameter, averaged in zip(module.parameters(), average, strict=False):
+        parameter.data.copy_(averaged)
     module.eval()
     return curve

@@ -9,18 +9,18 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 
-# The operations used here (products with dense matrices) are stable; the notice would repeat in every process.
-warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
-
 
 def _to_torch(matrix: sparse.csr_matrix) -> Tensor:
-    return torch.sparse_csr_tensor(
-        torch.from_numpy(matrix.indptr.astype("int64")),
-        torch.from_numpy(matrix.indices.astype("int64")),
-        torch.from_numpy(matrix.data.astype("float32")),
-        size=matrix.shape,
-        check_invariants=False,
-    )
+    with warnings.catch_warnings():
+        # The product with a dense matrix, the one operation used here, is stable.
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
+        return torch.sparse_csr_tensor(
+            torch.from_numpy(matrix.indptr.astype("int64")),
+            torch.from_numpy(matrix.indices.astype("int64")),
+            torch.from_numpy(matrix.data.astype("float32")),
+            size=matrix.shape,
+            check_invariants=False,
+        )
 
 
 class _ConstantProduct(torch.autograd.Function):

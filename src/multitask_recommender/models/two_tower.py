@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from scipy.special import expit
 from torch import Tensor
 
 from multitask_recommender.interactions import FloatArray, IntArray, Interactions, SideInformation
@@ -148,7 +149,7 @@ class NeuralRecommender(Recommender[S]):
         for task, kind in self._kinds.items():
             product = self._state[f"user.{task}"][users] @ self._state[f"item.{task}"].T
             if kind == "binary":
-                product = 1.0 / (1.0 + np.exp(-product))
+                product = expit(product)
             elif kind == "regression":
                 mean, spread, low, high = self._state[f"scale.{task}"]
                 product = np.clip(mean + spread * product, low, high).astype(np.float32)

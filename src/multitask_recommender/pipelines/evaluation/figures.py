@@ -146,19 +146,22 @@ def _label_points(figure: Figure, labelled: list[tuple[Axes, Points]]) -> None:
         labelled: Axes with their points (x, y, name).
     """
     for axis, _ in labelled:
-        axis.margins(x=0.25, y=0.08)
+        axis.margins(x=0.12, y=0.08)
     figure.draw_without_rendering()  # Settles the layout, so that data coordinates have their place in the picture.
     size, dpi = 8.0, figure.dpi / 72
+    marker, gap = 5 * dpi, 7 * dpi
     for axis, points in labelled:
-        taken: list[tuple[float, float, float, float]] = []
-        for x, y, text in sorted(points, key=lambda point: -point[1]):
-            left, middle = axis.transData.transform((x, y))
-            left += 7 * dpi
+        pixels = [axis.transData.transform((x, y)) for x, y, _ in points]
+        taken = [(px - marker, py - marker, px + marker, py + marker) for px, py in pixels]
+        right_edge = axis.get_window_extent().x1
+        for (x, y, text), (px, py) in sorted(zip(points, pixels, strict=True), key=lambda both: -both[0][1]):
             width, height = len(text) * size * 0.56 * dpi, size * 1.25 * dpi
+            to_right = px + gap + width <= right_edge
+            left = px + gap if to_right else px - gap - width
             shift = 0.0
             for step in range(40):
                 shift = (step + 1) // 2 * height * (1 if step % 2 else -1)
-                low = middle + shift - height / 2
+                low = py + shift - height / 2
                 if not any(
                     left < other[2] and other[0] < left + width and low < other[3] and other[1] < low + height
                     for other in taken
@@ -168,9 +171,10 @@ def _label_points(figure: Figure, labelled: list[tuple[Axes, Points]]) -> None:
             axis.annotate(
                 text,
                 (x, y),
-                xytext=(7, shift / dpi),
+                xytext=(7 if to_right else -7, shift / dpi),
                 textcoords="offset points",
                 fontsize=size,
+                ha="left" if to_right else "right",
                 va="center",
                 arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.5} if shift else None,
             )

@@ -1,0 +1,132 @@
+"""What the tests share: small study inputs, a copy of the project to run in, and tables made in memory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+from multitask_recommender.interactions import Interactions, SideInformation
+from multitask_recommender.tasks import Task
+
+ROOT = Path(__file__).parents[1]
+
+TASKS = {
+    "watch": Task(kind="retrieval"),
+    "like": Task(kind="binary", label="rating >= 4"),
+    "rating": Task(kind="regression", label="rating", relevant="rating >= 4"),
+}
+
+
+def make_interactions(users: int, items: int, rows_per_user: int, seed: int, folds: int = 3) -> Interactions:
+    """Interactions with ratings that follow two factors, sorted by user."""
+    random = np.random.default_rng(seed)
+    taste, vector = random.normal(size=(users, 2)), random.normal(size=(items, 2))
+    user = np.repeat(np.arange(users), rows_per_user)
+    score = taste @ vector.T + random.gumbel(size=(users, items))
+    item = np.argsort(-score, axis=1)[:, :rows_per_user].ravel()
+    rating = np.clip(np.rint(3.5 + (taste[user] * vector[item]).sum(1)), 1, 5).astype(np.float32)
+    return Interactions(
+        user=user,
+        item=item,
+        labels={
+            "watch": np.ones(len(user), np.float32),
+            "like": (rating >= 4).astype(np.float32),
+            "rating": rating,
+        },
+        relevant={"watch": np.ones(len(user), bool), "like": rating >= 4, "rating": rating >= 4},
+        fold=random.integers(0, folds, len(user)),
+    )
+
+
+def make_side(users: int, items: int, seed: int = 0) -> SideInformation:
+    random = np.random.default_rng(seed)
+    return SideInformation(
+        tasks=TASKS,
+        users=users,
+        items=items,
+        user_features=sparse.csr_matrix(np.eye(3, dtype=np.float32)[random.integers(0, 3, users)]),
+        item_features=sparse.csr_matrix(np.eye(4, dtype=np.float32)[random.integers(0, 4, items)]),
+        user_vectors=random.normal(size=(users, 5)).astype(np.float32),
+    )
+
+
+@pytest.fixture
+def rows() -> Interactions:
+    return make_interactions(users=40, items=30, rows_per_user=8, seed=1)
+
+
+@pytest.fixture
+def side() -> SideInformation:
+    return make_side(users=40, items=30)
+
+
+class Project:
+    """A copy of the project's configuration and tiny data in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("conf", "notebooks", "tests/data"):
+            shutil.copytree(ROOT / name, folder / name)
+        for name in ("pyproject.toml", ".telemetry"):
+            shutil.copy(ROOT / name, folder)
+        (folder / "src").mkdir()  # The package itself is the installed one.
+
+    @property
+    def raw(self) -> Path:
+        return self.folder / "tests" / "data" / "tiny_study"
+
+    @property
+    def outputs(self) -> Path:
+        return self.folder / "data" / "test"
+
+    def run(self, *options: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "kedro", "run", "--env", "test", *options]
+        environment = {**os.environ, "KEDRO_DISABLE_TELEMETRY": "1"}
+        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, env=environment, check=False)
+
+    def files(self) -> dict[str, bytes]:
+        """Contents of all outputs save those that hold times."""
+        timed = {"runs.jsonl", "costs.csv", "fit_costs.json", "predict_costs.json", "cost.png"}
+        return {
+            str(path.relative_to(self.outputs)): path.read_bytes()
+            for path in sorted(self.outputs.rglob("*"))
+            if path.is_file() and path.name not in timed
+        }
+
+    def edit(self, table: str, change: object) -> None:
+        """Rewrite a raw table: ``change`` maps its text to a new text."""
+        path = self.raw / f"{table}.tsv"
+        path.write_text(change(path.read_text()))  # type: ignore[operator]
+
+    def shuffle_test_labels(self, split: str) -> None:
+        """Permute the raw ratings among the test rows of a split of the last run."""
+        splits = pd.read_parquet(self.outputs / "05_model_input" / "splits.parquet")
+        test = splits.loc[(splits["split"] == split) & (splits["part"] == "test"), "row"].to_numpy()
+        path = self.raw / "interactions.tsv"
+        table = pd.read_csv(path, sep="\t", dtype=str)
+        rating = table["rating:float"].to_numpy().copy()
+        rating[test] = np.roll(rating[test], 1)
+        table["rating:float"] = rating
+        table.to_csv(path, sep="\t", index=False)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def finished_project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The tiny study after one whole run; tests that use it must not change it."""
+    project = Project(tmp_path_factory.mktemp("study"))
+    result = project.run()
+    assert result.returncode == 0, result.stderr
+    return project

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from pydantic import ValidationError
+
+from conftest import TASKS, make_interactions, make_side
+from multitask_recommender.cross_validation import (
+    CrossValidationSettings,
+    best_candidates,
+    candidates,
+    cross_validate,
+    validation_errors,
+)
+from multitask_recommender.errors import TrainingError
+from multitask_recommender.randomness import derive_seed
+from multitask_recommender.variants import VARIANTS
+
+BUDGET = CrossValidationSettings(candidates=4, workers=1)
+
+
+def test_a_small_grid_is_tried_whole() -> None:
+    assert candidates({"a": [1, 2], "b": [3]}, 5, 0) == [{"a": 1, "b": 3}, {"a": 2, "b": 3}]
+
+
+def test_a_large_grid_is_sampled_without_repetition() -> None:
+    grid = candidates({"a": list(range(10)), "b": list(range(10))}, 20, 3)
+    assert len({tuple(point.values()) for point in grid}) == 20
+    assert grid == candidates({"a": list(range(10)), "b": list(range(10))}, 20, 3)
+
+
+def test_the_best_candidate_has_the_smallest_mean_among_those_that_stayed() -> None:
+    rows = [(0, 0, 0.2), (1, 0, 0.5), (2, 0, 0.4), (1, 1, 0.1), (2, 1, 0.3)]
+    table = pd.DataFrame(rows, columns=["candidate", "fold", "error"])
+    assert best_candidates(table, 1) == [1]  # Candidate 0 was measured on one fold alone.
+    assert best_candidates(table, 2) == [1, 2]
+
+
+def test_seeds_do_not_depend_on_other_models() -> None:
+    assert derive_seed(7, "a", 0) == derive_seed(7, "a", 0)
+    assert len({derive_seed(7, "a", 0), derive_seed(7, "a", 1), derive_seed(7, "b", 0), derive_seed(8, "a", 0)}) == 4
+
+
+def test_it_chooses_the_better_candidate_per_task() -> None:
+    rows, side = make_interactions(60, 30, 8, seed=2), make_side(60, 30)
+    variant = VARIANTS["user_item_bias"]
+    parameters = variant.parameters(search={"user_shrinkage": [1e6, 5.0]})
+    choice = cross_validate(variant, parameters, rows, lambda _: side, 3, BUDGET, 1, "random")
+    assert set(choice.chosen) == {"like", "rating"}
+    for task, chosen in choice.chosen.items():
+        errors = choice.table[choice.table["task"] == task].groupby("candidate")["error"].mean()
+        assert chosen == parameters_at(errors.idxmin())
+    assert set(choice.table["fold"]) == {0}  # One of two is left after the first fold.
+
+
+def parameters_at(candidate: int) -> dict[str, float]:
+    return [{"user_shrinkage": 1e6}, {"user_shrinkage": 5.0}][candidate]
+
+
+def test_results_do_not_depend_on_the_number_of_workers() -> None:
+    rows, side = make_interactions(60, 30, 8, seed=2), make_side(60, 30)
+    variant = VARIANTS["shared_bottom"]
+    settings = {"dimension": 4, "training": {"epochs": 2, "batches": 2}}
+    parameters = variant.parameters(settings=settings, search={"penalty": [0.1, 10.0]})
+    tables = [
+        cross_validate(
+            variant, parameters, rows, lambda _: side, 2, CrossValidationSettings(candidates=2, workers=n), 1, "random"
+        ).table
+        for n in (1, 2)
+    ]
+    pd.testing.assert_frame_equal(*tables)
+
+
+def test_a_diverging_candidate_loses_and_all_diverging_is_an_error() -> None:
+    rows, side = make_interactions(60, 30, 8, seed=2), make_side(60, 30)
+    variant = VARIANTS["two_stage"]
+    settings = {"dimension": 4, "training": {"epochs": 3, "batches": 2, "gradient_clip": None}}
+    parameters = variant.parameters(settings=settings, search={"training.learning_rate": [1e30, 0.01]})
+    choice = cross_validate(variant, parameters, rows, lambda _: side, 2, BUDGET, 1, "random")
+    assert choice.chosen == {"training.learning_rate": 0.01}
+    assert math.isinf(choice.table["error"].max())
+    hopeless = variant.parameters(settings=settings, search={"training.learning_rate": [1e30, 1e31]})
+    with pytest.raises(TrainingError, match=r"two_stage.*random"):
+        cross_validate(variant, hopeless, rows, lambda _: side, 2, BUDGET, 1, "random")
+
+
+def test_a_constant_model_has_error_one() -> None:
+    rows, side = make_interactions(60, 30, 8, seed=2), make_side(60, 30)
+    variant = VARIANTS["global_mean"]
+    model = variant.make(variant.settings(), TASKS)
+    model.fit(rows, side, 1)
+    errors = validation_errors(variant, model.score, rows, rows, side)
+    assert errors == pytest.approx({"like": 1.0, "rating": 1.0}, rel=1e-5)
+
+
+def test_a_perfect_ranker_has_error_zero() -> None:
+    rows, side = make_interactions(20, 30, 8, seed=2), make_side(20, 30)
+    inside, held_out = rows.where(rows.fold != 0), rows.where(rows.fold == 0)
+    truth = np.zeros((20, 30), np.float32)
+    truth[held_out.user, held_out.item] = 1
+    errors = validation_errors(VARIANTS["popularity"], lambda users: {"watch": truth[users]}, inside, held_out, side)
+    assert errors["watch"] == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"settings": {"dimensions": 3}},
+        {"search": {"dimensions": [3]}},
+        {"search": {"training.rate": [3]}},
+        {"search": {"trainings.learning_rate": [0.1]}},
+        {"search": {"dimension": []}},
+        {"search": {"dimension": [0]}},
+    ],
+)
+def test_bad_blocks_are_refused(block: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        VARIANTS["shared_bottom"].parameters.model_validate(block)

@@ -1,0 +1,135 @@
+"""Every metric against an independent library and against examples worked by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import sklearn.metrics
+import torch
+import torchmetrics.functional.classification as torch_classification
+from lenskit.data import ItemList
+from lenskit.metrics import NDCG, Hit, Precision, Recall
+from lenskit.metrics.ranking import LogRankWeight
+from lenskit.stats import gini as lenskit_gini
+from scipy import sparse
+
+from multitask_recommender import metrics
+
+RANDOM = np.random.default_rng(3)
+LABEL = RANDOM.integers(0, 2, 500)
+PROBABILITY = np.clip(0.6 * RANDOM.random(500) + 0.3 * LABEL, 0.01, 0.99)
+
+
+@pytest.fixture(scope="module")
+def ranked() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Lists of 20 users, and relevant pairs (user, item): from 1 to 15 a user."""
+    random = np.random.default_rng(5)
+    lists = np.stack([random.permutation(60)[:10] for _ in range(20)])
+    pairs = [(user, item) for user in range(20) for item in random.permutation(60)[: random.integers(1, 16)]]
+    user, item = np.array(pairs).T
+    return lists, user, item
+
+
+def test_errors_equal_scikit_learn() -> None:
+    label, prediction = RANDOM.normal(size=50), RANDOM.normal(size=50)
+    assert metrics.rmse(label, prediction) == pytest.approx(
+        sklearn.metrics.root_mean_squared_error(label, prediction), abs=1e-12
+    )
+    assert metrics.mae(label, prediction) == pytest.approx(
+        sklearn.metrics.mean_absolute_error(label, prediction), abs=1e-12
+    )
+
+
+def test_classification_equals_scikit_learn() -> None:
+    tied = np.round(PROBABILITY, 1)
+    assert metrics.auc(LABEL, tied) == pytest.approx(sklearn.metrics.roc_auc_score(LABEL, tied), abs=1e-12)
+    assert metrics.log_loss(LABEL, PROBABILITY) == pytest.approx(
+        sklearn.metrics.log_loss(LABEL, PROBABILITY), abs=1e-12
+    )
+    assert metrics.accuracy(LABEL, PROBABILITY) == sklearn.metrics.accuracy_score(LABEL, PROBABILITY >= 0.5)
+
+
+def test_calibration_error_equals_torchmetrics() -> None:
+    # Their binary version bins the probability of the positive class, as ours does.
+    expected = torch_classification.binary_calibration_error(
+        torch.tensor(PROBABILITY), torch.tensor(LABEL), n_bins=15, norm="l1"
+    )
+    assert metrics.expected_calibration_error(LABEL, PROBABILITY) == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_auc_of_one_class_is_not_a_number() -> None:
+    assert np.isnan(metrics.auc([1, 1], [0.2, 0.3]))
+
+
+def test_ranking_equals_lenskit(ranked: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+    lists, user, item = ranked
+    hits = metrics.find_hits(lists, np.arange(20), user, item, 60)
+    positives = np.bincount(user, minlength=20)
+    ours = metrics.ranking_metrics(hits, positives)
+    theirs = {
+        "precision": Precision(10),
+        "recall": Recall(10),
+        "ndcg": NDCG(10, weight=LogRankWeight(offset=1)),
+        "hit_rate": Hit(10),
+    }
+    for name, metric in theirs.items():
+        for place in range(20):
+            recommended = ItemList(item_ids=lists[place], ordered=True)
+            relevant = ItemList(item_ids=item[user == place])
+            value = metric.measure_list(recommended, relevant)
+            if name == "recall":
+                # LensKit divides by min(k, positives); the definition here divides by all positives.
+                value *= min(10, positives[place]) / positives[place]
+            assert ours[name][place] == pytest.approx(value, abs=1e-12), name
+
+
+def test_gini_equals_lenskit(ranked: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+    lists, _, _ = ranked
+    catalogue = np.ones(60, dtype=bool)
+    counts = np.bincount(lists.ravel(), minlength=60)
+    assert metrics.gini(lists, catalogue) == pytest.approx(lenskit_gini(counts), abs=1e-9)
+
+
+def test_worked_example() -> None:
+    # User 0 finds items 2 and 5 of three relevant ones at ranks 1 and 3; user 1 finds nothing.
+    lists = np.array([[2, 0, 5], [1, 0, 3]])
+    user, item = np.array([0, 0, 0, 1]), np.array([2, 5, 4, 2])
+    hits = metrics.find_hits(lists, np.array([0, 1]), user, item, 6)
+    values = metrics.ranking_metrics(hits, np.array([3, 1]))
+    assert values["precision"].tolist() == [2 / 3, 0]
+    assert values["recall"].tolist() == [2 / 3, 0]
+    assert values["hit_rate"].tolist() == [1, 0]
+    ideal = 1 + 1 / np.log2(3) + 1 / 2
+    assert values["ndcg"].tolist() == pytest.approx([(1 + 1 / 2) / ideal, 0])
+    assert metrics.catalogue_coverage(lists, np.ones(6, bool)) == 5 / 6
+    # Item 0 was had by 4 of 8 users (1 bit), item 2 by 1 (3 bits), item 5 by none (taken as 1: 3 bits).
+    novelty = metrics.self_information(lists, np.array([4, 8, 1, 2, 3, 0]), 8)
+    assert novelty.tolist() == pytest.approx([(3 + 1 + 3) / 3, (0 + 1 + 2) / 3])
+
+
+def test_gini_bounds() -> None:
+    catalogue = np.ones(4, dtype=bool)
+    assert metrics.gini(np.array([[0, 1], [2, 3]]), catalogue) == pytest.approx(0)
+    assert metrics.gini(np.array([[0], [0]]), catalogue) == pytest.approx(0.75)
+
+
+def test_lists_equal_a_full_sort() -> None:
+    score = np.round(RANDOM.normal(size=(30, 40)), 1).astype(np.float32)
+    known = sparse.random(30, 40, 0.2, format="csr", random_state=1)
+    catalogue = RANDOM.random(40) < 0.9
+    expected = np.where(catalogue & ~(known.toarray() > 0), score, -np.inf)
+    order = np.argsort(-expected, axis=1, kind="stable")[:, :7]
+    assert np.array_equal(metrics.top_items(score, known, catalogue, 7), order)
+
+
+def test_lists_hold_no_known_item_and_end_with_padding() -> None:
+    known = sparse.csr_matrix(np.array([[1, 1, 1, 0]]))
+    lists = metrics.top_items(np.ones((1, 4), np.float32), known, np.ones(4, bool), 3)
+    assert lists.tolist() == [[3, metrics.PADDING, metrics.PADDING]]
+
+
+def test_a_score_that_is_not_a_number_is_never_recommended() -> None:
+    lists = metrics.top_items(
+        np.array([[np.nan, 1.0, 2.0]], np.float32), sparse.csr_matrix((1, 3)), np.ones(3, bool), 3
+    )
+    assert lists.tolist() == [[2, 1, metrics.PADDING]]

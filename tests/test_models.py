@@ -1,0 +1,231 @@
+"""Properties of losses, modules, training and every variant."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load, save
+
+from conftest import TASKS, make_interactions, make_side
+from multitask_recommender.errors import TrainingError
+from multitask_recommender.interactions import Interactions, SideInformation
+from multitask_recommender.models import losses
+from multitask_recommender.models.document_system import DocumentSystemModule, DocumentSystemSettings
+from multitask_recommender.models.histories import sum_history
+from multitask_recommender.models.shared_bottom import MultiTaskModule, SharedBottom, SharedBottomSettings
+from multitask_recommender.models.sparse_features import FeatureTable
+from multitask_recommender.models.two_tower import LabelScales
+from multitask_recommender.settings_base import Settings
+from multitask_recommender.training import TrainingSettings, UserRows, new_generator, train
+from multitask_recommender.variants import VARIANTS, Variant
+
+QUICK: dict[str, dict[str, Any]] = {
+    name: {"training": {"epochs": 3, "batches": 2}, "dimension": 4}
+    for name, variant in VARIANTS.items()
+    if "training" in variant.settings.model_fields
+}
+
+
+def quick(variant: Variant) -> Settings:
+    default = variant.settings().model_dump()
+    for key, value in QUICK.get(variant.name, {}).items():
+        default[key] = {**default[key], **value} if isinstance(value, dict) else value
+    return variant.settings.model_validate(default)
+
+
+def test_whole_data_loss_equals_the_sum_over_all_pairs() -> None:
+    generator = new_generator(1)
+    user, item = torch.randn(6, 3, generator=generator), torch.randn(9, 3, generator=generator)
+    target = (torch.rand(6, 9, generator=generator) < 0.3).float()
+    row_user, row_item = target.nonzero().T
+    scores = losses.pair_scores(user, item, row_user, row_item)
+    expected = ((1 + 4 * target) * (target - user @ item.T) ** 2).sum()
+    assert losses.whole_data_squared_loss(user, item, scores, 4.0).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_large_blocks_give_the_same_as_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = new_generator(1)
+    user, item = torch.randn(6, 3, generator=generator), torch.randn(9, 3, generator=generator)
+    row_user, row_item = torch.tensor([0, 0, 5, 5]), torch.tensor([1, 2, 1, 8])
+    weight = torch.rand(4, generator=generator)
+    small = losses.pair_scores(user, item, row_user, row_item), sum_history(row_user, row_item, weight, 6, item)
+    monkeypatch.setattr(losses, "DENSE_BLOCK", 0)
+    monkeypatch.setattr("multitask_recommender.models.histories.DENSE_BLOCK", 0)
+    large = losses.pair_scores(user, item, row_user, row_item), sum_history(row_user, row_item, weight, 6, item)
+    for one, other in zip(small, large, strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+
+
+def test_losses_skip_rows_that_are_not_asked() -> None:
+    label, score = torch.tensor([1.0, math.nan, 0.0]), torch.tensor([0.3, 9.0, -0.2])
+    assert losses.squared_error(label, score).item() == pytest.approx((0.7**2 + 0.2**2) / 2)
+    expected = (math.log1p(math.exp(-0.3)) + math.log1p(math.exp(-0.2))) / 2
+    assert losses.cross_entropy(label, score).item() == pytest.approx(expected, rel=1e-6)
+    assert losses.squared_error(label[1:2], score[1:2]).item() == 0
+
+
+def test_feature_table_equals_the_dense_product() -> None:
+    side = make_side(20, 15)
+    table = FeatureTable(side.item_features, 3, new_generator(1))
+    dense = torch.from_numpy(side.item_features.toarray()) @ table.vectors
+    assert torch.allclose(table(), dense)
+    some = torch.tensor([4, 4, 0])
+    assert torch.allclose(table(some), dense[some])
+    table(some).square().sum().backward()
+    gradient = table.vectors.grad.clone()
+    table.vectors.grad = None
+    dense = torch.from_numpy(side.item_features.toarray()) @ table.vectors
+    dense[some].square().sum().backward()
+    assert torch.allclose(gradient, table.vectors.grad)
+
+
+@pytest.mark.parametrize("kind", ["shared_bottom", "document"])
+def test_gradients_are_right(kind: str, rows: Interactions, side: SideInformation) -> None:
+    """The gradient of the whole loss equals finite differences in float64 along random directions."""
+    scales = LabelScales(TASKS, rows.labels)
+    module: Any
+    if kind == "shared_bottom":
+        settings = SharedBottomSettings(dimension=3, penalise="task_vectors")
+        towers = SharedBottom(settings).towers(TASKS)
+        module = MultiTaskModule(rows, side, settings, scales, towers, new_generator(1))
+    else:
+        document = DocumentSystemSettings(dimension=3, hidden=4, item_identity=True)
+        module = DocumentSystemModule(side, document, scales, joint=True, generator=new_generator(1))
+    flat = UserRows(rows, side.users)
+    parameters = list(module.parameters())
+    for parameter in parameters:
+        parameter.data.add_(0.1 * torch.randn(parameter.shape, generator=new_generator(2)))
+
+    def loss() -> torch.Tensor:
+        # The same seed hides the same rows of the histories every time.
+        batch = flat.batch(torch.arange(0, 40), new_generator(7))
+        return torch.stack(list(module.losses(batch).values())).sum()
+
+    loss().backward()
+    direction = [torch.randn(p.shape, generator=new_generator(3)) for p in parameters]
+    slope = sum((p.grad * d).sum().item() for p, d in zip(parameters, direction, strict=True) if p.grad is not None)
+    step = 1e-3
+    values = []
+    for sign in (1, -1):
+        for parameter, own in zip(parameters, direction, strict=True):
+            parameter.data.add_(sign * step * own)
+        values.append(loss().item())
+        for parameter, own in zip(parameters, direction, strict=True):
+            parameter.data.sub_(sign * step * own)
+    assert slope == pytest.approx((values[0] - values[1]) / (2 * step), rel=2e-2)
+
+
+def test_diverging_training_names_model_task_and_epoch(rows: Interactions, side: SideInformation) -> None:
+    training = TrainingSettings(optimiser="sgd", learning_rate=1e6, epochs=5, batches=2)
+    model = VARIANTS["two_stage"].make(DocumentSystemSettings(training=training), TASKS)
+    with pytest.raises(TrainingError, match=r"'(watch|like|rating|penalty)'.*'TwoStageSystem'.*epoch \d of 5"):
+        model.fit(rows, side, seed=1)
+
+
+def test_training_reaches_a_closed_form() -> None:
+    """Full-batch gradient descent on a quadratic ends in its minimum."""
+    module = torch.nn.Module()
+    module.w = torch.nn.Parameter(torch.zeros(3))
+    module.slow_parameters = lambda: []
+    target = torch.tensor([1.0, -2.0, 0.5])
+    rows = UserRows(make_interactions(5, 6, 2, seed=1), 5)
+    settings = TrainingSettings(optimiser="sgd", learning_rate=0.1, epochs=300, batches=1)
+    curve = train(
+        "quadratic", module, lambda _: {"q": (module.w - target).square().sum()}, rows, settings, new_generator(1)
+    )
+    assert torch.allclose(module.w, target, atol=1e-4)
+    assert curve.epochs[0]["q"] == pytest.approx(5.25)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant(name: str, rows: Interactions, side: SideInformation) -> None:
+    """Fitting repeats, scores have their shape and range, and what is stored gives the same scores."""
+    variant = VARIANTS[name]
+    models = [variant.make(quick(variant), TASKS) for _ in range(2)]
+    for model in models:
+        model.fit(rows, side, seed=5)
+    users = np.array([0, 7, 39])
+    scores, again = (model.score(users) for model in models)
+    assert list(scores) == variant.scored_tasks(TASKS)
+    restored = variant.make(quick(variant), TASKS)
+    restored.restore(load(save({k: np.ascontiguousarray(v) for k, v in models[0].state().items()})), side)
+    stored = restored.score(users)
+    for task, score in scores.items():
+        assert score.shape == (3, side.items)
+        assert np.isfinite(score).all()
+        assert np.array_equal(score, again[task])
+        assert np.array_equal(score, stored[task])
+        if variant.predicts(TASKS[task]) and task == "like":
+            assert score.min() >= 0
+            assert score.max() <= 1
+        if variant.predicts(TASKS[task]) and task == "rating":
+            assert score.min() >= 1
+            assert score.max() <= 5
+
+
+@pytest.mark.parametrize("name", [name for name, v in VARIANTS.items() if v.kind != "baseline"])
+def test_user_numbers_are_only_names(name: str, rows: Interactions, side: SideInformation) -> None:
+    """A user's score depends on that user's block alone, not on who else is scored with them."""
+    model = VARIANTS[name].make(quick(VARIANTS[name]), TASKS)
+    model.fit(rows, side, seed=5)
+    alone, together = model.score(np.array([7])), model.score(np.array([3, 7]))
+    for task in alone:
+        assert np.allclose(alone[task][0], together[task][1], atol=1e-6)
+
+
+def test_single_task_control_learns_from_one_task_alone(rows: Interactions, side: SideInformation) -> None:
+    variant = VARIANTS["single_task"]
+    one, other = variant.make(quick(variant), TASKS), variant.make(quick(variant), TASKS)
+    one.fit(rows, side, seed=5)
+    changed = rows.with_tasks(list(TASKS))
+    changed.labels["rating"] = np.roll(rows.labels["rating"], 3)
+    other.fit(changed, side, seed=5)
+    users = np.arange(5)
+    assert np.array_equal(one.score(users)["watch"], other.score(users)["watch"])
+    assert np.array_equal(one.score(users)["like"], other.score(users)["like"])
+    assert not np.array_equal(one.score(users)["rating"], other.score(users)["rating"])
+
+
+def test_single_task_control_has_the_size_of_the_multi_task_path(rows: Interactions, side: SideInformation) -> None:
+    """Per task, the control's parameters are within 5 % of what the shared-bottom model uses for that task."""
+    settings = SharedBottomSettings(dimension=64, training=TrainingSettings(epochs=1, batches=2))
+    multi = SharedBottom(settings)
+    multi.fit(rows, side, seed=1)
+    heads = 2 * 64 * 64
+    # Shared parts, one pair of heads, one set of biases.
+    per_task_biases = side.users + side.items + side.item_features.shape[1] + 1
+    path = multi.parameter_count() - 2 * (heads + per_task_biases)
+    for task in ("like", "rating"):
+        single = SharedBottom(settings)
+        single.fit(rows.with_tasks([task]), side.with_tasks([task]), seed=1)
+        assert single.parameter_count() == pytest.approx(path, rel=0.05)
+
+
+def test_means_are_means(rows: Interactions, side: SideInformation) -> None:
+    rating = rows.labels["rating"]
+    for name, key in (("user_mean", rows.user), ("item_mean", rows.item)):
+        model = VARIANTS[name].make(quick(VARIANTS[name]), TASKS)
+        model.fit(rows, side, seed=1)
+        score = model.score(np.array([3]))["rating"][0]
+        place = 3 if name == "user_mean" else int(rows.item[0])
+        expected = rating[key == place].mean()
+        assert score[int(rows.item[0])] == pytest.approx(expected, rel=1e-6)
+
+
+def test_item_knn_equals_the_dense_formula(rows: Interactions, side: SideInformation) -> None:
+    variant = VARIANTS["item_knn"]
+    settings = variant.settings.model_validate({"neighbours": 5, "shrinkage": 2.0, "normalisation": 0.3})
+    model = variant.make(settings, TASKS)
+    model.fit(rows, side, seed=1)
+    history = np.zeros((side.users, side.items))
+    history[rows.user, rows.item] = 1
+    n = np.maximum(history.sum(0), 1)
+    similarity = history.T @ history / (n[:, None] ** 0.7 * n[None, :] ** 0.3 + 2.0)
+    np.fill_diagonal(similarity, 0)
+    threshold = np.sort(similarity, axis=1)[:, -5][:, None]
+    similarity[similarity < threshold] = 0
+    assert np.allclose(model.score(np.arange(side.users))["watch"], history @ similarity.T, atol=1e-5)

@@ -1,0 +1,254 @@
+"""The whole of ``kedro run`` on the tiny study: outputs, repeatability, leaks, bad input."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from kedro.framework.session import KedroSession
+from kedro.framework.startup import bootstrap_project
+from safetensors.numpy import load_file
+
+from conftest import Project
+from multitask_recommender.datasets import ArraysFile, CsvTable
+from multitask_recommender.variants import VARIANTS
+
+METRICS = {"rmse", "mae", "auc", "log_loss", "accuracy", "ece"} | {
+    "precision",
+    "ndcg",
+    "hit_rate",
+    "recall",
+    "coverage",
+    "gini",
+    "novelty",
+}
+
+
+def test_metrics_table(finished_project: Project) -> None:
+    table = pd.read_csv(finished_project.outputs / "08_reporting" / "metrics.csv")
+    assert list(table.columns) == [
+        "dataset",
+        "split",
+        "model",
+        "kind",
+        "task",
+        "metric",
+        "k",
+        "seed",
+        "value",
+        "users",
+    ]
+    assert set(table["metric"]) == METRICS
+    assert list(table["model"].drop_duplicates()) == list(VARIANTS)
+    assert set(table["split"]) == {"random", "chronological"}
+    assert not table.duplicated(["split", "model", "task", "metric", "k", "seed"]).any()
+    assert table["value"].notna().all()
+    bounded = table[table["metric"].isin(METRICS - {"rmse", "mae", "log_loss", "novelty"})]
+    assert bounded["value"].between(0, 1).all()
+
+
+def test_costs_and_cross_validation(finished_project: Project) -> None:
+    folder = finished_project.outputs / "08_reporting"
+    costs = pd.read_csv(folder / "costs.csv")
+    assert list(costs.columns) == ["model", "parameters", "fit_seconds", "predict_seconds", "peak_mb"]
+    assert list(costs["model"]) == list(VARIANTS)
+    results = pd.read_csv(folder / "cv_results.csv")
+    assert {"user_embedding", "two_stage", "joint", "shared_bottom", "single_task"} <= set(results["model"])
+    assert results["parameters"].map(json.loads).map(len).min() >= 1
+
+
+@pytest.mark.parametrize("model", ["shared_bottom", "item_knn", "popularity"])
+def test_recommendations_are_new_to_the_user(finished_project: Project, model: str) -> None:
+    table = pd.read_parquet(finished_project.outputs / "07_model_output" / model / "recommendations.parquet")
+    assert list(table.columns) == ["user_id", "task", "rank", "item_id", "title", "score"]
+    known = pd.read_parquet(finished_project.outputs / "03_primary" / "interactions.parquet")
+    assert table.merge(known, on=["user_id", "item_id"]).empty
+    for _, own in table.groupby(["user_id", "task"]):
+        assert own["rank"].tolist() == list(range(1, len(own) + 1))
+        assert own["score"].is_monotonic_decreasing
+    assert table["title"].str.startswith("Film ").all()
+    assert table["user_id"].nunique() == 100
+
+
+def test_ranked_lists_hold_no_known_item(finished_project: Project) -> None:
+    outputs = finished_project.outputs
+    lists = pd.read_parquet(outputs / "07_model_output" / "shared_bottom" / "ranked_lists.parquet")
+    for name in ("behaviour_sequences", "validation_rows"):
+        known = pd.read_parquet(outputs / "05_model_input" / f"{name}.parquet")
+        assert lists.merge(known[["split", "user", "item"]], on=["split", "user", "item"]).empty
+
+
+def test_stored_scores_are_the_lists_scores(finished_project: Project) -> None:
+    """What is evaluated pair by pair and what is ranked come from the same scores."""
+    folder = finished_project.outputs / "07_model_output" / "shared_bottom"
+    keys = ["split", "seed", "task", "user", "item"]
+    both = pd.read_parquet(folder / "predictions.parquet").merge(
+        pd.read_parquet(folder / "ranked_lists.parquet"), on=keys, suffixes=("", "_list")
+    )
+    assert len(both) > 100
+    assert (both["score"] == both["score_list"]).all()
+
+
+def test_run_record(finished_project: Project) -> None:
+    lines = (finished_project.outputs / "08_reporting" / "runs.jsonl").read_text().splitlines()
+    record = json.loads(lines[-1])
+    assert set(record["data_sha256"]) >= {"raw_interactions", "raw_users", "raw_items"}
+    assert record["seeds"] == {"splits": 42, "study": 7, "repeats": 1}
+    assert len(record["parameters_sha256"]) == 64
+    assert record["seconds_per_node"]["shared_bottom.fit"] > 0
+    assert record["packages"]["kedro"].startswith("1.7")
+
+
+def test_two_runs_give_the_same_bytes(finished_project: Project, project: Project) -> None:
+    result = project.run()
+    assert result.returncode == 0, result.stderr
+    assert "shared_bottom" in result.stdout
+    assert "wrote" in result.stdout
+    first, second = finished_project.files(), project.files()
+    assert list(first) == list(second)
+    assert [name for name in first if first[name] != second[name]] == []
+
+
+def test_test_labels_change_no_weight(finished_project: Project, project: Project) -> None:
+    """Permuting the labels of the test rows of a split changes no weight fitted and no parameter chosen on it."""
+    options = ["--pipelines", "data_engineering,user_embedding,recommender"]
+    assert project.run("--pipelines", "data_engineering").returncode == 0
+    before = pd.read_parquet(project.outputs / "05_model_input" / "test_labels.parquet")
+    project.shuffle_test_labels("random")
+    result = project.run(*options)
+    assert result.returncode == 0, result.stderr
+    after = pd.read_parquet(project.outputs / "05_model_input" / "test_labels.parquet")
+    moved = (
+        before.query("split == 'random'")["rating"].to_numpy() != after.query("split == 'random'")["rating"].to_numpy()
+    )
+    assert moved.mean() > 0.3
+    for model in ["user_embedding", *VARIANTS]:
+        folders = [p.outputs / "06_models" / model for p in (finished_project, project)]
+        first, second = (load_file(folder / "weights.safetensors") for folder in folders)
+        own = [name for name in first if name.startswith("random/")]
+        assert own
+        for name in own:
+            assert np.array_equal(first[name], second[name]), (model, name)
+        chosen = [json.loads((folder / "chosen_settings.json").read_text())["random"] for folder in folders]
+        assert chosen[0] == chosen[1]
+
+
+def test_no_dataset_falls_back_to_memory(finished_project: Project) -> None:
+    bootstrap_project(finished_project.folder)
+    with KedroSession.create(project_path=finished_project.folder, env="test") as session:
+        catalog = session.load_context().catalog
+        from kedro.framework.project import pipelines
+
+        pipeline = pipelines["__default__"]
+        for name in pipeline.datasets():
+            if not name.startswith(("params:", "standardised_")):
+                assert getattr(catalog.get(name), "_filepath", None) is not None, name
+
+
+def replace_in(column_text: str, new: str) -> Callable[[str], str]:
+    return lambda text: text.replace(column_text, new, 1)
+
+
+def bad_rating(text: str) -> str:
+    lines = text.splitlines(keepends=True)
+    fields = lines[3].split("\t")
+    fields[2] = "11"
+    lines[3] = "\t".join(fields)
+    return "".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("table", "change", "options", "said"),
+    [
+        ("interactions", bad_rating, [], ["interactions.tsv", "rating:float", "row 3 (line 4)", "'11'"]),
+        ("users", replace_in("age:token", "years"), [], ["users.tsv", "age:token", "missing"]),
+        ("interactions", lambda text: text.splitlines()[0] + "\n", [], ["interactions.tsv", "empty"]),
+        (None, None, ["--params", "stduy.seed=3"], ["stduy", "known groups"]),
+        (None, None, ["--params", "study.sed=3"], ["sed", "params"]),
+        (None, None, ["--params", "splits.folds=5000"], ["splits.folds", "5000"]),
+        (None, None, ["--params", "models.shared_bottom.settings.dimensions=3"], ["dimensions"]),
+    ],
+)
+def test_bad_input_is_one_clear_message(
+    project: Project,
+    table: str | None,
+    change: Callable[[str], str] | None,
+    options: list[str],
+    said: list[str],
+) -> None:
+    kept = project.outputs / "08_reporting" / "metrics.csv"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("earlier")
+    if table is not None and change is not None:
+        project.edit(table, change)
+    result = project.run(*options)
+    assert result.returncode != 0
+    assert "Traceback" not in result.stderr
+    for text in said:
+        assert text in result.stderr
+    written = [p.name for p in project.outputs.rglob("*") if p.is_file()]
+    allowed = (
+        {"metrics.csv"}
+        if "splits.folds=5000" not in options
+        else {
+            "metrics.csv",
+            "interactions.parquet",
+            "users.parquet",
+            "items.parquet",
+            "labelled_interactions.parquet",
+        }
+    )
+    assert set(written) <= allowed
+    assert kept.read_text() == "earlier"
+
+
+def test_a_missing_data_wheel_is_one_clear_message(project: Project) -> None:
+    catalog = project.folder / "conf" / "test" / "catalog.yml"
+    text = catalog.read_text().replace("tests/data/tiny_study/users.tsv", "${package_file:no_such_wheel,users.tsv}")
+    catalog.write_text(text)
+    result = project.run()
+    assert result.returncode != 0
+    assert "Traceback" not in result.stderr
+    assert "no_such_wheel" in result.stderr
+    assert "make data" in result.stderr
+
+
+def test_a_missing_raw_file_is_one_clear_message(project: Project) -> None:
+    (project.raw / "users.tsv").unlink()
+    result = project.run()
+    assert result.returncode != 0
+    assert "Traceback" not in result.stderr
+    assert "users.tsv" in result.stderr
+
+
+class WriteError(Exception):
+    pass
+
+
+class Halfway(pd.DataFrame):
+    """A table that fails while it is written."""
+
+    def to_csv(self, path: object, *args: object, **options: object) -> None:  # type: ignore[override]
+        path.write("half of a li")  # type: ignore[attr-defined]
+        raise WriteError
+
+
+def test_files_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    dataset = CsvTable(filepath=path.as_posix(), save_args={"index": False})
+    dataset.save(pd.DataFrame({"a": [1]}))
+    with pytest.raises(Exception, match="Failed while saving"):
+        dataset.save(Halfway({"a": [2]}))
+    assert path.read_text() == "a\n1\n"
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.csv"]
+
+
+def test_arrays_survive_their_file(tmp_path: Path) -> None:
+    dataset = ArraysFile((tmp_path / "new" / "weights.safetensors").as_posix())
+    arrays = {"b": np.arange(6.0).reshape(2, 3).T, "a": np.array([3])}
+    dataset.save(arrays)
+    assert all(np.array_equal(arrays[name], loaded) for name, loaded in dataset.load().items())
