@@ -47,7 +47,8 @@ lab: $(VENV)/.development $(VENV)/.data ## JupyterLab on the notebooks
 	KEDRO_LOGGING_CONFIG=$(CURDIR)/conf/logging.yml $(BIN)/jupyter lab notebooks
 
 viz: $(VENV)/.runtime $(VENV)/.data ## the pipeline map in a browser
-	$(BIN)/kedro viz run --include-hooks
+	@echo 'The map of boxes: http://127.0.0.1:4141/?pid=__default__&types=nodes'
+	$(BIN)/kedro viz run --no-browser
 
 map: $(VENV)/.runtime $(VENV)/.data ## the pipeline map as a static site in build/
 	$(BIN)/kedro viz build --include-previews

@@ -108,7 +108,7 @@ class Project:
 
     def shuffle_test_labels(self, split: str) -> None:
         """Permute the raw ratings among the test rows of a split of the last run."""
-        splits = pd.read_parquet(self.outputs / "05_model_input" / "splits.parquet")
+        splits = pd.read_parquet(self.outputs / "03_primary" / "splits.parquet")
         test = splits.loc[(splits["split"] == split) & (splits["part"] == "test"), "row"].to_numpy()
         path = self.raw / "interactions.tsv"
         table = pd.read_csv(path, sep="\t", dtype=str)

@@ -16,11 +16,12 @@ from multitask_recommender.interactions import Interactions, SideInformation
 from multitask_recommender.models import losses
 from multitask_recommender.models.document_system import DocumentSystemModule, DocumentSystemSettings
 from multitask_recommender.models.histories import sum_history
-from multitask_recommender.models.shared_bottom import MultiTaskModule, SharedBottom, SharedBottomSettings
+from multitask_recommender.models.multi_task import MultiTaskModule, MultiTaskSettings
+from multitask_recommender.models.shared_bottom import SharedBottom
 from multitask_recommender.models.sparse_features import FeatureTable
 from multitask_recommender.models.two_tower import LabelScales
 from multitask_recommender.settings_base import Settings
-from multitask_recommender.training import TrainingSettings, UserRows, new_generator, train
+from multitask_recommender.training import TrainableModule, TrainingSettings, UserRows, new_generator, train
 from multitask_recommender.variants import VARIANTS, Variant
 
 QUICK: dict[str, dict[str, Any]] = {
@@ -89,8 +90,11 @@ def test_gradients_are_right(kind: str, rows: Interactions, side: SideInformatio
     scales = LabelScales(TASKS, rows.labels)
     module: Any
     if kind == "shared_bottom":
-        settings = SharedBottomSettings(dimension=3, penalise="task_vectors")
-        towers = SharedBottom(settings).towers(TASKS)
+        settings = MultiTaskSettings(dimension=3, penalise="task_vectors")
+        towers = (
+            SharedBottom(settings).tower(TASKS, new_generator(5)),
+            SharedBottom(settings).tower(TASKS, new_generator(6)),
+        )
         module = MultiTaskModule(rows, side, settings, scales, towers, new_generator(1))
     else:
         document = DocumentSystemSettings(dimension=3, hidden=4, item_identity=True)
@@ -128,9 +132,8 @@ def test_diverging_training_names_model_task_and_epoch(rows: Interactions, side:
 
 def test_training_reaches_a_closed_form() -> None:
     """Full-batch gradient descent on a quadratic ends in its minimum."""
-    module = torch.nn.Module()
+    module = TrainableModule()
     module.w = torch.nn.Parameter(torch.zeros(3))
-    module.slow_parameters = lambda: []
     target = torch.tensor([1.0, -2.0, 0.5])
     rows = UserRows(make_interactions(5, 6, 2, seed=1), 5)
     settings = TrainingSettings(optimiser="sgd", learning_rate=0.1, epochs=300, batches=1)
@@ -192,7 +195,7 @@ def test_single_task_control_learns_from_one_task_alone(rows: Interactions, side
 
 def test_single_task_control_has_the_size_of_the_multi_task_path(rows: Interactions, side: SideInformation) -> None:
     """Per task, the control's parameters are within 5 % of what the shared-bottom model uses for that task."""
-    settings = SharedBottomSettings(dimension=64, training=TrainingSettings(epochs=1, batches=2))
+    settings = MultiTaskSettings(dimension=64, training=TrainingSettings(epochs=1, batches=2))
     multi = SharedBottom(settings)
     multi.fit(rows, side, seed=1)
     heads = 2 * 64 * 64

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import ROOT, Project
 from nbclient.exceptions import CellExecutionError
+
+from conftest import ROOT, Project
 
 sys.path.insert(0, str(ROOT / "notebooks"))
 from execute import execute

@@ -77,8 +77,8 @@ def test_recommendations_are_new_to_the_user(finished_project: Project, model: s
 def test_ranked_lists_hold_no_known_item(finished_project: Project) -> None:
     outputs = finished_project.outputs
     lists = pd.read_parquet(outputs / "07_model_output" / "shared_bottom" / "ranked_lists.parquet")
-    for name in ("behaviour_sequences", "validation_rows"):
-        known = pd.read_parquet(outputs / "05_model_input" / f"{name}.parquet")
+    for name in ("04_feature/behaviour_sequences", "05_model_input/validation_rows"):
+        known = pd.read_parquet(outputs / f"{name}.parquet")
         assert lists.merge(known[["split", "user", "item"]], on=["split", "user", "item"]).empty
 
 

@@ -46,7 +46,7 @@ class CrossValidationSettings(Settings):
 
 
 def candidates(search: dict[str, list[Any]], limit: int, seed: int) -> list[dict[str, Any]]:
-    """Return the grid of the search space, or a random sample of it without repetition.
+    """Return the grid of the search space, or a Latin hypercube sample of it.
 
     Args:
         search: Parameter to values.
@@ -54,13 +54,21 @@ def candidates(search: dict[str, list[Any]], limit: int, seed: int) -> list[dict
         seed: Seed of the sample.
 
     Returns:
-        Combinations in the order of the grid.
+        Combinations without repetition. In a sample every value of a parameter stands about equally often, so that a
+        small budget still sees all of them.
     """
     grid = [dict(zip(search, values, strict=True)) for values in itertools.product(*search.values())]
     if len(grid) <= limit:
         return grid
-    chosen = np.random.default_rng(seed).choice(len(grid), limit, replace=False)
-    return [grid[place] for place in sorted(chosen)]
+    rng = np.random.default_rng(seed)
+    chosen: list[dict[str, Any]] = []
+    while len(chosen) < limit:
+        places = [rng.permutation(np.resize(rng.permutation(len(values)), limit)) for values in search.values()]
+        for point in zip(*places, strict=True):
+            one = {name: values[int(at)] for (name, values), at in zip(search.items(), point, strict=True)}
+            if one not in chosen and len(chosen) < limit:
+                chosen.append(one)
+    return chosen
 
 
 def ranking_error(
@@ -184,7 +192,7 @@ def cross_validate(
         TrainingError: If every candidate diverges.
     """
     assert train.fold is not None
-    grid = candidates(parameters.search, settings.candidates, derive_seed(seed, variant.name, "search"))
+    grid = candidates(parameters.search or {}, settings.candidates, derive_seed(seed, variant.name, "search"))
     tasks = variant.scored_tasks(side_without(0).tasks)
     # Each group of tasks shares one choice of parameters.
     groups = [[task] for task in tasks] if variant.per_task else [tasks]

@@ -95,7 +95,18 @@ def _show_error(kind: type[BaseException], error: BaseException, trace: Tracebac
 class RunReport:
     """Ends a run with the headline table and the files that a reader wants next."""
 
-    _SHOWN = ("metrics", "headline", "costs", "cv_results", "accuracy_figure", "trade_off_figure", "cost_figure")
+    _SHOWN = (
+        "metrics",
+        "headline",
+        "comparisons",
+        "group_metrics",
+        "costs",
+        "cv_results",
+        "accuracy_figure",
+        "verdicts_figure",
+        "trade_off_figure",
+        "cost_figure",
+    )
 
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: Any) -> None:

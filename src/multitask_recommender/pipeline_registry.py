@@ -8,17 +8,24 @@ from multitask_recommender.pipelines.data_engineering import pipeline as data_en
 from multitask_recommender.pipelines.evaluation import pipeline as evaluation
 from multitask_recommender.pipelines.recommender import pipeline as recommender
 from multitask_recommender.pipelines.user_embedding import pipeline as user_embedding
+from multitask_recommender.variants import VARIANTS
 
 # The evaluation reads outputs of the models' namespaces by their full names, which is what the dot is reserved for.
 warnings.filterwarnings("ignore", message="One or more dataset names contain '.' characters")
 
 
 def register_pipelines() -> dict[str, Pipeline]:
-    """Return the pipelines by name; ``__default__`` is the whole study."""
+    """Return the pipelines by name: ``__default__`` is the study with its core models, ``every_model`` with all."""
+    core, every = [variant for variant in VARIANTS.values() if variant.core], list(VARIANTS.values())
     pipelines = {
         "data_engineering": data_engineering.create_pipeline(),
         "user_embedding": user_embedding.create_pipeline(),
-        "recommender": recommender.create_pipeline(),
-        "evaluation": evaluation.create_pipeline(),
+        "recommender": recommender.create_pipeline(core),
+        "evaluation": evaluation.create_pipeline(core),
     }
-    return {**pipelines, "__default__": sum(pipelines.values(), Pipeline([]))}
+    before = pipelines["data_engineering"] + pipelines["user_embedding"]
+    return {
+        **pipelines,
+        "every_model": before + recommender.create_pipeline(every) + evaluation.create_pipeline(every),
+        "__default__": sum(pipelines.values(), Pipeline([])),
+    }

@@ -24,6 +24,7 @@ class TrainingSettings(Settings):
         optimiser: ``sgd`` (with momentum 0.9) or ``adam``.
         learning_rate: Peak learning rate of the one-cycle schedule (Smith and Topin, 2018).
         encoder_rate: Factor on the learning rate for the parameters that a module lists in ``slow_parameters``.
+        expert_rate: The same for those in ``expert_parameters``.
         epochs: Passes over the training rows.
         batches: Batches of users an epoch.
         gradient_clip: Largest length of the gradient over all parameters; longer ones are scaled down to it.
@@ -35,6 +36,7 @@ class TrainingSettings(Settings):
     optimiser: Literal["sgd", "adam"] = "adam"
     learning_rate: float = Field(default=0.01, gt=0)
     encoder_rate: float = Field(default=0.1, gt=0)
+    expert_rate: float = Field(default=0.015, gt=0)
     epochs: int = Field(default=30, ge=1)
     batches: int = Field(default=8, ge=1)
     gradient_clip: float | None = Field(default=None, gt=0)
@@ -105,6 +107,10 @@ class TrainableModule(nn.Module):
         """Return the parameters trained with ``encoder_rate`` times the learning rate."""
         return []
 
+    def expert_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters trained with ``expert_rate`` times the learning rate."""
+        return []
+
 
 def new_generator(seed: int) -> torch.Generator:
     """Return a generator of its own, so that no global random state is read or changed."""
@@ -135,14 +141,13 @@ def train(
     Raises:
         TrainingError: If a loss is not finite; names model, loss and epoch.
     """
-    slow = module.slow_parameters()
-    slow_ids = {id(parameter) for parameter in slow}
-    rates = [settings.learning_rate, settings.learning_rate * settings.encoder_rate]
+    slow, experts = module.slow_parameters(), module.expert_parameters()
+    apart = {id(parameter) for parameter in (*slow, *experts)}
+    fast = [parameter for parameter in module.parameters() if id(parameter) not in apart]
+    factors = (1.0, settings.encoder_rate, settings.expert_rate)
     groups = [
-        {"params": parameters, "lr": rate}
-        for parameters, rate in zip(
-            ([p for p in module.parameters() if id(p) not in slow_ids], slow), rates, strict=True
-        )
+        {"params": parameters, "lr": settings.learning_rate * factor}
+        for parameters, factor in zip((fast, slow, experts), factors, strict=True)
         if parameters
     ]
     optimiser: torch.optim.Optimizer

@@ -8,10 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import Field, create_model, model_validator
+from pydantic import create_model, model_validator
 
-from multitask_recommender.baselines import matrix_factorisation, neighbours, simple
-from multitask_recommender.models import document_system, shared_bottom
+from multitask_recommender.baselines import item_item, matrix_factorisation, neighbours, simple
+from multitask_recommender.models import cross_stitch, document_system, mmoe, ple, shared_bottom, stem
+from multitask_recommender.models.multi_task import MultiTaskSettings
 from multitask_recommender.per_task import PerTask
 from multitask_recommender.recommender import Recommender
 from multitask_recommender.settings_base import Settings
@@ -29,11 +30,11 @@ class VariantParameters(Settings):
     """
 
     settings: Settings
-    search: dict[str, list[Any]] = Field(default_factory=dict)
+    search: dict[str, list[Any]] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> VariantParameters:
-        for name, values in self.search.items():
+        for name, values in (self.search or {}).items():
             if not values:
                 raise ValueError(f"search of '{name}' lists no value")
             for value in values:
@@ -74,6 +75,7 @@ class Variant:
         title: Its name in figures.
         per_task: Whether it is an independent model per task, tuned per task.
         user_vectors: Whether it reads the frozen vectors of the user embedding model.
+        core: Whether the default run includes it; ``kedro run --pipelines every_model`` runs all.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Variant:
     title: str
     per_task: bool = False
     user_vectors: bool = False
+    core: bool = True
 
     @property
     def parameters(self) -> type[VariantParameters]:
@@ -115,68 +118,74 @@ class Variant:
         return task.kind in self.recommender.predicts
 
 
-VARIANTS: dict[str, Variant] = {
-    variant.name: variant
-    for variant in (
-        Variant("random", simple.RandomRecommender, simple.NoSettings, "baseline", "Random"),
-        Variant("popularity", simple.Popularity, simple.NoSettings, "baseline", "Popularity"),
-        Variant("global_mean", simple.GlobalMean, simple.NoSettings, "baseline", "Global mean"),
-        Variant("user_mean", simple.UserMean, simple.NoSettings, "baseline", "User mean"),
-        Variant("item_mean", simple.ItemMean, simple.NoSettings, "baseline", "Item mean"),
-        Variant(
-            "user_item_bias",
-            simple.UserItemBias,
-            simple.BiasSettings,
-            "baseline",
-            "User + item bias",
-            per_task=True,
-        ),
-        Variant("item_knn", neighbours.ItemKNN, neighbours.ItemKNNSettings, "baseline", "Item kNN", per_task=True),
-        Variant(
-            "content_based",
-            neighbours.ContentBased,
-            neighbours.ContentBasedSettings,
-            "baseline",
-            "Content-based",
-            per_task=True,
-        ),
-        Variant(
-            "matrix_factorisation",
-            matrix_factorisation.MatrixFactorisation,
-            matrix_factorisation.MatrixFactorisationSettings,
-            "baseline",
-            "Matrix factorisation",
-            per_task=True,
-        ),
-        Variant(
-            "two_stage",
-            document_system.TwoStageSystem,
-            document_system.DocumentSystemSettings,
-            "multi_task",
-            "Document, two stages",
-            user_vectors=True,
-        ),
-        Variant(
-            "joint",
-            document_system.JointSystem,
-            document_system.DocumentSystemSettings,
-            "multi_task",
-            "Document, joint",
-        ),
-        Variant(
-            "single_task",
-            shared_bottom.SharedBottom,
-            shared_bottom.SharedBottomSettings,
-            "single_task",
-            "Single-task control",
-            per_task=True,
-        ),
-        Variant(
-            "shared_bottom",
-            shared_bottom.SharedBottom,
-            shared_bottom.SharedBottomSettings,
-            "multi_task",
-            "Shared-bottom",
-        ),
-    )
-}
+_ALL = (
+    Variant("random", simple.RandomRecommender, simple.NoSettings, "baseline", "Random"),
+    Variant("popularity", simple.Popularity, simple.NoSettings, "baseline", "Popularity"),
+    Variant("global_mean", simple.GlobalMean, simple.NoSettings, "baseline", "Global mean"),
+    Variant("user_mean", simple.UserMean, simple.NoSettings, "baseline", "User mean"),
+    Variant("item_mean", simple.ItemMean, simple.NoSettings, "baseline", "Item mean"),
+    Variant("user_item_bias", simple.UserItemBias, simple.BiasSettings, "baseline", "User + item bias", per_task=True),
+    Variant("item_knn", neighbours.ItemKNN, neighbours.ItemKNNSettings, "baseline", "Item kNN", per_task=True),
+    Variant(
+        "content_based",
+        neighbours.ContentBased,
+        neighbours.ContentBasedSettings,
+        "baseline",
+        "Content-based",
+        per_task=True,
+    ),
+    Variant("rp3beta", item_item.RandomWalk, item_item.RandomWalkSettings, "baseline", "RP3beta", per_task=True),
+    Variant("ease", item_item.Ease, item_item.EaseSettings, "baseline", "EASE", per_task=True),
+    Variant("ials", item_item.ImplicitALS, item_item.ImplicitALSSettings, "baseline", "iALS", per_task=True),
+    Variant(
+        "matrix_factorisation",
+        matrix_factorisation.MatrixFactorisation,
+        matrix_factorisation.MatrixFactorisationSettings,
+        "baseline",
+        "Matrix factorisation",
+        per_task=True,
+    ),
+    Variant(
+        "svd_plus_plus",
+        shared_bottom.PointwiseSharedBottom,
+        MultiTaskSettings,
+        "baseline",
+        "SVD++ (denoising)",
+        per_task=True,
+    ),
+    Variant(
+        "two_stage",
+        document_system.TwoStageSystem,
+        document_system.DocumentSystemSettings,
+        "multi_task",
+        "Document, two stages",
+        user_vectors=True,
+    ),
+    Variant(
+        "joint", document_system.JointSystem, document_system.DocumentSystemSettings, "multi_task", "Document, joint"
+    ),
+    Variant(
+        "single_task",
+        shared_bottom.SharedBottom,
+        MultiTaskSettings,
+        "single_task",
+        "Single-task control",
+        per_task=True,
+    ),
+    Variant("shared_bottom", shared_bottom.SharedBottom, MultiTaskSettings, "multi_task", "Shared-bottom"),
+    Variant("wide_shared_bottom", shared_bottom.SharedBottom, MultiTaskSettings, "multi_task", "Wide shared-bottom"),
+    Variant("mmoe", mmoe.MMoE, mmoe.MMoESettings, "multi_task", "MMoE"),
+    Variant(
+        "cross_stitch",
+        cross_stitch.CrossStitch,
+        cross_stitch.CrossStitchSettings,
+        "multi_task",
+        "Cross-stitch",
+        core=False,
+    ),
+    Variant("cgc", ple.PLE, ple.PLESettings, "multi_task", "CGC", core=False),
+    Variant("ple", ple.PLE, ple.PLESettings, "multi_task", "PLE", core=False),
+    Variant("stem", stem.STEM, MultiTaskSettings, "multi_task", "STEM", core=False),
+)
+VARIANTS: dict[str, Variant] = {variant.name: variant for variant in _ALL}
+"""Every model by name, in the order of tables and figures."""

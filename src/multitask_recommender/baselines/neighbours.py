@@ -28,7 +28,7 @@ def keep_largest(similarity: np.ndarray, k: int) -> sparse.csr_matrix:
     return sparse.csr_matrix(np.maximum(similarity, 0.0).astype(np.float32))
 
 
-class _ItemNeighbours(Recommender[S]):
+class ItemNeighbours(Recommender[S]):
     """score(u, i) = sum over the neighbours j of i that u found relevant of the similarity s(i, j)."""
 
     @abstractmethod
@@ -96,7 +96,7 @@ class ItemKNNSettings(Settings):
     normalisation: float = 0.4
 
 
-class ItemKNN(_ItemNeighbours[ItemKNNSettings]):
+class ItemKNN(ItemNeighbours[ItemKNNSettings]):
     """Item-based nearest neighbours: s(i, j) = n_ij / (n_i^(1 - a) n_j^a + shrinkage).
 
     n_ij counts the users of both items, n_i those of item i. Source: Sarwar et al., WWW 2001, with the asymmetric
@@ -129,7 +129,7 @@ class ContentBasedSettings(Settings):
     neighbours: int = 200
 
 
-class ContentBased(_ItemNeighbours[ContentBasedSettings]):
+class ContentBased(ItemNeighbours[ContentBasedSettings]):
     """Content-based similarity: the cosine of the items' features, each weighted by its inverse document frequency.
 
     The traditional method that the study's claim is measured against. Source: Lops et al., Content-based

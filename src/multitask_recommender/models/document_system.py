@@ -37,7 +37,9 @@ class DocumentSystemSettings(Settings):
         alpha: Weight of the penalty on f_theta.
         item_identity: Whether the item's identifier counts among its features.
         positive_weight: Additional weight of an observed pair in a retrieval task.
-        task_weights: Weight of every task's loss; 1 where not named.
+        retrieval_weight: Weight of the loss of a retrieval task.
+        binary_weight: Weight of the loss of a binary task.
+        regression_weight: Weight of the loss of a regression task.
         user_embedding: Parameters of the user embedding model where it is trained jointly.
         user_embedding_weight: Weight of L_UserEmb where it is trained jointly.
         training: Optimiser and schedule; the document asks for stochastic gradient descent.
@@ -49,7 +51,9 @@ class DocumentSystemSettings(Settings):
     alpha: float = Field(default=1e-3, ge=0)
     item_identity: bool = False
     positive_weight: float = Field(default=5.0, ge=0)
-    task_weights: dict[str, float] = Field(default_factory=dict)
+    retrieval_weight: float = Field(default=1.0, gt=0)
+    binary_weight: float = Field(default=1.0, gt=0)
+    regression_weight: float = Field(default=1.0, gt=0)
     user_embedding: UserEmbeddingSettings = UserEmbeddingSettings()
     user_embedding_weight: float = Field(default=1.0, gt=0)
     training: TrainingSettings = TrainingSettings(
@@ -138,7 +142,7 @@ class DocumentSystemModule(TwoTowerModule):
             if task.kind == "retrieval":
                 # Its rows are all pairs (i, j) of the batch, as in the document's double sum.
                 loss = loss * (~torch.isnan(label)).sum() / (len(outputs) * len(items))
-            result[name] = self.settings.task_weights.get(name, 1.0) * loss
+            result[name] = getattr(self.settings, f"{task.kind}_weight") * loss
         result["penalty"] = self.settings.alpha * outputs.square().sum((1, 2)).mean()
         if self.user_embedding is not None:
             result["user_embedding"] = self.settings.user_embedding_weight * self.user_embedding.loss(batch)

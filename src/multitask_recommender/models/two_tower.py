@@ -72,6 +72,10 @@ class TwoTowerModule(TrainableModule):
     def losses(self, batch: UserBatch) -> dict[str, Tensor]:
         """Return the named, weighted losses of a batch."""
 
+    def expert_utilisation(self, batch: UserBatch) -> dict[str, Tensor]:
+        """Return ``<side>.<task>`` to (experts,) mean gate weights; empty for a module without gates."""
+        return {}
+
 
 def task_loss(
     task: Task,
@@ -134,7 +138,10 @@ class NeuralRecommender(Recommender[S]):
         with torch.no_grad():
             items = module.item_vectors()
             blocks = [module.user_vectors(batch) for batch in rows.blocks(_BLOCK, generator)]
+            # A sample of the users tells how much each expert is used.
+            utilisation = module.expert_utilisation(next(iter(rows.blocks(_BLOCK, generator))))
         state: Arrays = {f"weights.{name}": value.numpy() for name, value in module.state_dict().items()}
+        state |= {f"utilisation.{name}": mean.numpy() for name, mean in utilisation.items()}
         for task in side.tasks:
             state[f"user.{task}"] = torch.cat([block[task] for block in blocks]).numpy()
             state[f"item.{task}"] = items[task].numpy()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import matplotlib as mpl
+import matplotlib.lines
+import matplotlib.patches
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -135,6 +137,50 @@ def plot_cost(
     _kind_legend(figure, KIND_TITLES)
     figure.suptitle(f"Quality against cost: {dataset.name}, {split} split")
     _label_points(figure, labelled)
+    return figure
+
+
+VERDICT_COLOURS = {"helps": "#0072B2", "equivalent": "#BBBBBB", "undecided": "#F5F5F5", "harms": "#D55E00"}
+
+
+def plot_verdicts(comparisons: pd.DataFrame, dataset: DatasetSettings) -> Figure:
+    """Plot all verdicts at a glance: models against controls, tasks and metrics, with the relative difference in %."""
+    splits = list(comparisons["split"].drop_duplicates())
+    single = [name for name in comparisons["control"].unique() if VARIANTS[name].kind == "single_task"]
+    rows = comparisons[["model", "control"]].drop_duplicates()
+    # The strongest questions first: against the single-task control, then against the baselines.
+    rows = pd.concat([rows[rows["control"].isin(single)], rows[~rows["control"].isin(single)]])
+    columns = comparisons[["task", "metric"]].drop_duplicates()
+    figure, axes = _figure(len(splits), 1, 3.0 + 5.6 * len(splits), 1.6 + 0.24 * len(rows))
+    for axis, split in zip(axes[0], splits, strict=True):
+        own = comparisons[comparisons["split"] == split].set_index(["model", "control", "task", "metric"])
+        for y, pair in enumerate(rows.itertuples(index=False)):
+            for x, what in enumerate(columns.itertuples(index=False)):
+                key = (*pair, *what)
+                if key not in own.index:
+                    continue
+                verdict, relative = str(own.loc[key, "verdict"]), float(own.loc[key, "relative"])
+                colour = VERDICT_COLOURS[verdict]
+                axis.add_patch(mpl.patches.Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, color=colour))
+                dark = verdict in ("helps", "harms")
+                axis.text(
+                    x, y, f"{100 * relative:+.1f}", ha="center", va="center", fontsize=7, color="w" if dark else "k"
+                )
+        axis.set_xlim(-0.5, len(columns) - 0.5)
+        axis.set_ylim(len(rows) - 0.5, -0.5)
+        axis.set_xticks(range(len(columns)), [f"{task}\n{metric}" for task, metric in columns.to_numpy()], fontsize=8)
+        axis.xaxis.tick_top()
+        axis.tick_params(length=0)
+        axis.set_yticks(
+            range(len(rows)),
+            [f"{VARIANTS[m].title}  vs  {VARIANTS[c].title}" for m, c in rows.to_numpy()] if axis is axes[0, 0] else [],
+            fontsize=8,
+        )
+        axis.spines[:].set_visible(False)
+        axis.set_title(f"{split} split", pad=34)
+    handles = [mpl.patches.Patch(color=colour, label=name) for name, colour in VERDICT_COLOURS.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+    figure.suptitle(f"Multi-task models on {dataset.name}: verdicts, and difference to the control in %")
     return figure
 
 

@@ -10,15 +10,20 @@ import pandas as pd
 
 from multitask_recommender import metrics
 from multitask_recommender.errors import SettingsError
-from multitask_recommender.interactions import BoolArray, Interactions, read_interactions
+from multitask_recommender.interactions import BoolArray, IntArray, Interactions, read_interactions
 from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings, SplitSettings
 from multitask_recommender.pipelines.evaluation.parameters import EvaluationSettings
 from multitask_recommender.pipelines.recommender.parameters import StudySettings
 from multitask_recommender.tasks import Task
-from multitask_recommender.variants import VARIANTS, Variant
+from multitask_recommender.variants import Variant
 
 METRIC_COLUMNS = ["dataset", "split", "model", "kind", "task", "metric", "k", "seed", "value", "users"]
-USER_METRIC_COLUMNS = ["split", "model", "task", "metric", "k", "seed", "user", "value"]
+USER_TOTAL_COLUMNS = ["split", "model", "task", "metric", "k", "seed", "user", "total", "count"]
+GROUP_COLUMNS = ["split", "model", "task", "metric", "k", "seed", "side", "group", "value", "count"]
+GROUPS = ["low", "middle", "high"]
+
+Rows = list[tuple[str, int, float, int]]
+Totals = list[tuple[str, int, IntArray, np.ndarray, np.ndarray]]
 
 
 def _pointwise(task: Task, label: np.ndarray, score: np.ndarray, predicts: bool) -> dict[str, float]:
@@ -37,6 +42,29 @@ def _pointwise(task: Task, label: np.ndarray, score: np.ndarray, predicts: bool)
     return {}
 
 
+def _pointwise_totals(task: Task, user: IntArray, label: np.ndarray, score: np.ndarray, predicts: bool) -> Totals:
+    """Per user, the sum and the number of rows of every pointwise metric; AUC is the user's own, with count 1."""
+    totals: Totals = []
+
+    def add(metric: str, values: np.ndarray) -> None:
+        users, place = np.unique(user, return_inverse=True)
+        totals.append((metric, 0, users, np.bincount(place, values), np.bincount(place).astype(float)))
+
+    if task.kind == "regression" and predicts:
+        add("rmse", (label - score) ** 2)
+        add("mae", np.abs(label - score))
+    if task.kind == "binary":
+        own = [(u, metrics.auc(label[user == u], score[user == u])) for u in np.unique(user)]
+        known = [(u, value) for u, value in own if not np.isnan(value)]
+        if known:
+            users, values = (np.array(part) for part in zip(*known, strict=True))
+            totals.append(("auc", 0, users, values, np.ones(len(users))))
+        if predicts:
+            p = np.clip(score, 1e-7, 1 - 1e-7)
+            add("log_loss", -(label * np.log(p) + (1 - label) * np.log(1 - p)))
+    return totals
+
+
 def _ranking(
     lists: pd.DataFrame,
     test: Interactions,
@@ -45,8 +73,13 @@ def _ranking(
     items: int,
     catalogue: BoolArray,
     ks: list[int],
-) -> tuple[list[tuple[str, int, float, int]], list[tuple[str, int, np.ndarray, np.ndarray]]]:
-    """Ranking, coverage and novelty of one task's lists: rows (metric, k, value, users) and per-user values."""
+) -> tuple[Rows, Totals, list[tuple[str, int, str, float, int]]]:
+    """Ranking, coverage and novelty of one task's lists.
+
+    Returns:
+        rows (metric, k, value, users); per-user totals; and recall by popularity of the item (metric, k, group, value,
+        relevant pairs): the training catalogue in thirds of equal numbers of training interactions.
+    """
     relevant = test.relevant[task]
     user, item = test.user[relevant], test.item[relevant]
     positives = np.bincount(user, minlength=int(test.user.max()) + 1)
@@ -57,20 +90,46 @@ def _ranking(
     table[lists["user"][within], lists["rank"][within] - 1] = lists["item"][within]
     item_users = np.bincount(train.item, minlength=items)
     users = len(np.unique(train.user))
-    rows: list[tuple[str, int, float, int]] = []
-    own: list[tuple[str, int, np.ndarray, np.ndarray]] = []
+    rows: Rows = []
+    own: Totals = []
+    groups: list[tuple[str, int, str, float, int]] = []
     if not len(judged):
-        return rows, own
+        return rows, own, groups
+    order = np.argsort(item_users, kind="stable")
+    third = np.empty(items, dtype=np.int64)
+    third[order] = np.minimum(3 * np.cumsum(item_users[order]) // max(item_users.sum() + 1, 1), 2)
     for k in ks:
         shown = table[judged, :k]
         hits = metrics.find_hits(shown, judged, user, item, items)
         values = metrics.ranking_metrics(hits, positives[judged])
         values["novelty"] = metrics.self_information(shown, item_users, users)
         rows += [(name, k, float(np.nanmean(value)), len(judged)) for name, value in values.items()]
-        own += [(name, k, judged, value) for name, value in values.items()]
+        own += [
+            (name, k, judged, np.nan_to_num(value), (~np.isnan(value)).astype(float)) for name, value in values.items()
+        ]
         rows.append(("coverage", k, metrics.catalogue_coverage(shown, catalogue), len(judged)))
         rows.append(("gini", k, metrics.gini(shown, catalogue), len(judged)))
-    return rows, own
+        hit_thirds = np.bincount(third[shown[hits]], minlength=3)
+        wanted = np.bincount(third[item], minlength=3)
+        groups += [
+            ("recall", k, group, float(hit / number), int(number))
+            for group, hit, number in zip(GROUPS, hit_thirds, wanted, strict=True)
+            if number
+        ]
+    return rows, own, groups
+
+
+def _user_groups(totals: pd.DataFrame, train: Interactions) -> pd.DataFrame:
+    """Every per-user metric within thirds of the users by number of training interactions."""
+    rows = np.bincount(train.user)
+    edges = np.quantile(rows[rows > 0], [1 / 3, 2 / 3])
+    activity = pd.Series(rows).reindex(totals["user"], fill_value=0).to_numpy()
+    group = np.array(GROUPS)[np.searchsorted(edges, activity)]
+    keys = ["task", "metric", "k", "seed", "group"]
+    summed = totals.assign(group=group).groupby(keys)[["total", "count"]].sum().reset_index()
+    value = summed["total"] / summed["count"]
+    summed["value"] = np.where(summed["metric"] == "rmse", np.sqrt(value), value)
+    return summed.assign(side="user", count=summed["count"].astype(int)).drop(columns="total")
 
 
 def measure(
@@ -84,12 +143,13 @@ def measure(
     test_labels: ir.Table,
     predictions: pd.DataFrame,
     ranked_lists: pd.DataFrame,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Measure one model on the test rows of every split.
 
     Returns:
-        metrics (``METRIC_COLUMNS``; k is 0 for metrics that are not of lists) and per-user values of the ranking
-        metrics (``USER_METRIC_COLUMNS``).
+        metrics (``METRIC_COLUMNS``; k is 0 for metrics that are not of lists); per-user totals and counts, from which
+        comparisons are made (``USER_TOTAL_COLUMNS``); metrics within thirds of the users by activity and recall within
+        thirds of the items by popularity (``GROUP_COLUMNS``).
 
     Raises:
         SettingsError: If a metric is asked for beyond the length of the stored lists.
@@ -99,7 +159,8 @@ def measure(
             f"'evaluation.ks' asks for lists of {max(settings.ks)}, but 'study.ranks' keeps {study.ranks}."
         )
     rows: list[tuple[Any, ...]] = []
-    own: list[pd.DataFrame] = []
+    totals: list[pd.DataFrame] = []
+    groups: list[pd.DataFrame] = []
     number = int(items.count().execute())
     for split in splits.names:
         test = read_interactions(test_labels, split, dataset.tasks)
@@ -107,40 +168,41 @@ def measure(
         catalogue = metrics.rankable_items(train.item, test.item, number)
         scores = predictions[predictions["split"] == split]
         lists = ranked_lists[ranked_lists["split"] == split]
+        own: list[pd.DataFrame] = []
         for name, task in dataset.tasks.items():
             for seed, part in scores[scores["task"] == name].groupby("seed"):
                 if not (np.array_equal(part["user"], test.user) and np.array_equal(part["item"], test.item)):
                     raise AssertionError(f"the predictions of {variant.name} are not in the order of the test rows")
                 asked = ~np.isnan(test.labels[name])
-                score = part["score"].to_numpy()
+                user, label, score = test.user[asked], test.labels[name][asked], part["score"].to_numpy()[asked]
                 base = (dataset.name, split, variant.name, variant.kind, name)
-                users = len(np.unique(test.user[asked]))
-                values = _pointwise(task, test.labels[name][asked], score[asked], variant.predicts(task))
-                rows += [(*base, metric, 0, seed, value, users) for metric, value in values.items()]
+                predicts = variant.predicts(task)
+                values = _pointwise(task, label, score, predicts)
+                rows += [(*base, metric, 0, seed, value, len(np.unique(user))) for metric, value in values.items()]
                 chosen = lists[(lists["task"] == name) & (lists["seed"] == seed)]
-                ranking, per_user = _ranking(chosen, test, train, name, number, catalogue, settings.ks)
+                ranking, per_user, by_item = _ranking(chosen, test, train, name, number, catalogue, settings.ks)
                 rows += [(*base, metric, k, seed, value, judged) for metric, k, value, judged in ranking]
-                own += [
-                    pd.DataFrame(
-                        {
-                            "split": split,
-                            "model": variant.name,
-                            "task": name,
-                            "metric": metric,
-                            "k": k,
-                            "seed": seed,
-                            "user": judged,
-                            "value": value,
-                        }
-                    )
-                    for metric, k, judged, value in per_user
-                ]
-    per_user_table = pd.concat(own, ignore_index=True) if own else pd.DataFrame(columns=USER_METRIC_COLUMNS)
-    return pd.DataFrame(rows, columns=METRIC_COLUMNS), per_user_table
+                for metric, k, users, total, count in [
+                    *_pointwise_totals(task, user, label, score, predicts),
+                    *per_user,
+                ]:
+                    table = {"task": name, "metric": metric, "k": k, "seed": seed, "user": users}
+                    own.append(pd.DataFrame({**table, "total": total, "count": count}))
+                items_table = pd.DataFrame(by_item, columns=["metric", "k", "group", "value", "count"])
+                groups.append(items_table.assign(split=split, task=name, seed=seed, side="item"))
+        if own:
+            together = pd.concat(own, ignore_index=True)
+            totals.append(together.assign(split=split))
+            groups.append(_user_groups(together, train).assign(split=split))
+    return (
+        pd.DataFrame(rows, columns=METRIC_COLUMNS),
+        pd.concat(totals, ignore_index=True).assign(model=variant.name)[USER_TOTAL_COLUMNS],
+        pd.concat(groups, ignore_index=True).assign(model=variant.name)[GROUP_COLUMNS],
+    )
 
 
-def collect_metrics(*tables: pd.DataFrame) -> pd.DataFrame:
-    """Put the models' metrics into one table, in the order of the list of variants."""
+def collect(*tables: pd.DataFrame) -> pd.DataFrame:
+    """Put the models' tables into one, in the order of the list of variants."""
     return pd.concat(tables, ignore_index=True)
 
 
@@ -150,15 +212,17 @@ def collect_cv_results(*tables: pd.DataFrame) -> pd.DataFrame:
     return table[["model", "split", "candidate", "parameters", "fold", "task", "error"]]
 
 
-def collect_costs(*costs: dict[str, Any]) -> pd.DataFrame:
+def collect_costs(table: pd.DataFrame, *costs: dict[str, Any]) -> pd.DataFrame:
     """Put the models' costs into one table: means over splits and seed numbers, the peak over all.
 
     Args:
-        costs: Fit costs of every variant in order, then predict costs of every variant in order.
+        table: The metrics, whose models are those of the costs.
+        costs: Fit costs of every model in order, then predict costs of every model in order.
     """
-    fits, predicts = costs[: len(VARIANTS)], costs[len(VARIANTS) :]
+    names = list(table["model"].drop_duplicates())
+    fits, predicts = costs[: len(names)], costs[len(names) :]
     rows = []
-    for name, fit_cost, predict_cost in zip(VARIANTS, fits, predicts, strict=True):
+    for name, fit_cost, predict_cost in zip(names, fits, predicts, strict=True):
         rows.append(
             {
                 "model": name,

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import ibis.expr.types as ir
 import pandas as pd
 from kedro.pipeline import Pipeline, node
 from kedro.pipeline.node import Node
 
 from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings, SplitSettings
-from multitask_recommender.pipelines.evaluation import figures, nodes
+from multitask_recommender.pipelines.evaluation import comparisons, figures, nodes
 from multitask_recommender.pipelines.evaluation.parameters import EvaluationSettings
 from multitask_recommender.pipelines.recommender.parameters import StudySettings
-from multitask_recommender.variants import VARIANTS, Variant
+from multitask_recommender.variants import Variant
 
 
 def _measure_node(variant: Variant) -> Node:
@@ -25,7 +27,7 @@ def _measure_node(variant: Variant) -> Node:
         test_labels: ir.Table,
         predictions: pd.DataFrame,
         ranked_lists: pd.DataFrame,
-    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+    ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
         return nodes.measure(
             variant,
             dataset,
@@ -52,31 +54,46 @@ def _measure_node(variant: Variant) -> Node:
             f"{variant.name}.predictions",
             f"{variant.name}.ranked_lists",
         ],
-        [f"{variant.name}.metrics", f"{variant.name}.user_metrics"],
+        [f"{variant.name}.metrics", f"{variant.name}.user_totals", f"{variant.name}.group_metrics"],
         name=f"measure_{variant.name}",
     )
 
 
-def _of_every_model(output: str) -> list[str]:
-    return [f"{name}.{output}" for name in VARIANTS]
+def create_pipeline(variants: Sequence[Variant]) -> Pipeline:
+    """Build the pipeline for some models."""
 
+    def of_every_model(output: str) -> list[str]:
+        return [f"{variant.name}.{output}" for variant in variants]
 
-def create_pipeline() -> Pipeline:
-    """Build the pipeline."""
     settings = ["params:dataset", "params:evaluation"]
     return Pipeline(
         [
-            *map(_measure_node, VARIANTS.values()),
-            node(nodes.collect_metrics, _of_every_model("metrics"), "metrics", name="collect_metrics"),
+            *map(_measure_node, variants),
+            node(nodes.collect, of_every_model("metrics"), "metrics", name="collect_metrics"),
+            node(nodes.collect, of_every_model("group_metrics"), "group_metrics", name="collect_group_metrics"),
+            node(
+                comparisons.compare_models,
+                [
+                    "params:dataset",
+                    "params:study",
+                    "params:splits",
+                    "params:evaluation",
+                    "params:cross_validation",
+                    *of_every_model("user_totals"),
+                ],
+                "comparisons",
+                name="compare_models",
+            ),
+            node(figures.plot_verdicts, ["comparisons", "params:dataset"], "verdicts_figure", name="plot_verdicts"),
             node(
                 nodes.collect_cv_results,
-                ["user_embedding.cv_results", *_of_every_model("cv_results")],
+                ["user_embedding.cv_results", *of_every_model("cv_results")],
                 "cv_results",
                 name="collect_cv_results",
             ),
             node(
                 nodes.collect_costs,
-                [*_of_every_model("fit_costs"), *_of_every_model("predict_costs")],
+                ["metrics", *of_every_model("fit_costs"), *of_every_model("predict_costs")],
                 "costs",
                 name="collect_costs",
             ),

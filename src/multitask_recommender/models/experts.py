@@ -1,0 +1,58 @@
+"""Experts, gates and heads: the parts that the architectures are put together from."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from multitask_recommender.tasks import Task
+
+
+class Experts(nn.Module):
+    """Residual linear experts: z_k = x + x E_k.
+
+    They start near the identity and apart from each other, and the inner product of two linear maps stays one.
+
+    Args:
+        number: K, the number of experts.
+        dimension: D, length of the vectors.
+        generator: Source of the initial E_k, normal with standard deviation 0.1 / sqrt(D).
+    """
+
+    def __init__(self, number: int, dimension: int, generator: torch.Generator) -> None:
+        super().__init__()
+        initial = torch.randn(number, dimension, dimension, generator=generator)
+        self.maps = nn.Parameter(initial * 0.1 * dimension**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, D) to (K, n, D)."""
+        return x + torch.matmul(x, self.maps)
+
+
+class Gate(nn.Module):
+    """Softmax weights of the experts: g(x) = softmax(x W + b), which start equal.
+
+    Args:
+        dimension: D, length of the vectors.
+        experts: K, the number of experts that it weighs.
+    """
+
+    def __init__(self, dimension: int, experts: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(dimension, experts))
+        self.bias = nn.Parameter(torch.zeros(experts))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, D) to (n, K) weights that sum to one."""
+        return torch.softmax(x @ self.weight + self.bias, dim=1)
+
+
+def mix(weights: Tensor, outputs: Tensor) -> Tensor:
+    """Sum experts by their weights: (n, K) and (K, n, D) to (n, D)."""
+    return torch.einsum("nk,knd->nd", weights, outputs)
+
+
+def identity_heads(tasks: dict[str, Task], dimension: int) -> nn.ParameterDict:
+    """Make one linear head per task, starting at the identity."""
+    # Pairs, because a dictionary would be put into alphabetical order.
+    return nn.ParameterDict([(name, nn.Parameter(torch.eye(dimension))) for name in tasks])

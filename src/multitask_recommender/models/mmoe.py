@@ -1,0 +1,64 @@
+"""Multi-gate mixture-of-experts towers."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from multitask_recommender.models.experts import Experts, Gate, identity_heads, mix
+from multitask_recommender.models.multi_task import MultiTaskRecommender, MultiTaskSettings, Tower
+from multitask_recommender.models.two_tower import Vectors
+from multitask_recommender.tasks import Task
+
+
+class MMoESettings(MultiTaskSettings):
+    """Parameters of MMoE.
+
+    Attributes:
+        experts: Experts shared by all tasks.
+    """
+
+    experts: int = Field(default=3, ge=1)
+
+
+class MMoETower(Tower):
+    """t_k = (sum_e g_ke(x) z_e) H_k with shared experts z_e = x + x E_e and one gate per task.
+
+    Source: Ma et al., Modeling Task Relationships in Multi-task Learning with Multi-gate Mixture-of-Experts, KDD 2018,
+    equations 6 and 7. With one expert it is the shared-bottom tower.
+
+    Args:
+        tasks: The tasks.
+        dimension: D, length of the shared and of the task vectors.
+        experts: Number of experts.
+        generator: Source of the initial weights.
+    """
+
+    def __init__(self, tasks: dict[str, Task], dimension: int, experts: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.width = dimension
+        self.experts = Experts(experts, dimension, generator)
+        self.task_gates = nn.ModuleDict({name: Gate(dimension, experts) for name in tasks})
+        self.heads = identity_heads(tasks, dimension)
+
+    def forward(self, shared: Tensor) -> Vectors:
+        """Map (n, D) shared vectors to task to (n, D)."""
+        outputs = self.experts(shared)
+        return {name: mix(weights, outputs) @ self.heads[name] for name, weights in self.gates(shared).items()}
+
+    def gates(self, shared: Tensor) -> dict[str, Tensor]:
+        """Return task to (n, experts) gate weights."""
+        return {name: gate(shared) for name, gate in self.task_gates.items()}
+
+    def expert_parameters(self) -> list[nn.Parameter]:
+        """Return experts and gates."""
+        return [*self.experts.parameters(), *self.task_gates.parameters()]
+
+
+class MMoE(MultiTaskRecommender[MMoESettings]):
+    """MMoE towers on shared representations."""
+
+    def tower(self, tasks: dict[str, Task], generator: torch.Generator) -> Tower:
+        """Make a tower."""
+        return MMoETower(tasks, self.settings.dimension, self.settings.experts, generator)

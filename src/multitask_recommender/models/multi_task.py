@@ -1,0 +1,413 @@
+"""The multi-task towers: shared representations of users and items, and what each task makes of them.
+
+Users and items are first represented by vectors that all tasks share (the bottom). A tower per side turns them into
+one vector per task; a task's score is the inner product of its two vectors plus biases. With one task alone the same
+module is the single-task control.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Annotated, Literal, TypeVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from multitask_recommender.baselines.item_item import ease_weights
+from multitask_recommender.baselines.simple import solve_biases
+from multitask_recommender.interactions import FloatArray, IntArray, Interactions, SideInformation, pair_matrix
+from multitask_recommender.models.histories import sum_history
+from multitask_recommender.models.sparse_features import FeatureTable
+from multitask_recommender.models.two_tower import (
+    LabelScales,
+    NeuralRecommender,
+    TwoTowerModule,
+    Vectors,
+    task_loss,
+)
+from multitask_recommender.recommender import Arrays, LearningCurve
+from multitask_recommender.settings_base import Settings
+from multitask_recommender.tasks import Task
+from multitask_recommender.training import TrainingSettings, UserBatch
+
+
+class MultiTaskSettings(Settings):
+    """Parameters of the multi-task towers.
+
+    Attributes:
+        dimension: Length of the shared vectors and of every task's vectors.
+        user_features: Whether the users' features are used.
+        item_features: Whether the items' features are used.
+        history_dropout: Share of a user's rows hidden from the encoder in a step; the pointwise losses are taken on
+            the hidden rows alone (a denoising encoder).
+        positive_weight: Additional weight of an observed pair in a retrieval task.
+        retrieval_penalty: Weight of the squared length of the identity vectors, per user or item, that a retrieval
+            task asks for.
+        penalty: The same per row of the user or item, that the other tasks ask for.
+        penalise: Whether these penalties fall on the shared identity vectors themselves (``identity``) or on what the
+            towers make of them for each task (``task_vectors``).
+        bias_penalty: Weight of the squared biases, per row.
+        encoder_penalty: Weight of the squared length of the history and feature vectors.
+        wide_penalty: lambda of the wide part of the retrieval tasks; null: no wide part.
+        wide_feature_weight: Weight of the items' features in the wide part.
+        retrieval_weight: Weight of the loss of a retrieval task.
+        binary_weight: Weight of the loss of a binary task.
+        regression_weight: Weight of the loss of a regression task.
+        task_weights: Weights of single tasks by name, instead of those of their kind.
+        training: Optimiser and schedule; ``encoder_rate`` also holds for the towers.
+    """
+
+    dimension: int = Field(default=64, ge=1)
+    user_features: bool = True
+    item_features: bool = True
+    history_dropout: float = Field(default=0.5, ge=0, lt=1)
+    positive_weight: float = Field(default=4.0, ge=0)
+    retrieval_penalty: float = Field(default=30.0, ge=0)
+    penalty: float = Field(default=0.12, ge=0)
+    penalise: Literal["identity", "task_vectors"] = "identity"
+    bias_penalty: float = Field(default=0.02, ge=0)
+    encoder_penalty: float = Field(default=1.0, ge=0)
+    wide_penalty: float | None = Field(default=None, gt=0)
+    wide_feature_weight: float = Field(default=0.0, ge=0)
+    retrieval_weight: float = Field(default=1.0, gt=0)
+    binary_weight: float = Field(default=0.5, gt=0)
+    regression_weight: float = Field(default=1.25, gt=0)
+    task_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    training: TrainingSettings = TrainingSettings(learning_rate=0.015, encoder_rate=0.1, epochs=25, batches=8)
+
+
+M = TypeVar("M", bound=MultiTaskSettings)
+
+
+class Tower(nn.Module, ABC):
+    """Turns the shared vectors of one side into one vector per task.
+
+    Attributes:
+        width: Length of the shared vectors that it takes.
+    """
+
+    width: int
+
+    @abstractmethod
+    def forward(self, shared: Tensor) -> Vectors:
+        """Map (n, width) shared vectors to task to (n, d)."""
+
+    def gates(self, shared: Tensor) -> dict[str, Tensor]:
+        """Return task to (n, experts) gate weights; empty for an architecture without gates."""
+        return {}
+
+    def expert_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters of experts and gates, which are trained slowest."""
+        return []
+
+
+def history_task(tasks: dict[str, Task]) -> str | None:
+    """Return the task whose labels the history encoder sees: the first regression task, else binary, else none."""
+    for kind in ("regression", "binary"):
+        for name, task in tasks.items():
+            if task.kind == kind:
+                return name
+    return None
+
+
+class MultiTaskModule(TwoTowerModule):
+    """Shared bottom, towers and biases.
+
+    x_u = p_u + (1 / sqrt(n_u)) sum_{j in h_u} (a_j + e_uj b_j) + C c_u        (users)
+    y_i = q_i + phi(v_i)                                                       (items)
+    s_t(u, i) = U_t(x_u) . V_t(y_i) + user bias + item bias + constant, per task t
+
+    h_u is the user's history, n_u its length, e_uj how much the user's label of item j differs from what the biases
+    predict (for the first regression or else binary task), c_u the context, v_i the item's features, U_t and V_t the
+    towers. The encoder follows SVD++ (Koren, KDD 2008, equation 15), with a share of the history hidden in every step
+    as in a denoising autoencoder (Vincent et al., ICML 2008). Only the identity vectors p and q carry a strong penalty:
+    uniform for retrieval (Hu et al., ICDM 2008), per row for the pointwise tasks (Zhou et al., AAIM 2008).
+
+    Args:
+        rows: Training rows.
+        side: Tasks, sizes and features.
+        settings: Parameters.
+        scales: Scales of the regression labels.
+        towers: The towers of the users and of the items.
+        generator: Source of the initial weights.
+    """
+
+    def __init__(
+        self,
+        rows: Interactions,
+        side: SideInformation,
+        settings: MultiTaskSettings,
+        scales: LabelScales,
+        towers: tuple[Tower, Tower],
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.tasks, self.settings, self.scales = side.tasks, settings, scales
+        self.weights = {
+            name: settings.task_weights.get(name, getattr(settings, f"{task.kind}_weight"))
+            for name, task in side.tasks.items()
+        }
+        dimension = towers[0].width
+        retrieves = any(task.kind == "retrieval" for task in side.tasks.values())
+        scale = 0.1 if retrieves else 0.03
+        self.user = nn.Parameter(torch.randn(side.users, dimension, generator=generator) * scale)
+        self.item = nn.Parameter(torch.randn(side.items, dimension, generator=generator) * scale)
+        self.history = nn.Parameter(torch.zeros(side.items, dimension))
+        self.context = FeatureTable(side.user_features, dimension) if settings.user_features else None
+        # The additional columns are the feature part of the item biases, one per task.
+        width = dimension + len(side.tasks)
+        self.features = FeatureTable(side.item_features, width) if settings.item_features else None
+        self.user_tower, self.item_tower = towers
+        self.user_bias = nn.Parameter(torch.zeros(side.users, len(side.tasks)))
+        self.item_bias = nn.Parameter(torch.zeros(side.items, len(side.tasks)))
+        self.constant = nn.Parameter(torch.zeros(len(side.tasks)))
+        self._start_at_biases(rows, side)
+        self.history_task = history_task(side.tasks)
+        if self.history_task is not None:
+            self.label_history = nn.Parameter(torch.zeros(side.items, dimension))
+
+    def _start_at_biases(self, rows: Interactions, side: SideInformation) -> None:
+        """Set the pointwise tasks' biases to their solution without factors."""
+        residuals: dict[str, tuple[Tensor, Tensor]] = {}
+        for place, (name, task) in enumerate(side.tasks.items()):
+            if task.kind == "retrieval":
+                continue
+            asked = ~np.isnan(rows.labels[name])
+            label = rows.labels[name][asked].astype(np.float64)
+            if task.kind == "regression":
+                mean, spread, _, _ = self.scales.values[name]
+                constant, label = 0.0, (label - mean) / spread
+            else:
+                rate = float(np.clip(label.mean(), 1e-3, 1 - 1e-3))
+                constant = float(np.log(rate / (1 - rate)))
+                # One Newton step from the base rate turns differences of probability into differences of logits.
+                label = (label - rate) / (rate * (1 - rate))
+            bias = solve_biases(
+                rows.user[asked],
+                rows.item[asked],
+                label.astype(np.float32),
+                side.users,
+                side.items,
+                (15.0, 10.0),
+            )
+            user, item = torch.from_numpy(bias[0]), torch.from_numpy(bias[1])
+            self.user_bias.data[:, place], self.item_bias.data[:, place] = user, item
+            self.constant.data[place] = constant
+            residuals[name] = (user.clone(), item.clone())
+        self._start = residuals
+
+    def _residual(self, batch: UserBatch) -> Tensor:
+        """Return (n,) label minus bias prediction of the history task; 0 where it does not ask."""
+        assert self.history_task is not None
+        label = batch.labels[self.history_task]
+        user, item = self._start[self.history_task]
+        if self.tasks[self.history_task].kind == "regression":
+            predicted = user[batch.users[batch.row_user]] + item[batch.row_item]
+            return (self.scales.standardise(self.history_task, label) - predicted).nan_to_num(0.0)
+        place = list(self.tasks).index(self.history_task)
+        logit = user[batch.users[batch.row_user]] + item[batch.row_item] + self.constant.detach()[place]
+        return (label - torch.sigmoid(logit)).nan_to_num(0.0)
+
+    def encode_users(self, batch: UserBatch, kept: Tensor | None = None) -> Tensor:
+        """Return the shared vectors x (B, D).
+
+        Args:
+            batch: Users with their rows.
+            kept: (n,) weight of each row in the history: 0 for a hidden row, 1 / (1 - dropout) for a kept one.
+        """
+        users = len(batch.users)
+        count = torch.bincount(batch.row_user, minlength=users).clamp(min=1)
+        value = count.to(self.history.dtype).rsqrt()[batch.row_user]
+        if kept is not None:
+            value = value * kept
+        encoded = sum_history(batch.row_user, batch.row_item, value, users, self.history)
+        if self.history_task is not None:
+            value = value * self._residual(batch)
+            encoded = encoded + sum_history(batch.row_user, batch.row_item, value, users, self.label_history)
+        if self.context is not None:
+            encoded = encoded + self.context(batch.users)
+        return self.user[batch.users] + encoded
+
+    def encode_items(self) -> tuple[Tensor, Tensor]:
+        """Return the shared vectors y (items, D) and the items' biases (items, tasks)."""
+        if self.features is None:
+            return self.item, self.item_bias
+        encoded = self.features()
+        dimension = self.item.shape[1]
+        return self.item + encoded[:, :dimension], self.item_bias + encoded[:, dimension:]
+
+    def _with_user_biases(self, vectors: Vectors, users: Tensor) -> Vectors:
+        bias = self.user_bias[users] + self.constant
+        one = torch.ones(len(users), 1, dtype=bias.dtype)
+        return {
+            name: torch.cat([vectors[name], bias[:, place : place + 1], one], dim=1)
+            for place, name in enumerate(self.tasks)
+        }
+
+    def _with_item_biases(self, vectors: Vectors, bias: Tensor) -> Vectors:
+        one = torch.ones(len(bias), 1, dtype=bias.dtype)
+        return {
+            name: torch.cat([vectors[name], one, bias[:, place : place + 1]], dim=1)
+            for place, name in enumerate(self.tasks)
+        }
+
+    def user_vectors(self, batch: UserBatch) -> Vectors:
+        """Return task to (B, d + 2): the towers' outputs with the biases as two more coordinates."""
+        return self._with_user_biases(self.user_tower(self.encode_users(batch)), batch.users)
+
+    def item_vectors(self) -> Vectors:
+        """Return task to (items, d + 2)."""
+        shared, bias = self.encode_items()
+        return self._with_item_biases(self.item_tower(shared), bias)
+
+    def losses(self, batch: UserBatch) -> dict[str, Tensor]:
+        """Return the tasks' losses on a batch with a part of every history hidden, and the penalties."""
+        drop = self.settings.history_dropout
+        hidden = torch.rand(len(batch.row_item), generator=batch.generator) < drop
+        kept = (~hidden) / (1.0 - drop)
+        users = self._with_user_biases(self.user_tower(self.encode_users(batch, kept)), batch.users)
+        items = self.item_vectors()
+        result: dict[str, Tensor] = {}
+        for name, task in self.tasks.items():
+            label = batch.labels[name]
+            if task.kind == "regression":
+                label = self.scales.standardise(name, label)
+            if task.kind != "retrieval" and drop > 0:
+                label = torch.where(hidden, label, torch.nan)
+            loss = task_loss(task, users[name], items[name], batch, label, self.settings.positive_weight)
+            result[name] = self.weights[name] * loss
+        result["penalty"] = self._penalty(batch, hidden)
+        return result
+
+    def _penalty(self, batch: UserBatch, hidden: Tensor) -> Tensor:
+        """Return the penalties of a batch; each part in the same unit as the loss it belongs to.
+
+        A retrieval task asks for ``retrieval_penalty`` |p|^2 per user and item, over the number of rows; a pointwise
+        task for ``penalty`` (|p_u|^2 + |q_i|^2) on average over the rows that its loss is taken on.
+        """
+        settings = self.settings
+        share = len(batch.users) / len(self.user)
+        rows = max(len(batch.row_item), 1)
+        by_user = torch.bincount(batch.row_user[hidden], minlength=len(batch.users)).to(self.user.dtype)
+        by_item = torch.bincount(batch.row_item[hidden], minlength=len(self.item)).to(self.user.dtype)
+        hidden_rows = by_user.sum().clamp(min=1)
+
+        def uniform(user: Tensor, item: Tensor) -> Tensor:
+            return (user.square().sum() + share * item.square().sum()) / rows
+
+        def per_row(user: Tensor, item: Tensor) -> Tensor:
+            return (user.square().sum(1) @ by_user + item.square().sum(1) @ by_item) / hidden_rows
+
+        user, item = self.user[batch.users], self.item
+        user_bias = self.user_bias[batch.users]
+        total = self.history.new_zeros(())
+        for place, (name, task) in enumerate(self.tasks.items()):
+            bias = (user_bias[:, place : place + 1], self.item_bias[:, place : place + 1])
+            if task.kind == "retrieval":
+                bias_part = 0.1 * settings.retrieval_penalty * uniform(*bias)
+            else:
+                bias_part = settings.bias_penalty * per_row(*bias)
+            total = total + self.weights[name] * bias_part
+        if settings.penalise == "task_vectors":
+            own_user, own_item = self.user_tower(user), self.item_tower(item)
+            for name, task in self.tasks.items():
+                measure, weight = (
+                    (uniform, settings.retrieval_penalty) if task.kind == "retrieval" else (per_row, settings.penalty)
+                )
+                total = total + self.weights[name] * weight * measure(own_user[name], own_item[name])
+        else:
+            # The vectors are shared, so tasks of one sort ask for one penalty, not for one each.
+            strongest = {"uniform": 0.0, "per_row": 0.0}
+            for name, task in self.tasks.items():
+                sort = "uniform" if task.kind == "retrieval" else "per_row"
+                strongest[sort] = max(strongest[sort], self.weights[name])
+            total = total + strongest["uniform"] * settings.retrieval_penalty * uniform(user, item)
+            total = total + strongest["per_row"] * settings.penalty * per_row(user, item)
+        tables = [self.history]
+        if self.history_task is not None:
+            tables.append(self.label_history)
+        tables += [table.vectors for table in (self.context, self.features) if table is not None]
+        encoder = torch.stack([table.square().sum() for table in tables]).sum()
+        return total + settings.encoder_penalty * share * encoder / hidden_rows
+
+    def expert_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters of the towers' experts and gates."""
+        return [*self.user_tower.expert_parameters(), *self.item_tower.expert_parameters()]
+
+    def slow_parameters(self) -> list[nn.Parameter]:
+        """Return the encoder's and the heads' parameters."""
+        others = {id(p) for p in (self.user, self.item, self.user_bias, self.item_bias, *self.expert_parameters())}
+        return [p for p in self.parameters() if id(p) not in others]
+
+    def expert_utilisation(self, batch: UserBatch) -> dict[str, Tensor]:
+        """Return ``<side>.<task>`` to (experts,) mean gate weights, over the batch's users and over all items."""
+        users = self.user_tower.gates(self.encode_users(batch))
+        items = self.item_tower.gates(self.encode_items()[0])
+        return {
+            f"{side}.{task}": weights.mean(0)
+            for side, gates in (("user", users), ("item", items))
+            for task, weights in gates.items()
+        }
+
+
+class MultiTaskRecommender(NeuralRecommender[M]):
+    """A multi-task architecture over shared representations: what its towers are, subclasses say.
+
+    With ``wide_penalty`` the retrieval tasks also get a wide part, the item-item weights of EASE (see
+    :func:`ease_weights`), solved in closed form and added to the score of the towers: a wide and deep model
+    (Cheng et al., DLRS 2016).
+    """
+
+    @abstractmethod
+    def tower(self, tasks: dict[str, Task], generator: torch.Generator) -> Tower:
+        """Make a tower; called once for the users and once for the items."""
+
+    def build(
+        self, train_rows: Interactions, side: SideInformation, scales: LabelScales, generator: torch.Generator
+    ) -> TwoTowerModule:
+        """Make the untrained module."""
+        towers = (self.tower(side.tasks, generator), self.tower(side.tasks, generator))
+        return MultiTaskModule(train_rows, side, self.settings, scales, towers, generator)
+
+    def training_settings(self) -> TrainingSettings:
+        """Return how the module is trained."""
+        return self.settings.training
+
+    def fit(self, train_rows: Interactions, side: SideInformation, seed: int) -> LearningCurve:
+        """Train the module, and solve the wide part if there is one."""
+        curve = super().fit(train_rows, side, seed)
+        penalty = self.settings.wide_penalty
+        if penalty is not None:
+            state = self.state()
+            for name, task in side.tasks.items():
+                if task.kind == "retrieval":
+                    relevant = train_rows.relevant[name]
+                    user, item = train_rows.user[relevant], train_rows.item[relevant]
+                    history = pair_matrix(user, item, (side.users, side.items))
+                    weights = ease_weights(history, side.item_features, penalty, self.settings.wide_feature_weight)
+                    state |= {f"wide.{name}.weights": weights, f"wide.{name}.user": user, f"wide.{name}.item": item}
+            self.restore(state, side)
+        return curve
+
+    def restore(self, state: Arrays, side: SideInformation) -> None:
+        """Take weights, vectors and the wide part back."""
+        super().restore(state, side)
+        shape = (side.users, side.items)
+        self._wide = {
+            name: (pair_matrix(state[f"wide.{name}.user"], state[f"wide.{name}.item"], shape), weights)
+            for name in side.tasks
+            if (weights := state.get(f"wide.{name}.weights")) is not None
+        }
+
+    def score(self, users: IntArray) -> dict[str, FloatArray]:
+        """Score with the towers, and add the wide part."""
+        scores = super().score(users)
+        for task, (history, weights) in self._wide.items():
+            scores[task] = scores[task] + history[users] @ weights
+        return scores
+
+    def parameter_count(self) -> int:
+        """Return the number of trained weights and of wide weights."""
+        return super().parameter_count() + sum(weights.size for _, weights in self._wide.values())

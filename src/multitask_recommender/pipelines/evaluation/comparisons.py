@@ -1,0 +1,109 @@
+"""Every multi-task model against its single-task control and every baseline, with inference over users."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from multitask_recommender.cross_validation import CrossValidationSettings
+from multitask_recommender.jobs import run_jobs
+from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings, SplitSettings
+from multitask_recommender.pipelines.evaluation.parameters import EvaluationSettings
+from multitask_recommender.pipelines.recommender.parameters import StudySettings
+from multitask_recommender.randomness import derive_seed
+from multitask_recommender.statistics import Comparison, compare_paired, holm, judge
+from multitask_recommender.variants import VARIANTS
+
+COLUMNS = [
+    "dataset",
+    "split",
+    "model",
+    "control",
+    "task",
+    "metric",
+    "k",
+    "difference",
+    "relative",
+    "ci_low",
+    "ci_high",
+    "p_value",
+    "p_holm",
+    "verdict",
+]
+COMPARED = {
+    "retrieval": ["ndcg", "recall", "novelty"],
+    "binary": ["auc", "log_loss", "ndcg"],
+    "regression": ["rmse", "mae"],
+}
+"""Metrics compared per kind of task; ranking metrics at the headline k. AUC is the mean of the users' own."""
+LOWER_IS_BETTER = frozenset({"rmse", "mae", "log_loss"})
+
+
+def compare_models(
+    dataset: DatasetSettings,
+    study: StudySettings,
+    splits: SplitSettings,
+    settings: EvaluationSettings,
+    cross_validation: CrossValidationSettings,
+    *user_totals: pd.DataFrame,
+) -> pd.DataFrame:
+    """Compare the models on the users that both were measured on; a user's total is the mean over seed numbers.
+
+    The Holm correction is over the tasks and metrics of one model and control on one split.
+
+    Args:
+        dataset: The tasks.
+        study: The seed.
+        splits: The splits.
+        settings: Resamples and smallest effect of interest.
+        cross_validation: How many processes to use.
+        user_totals: Per-user totals of every model.
+
+    Returns:
+        Table with ``COLUMNS``; ``difference`` is model minus control, and the interval is of the difference.
+    """
+    keys = ["split", "task", "metric", "k", "model"]
+    shown = [table[table["k"].isin([0, settings.headline_k])] for table in user_totals]
+    means = pd.concat(shown).groupby([*keys, "user"])[["total", "count"]].mean().reset_index()
+    cells = {key: cell.set_index("user") for key, cell in means.groupby(keys)}
+    jobs: list[tuple[Any, ...]] = []
+    names = [name for name in VARIANTS if name in set(means["model"])]
+    for split in splits.names:
+        for model in (name for name in names if VARIANTS[name].kind == "multi_task"):
+            for control in (name for name in names if VARIANTS[name].kind != "multi_task"):
+                for task, kind in ((name, task.kind) for name, task in dataset.tasks.items()):
+                    for metric in COMPARED[kind]:
+                        k = settings.headline_k if metric in ("ndcg", "recall", "novelty") else 0
+                        pair = [cells.get((split, task, metric, k, name)) for name in (model, control)]
+                        if pair[0] is not None and pair[1] is not None:
+                            jobs.append((split, model, control, task, metric, k, *pair))
+
+    def compare(job: tuple[Any, ...]) -> Comparison:
+        split, model, control, task, metric, _, own, other = job
+        common = own.index.intersection(other.index)
+        own, other = own.loc[common], other.loc[common]
+        rng = np.random.default_rng(derive_seed(study.seed, "comparison", split, model, control, task, metric))
+        return compare_paired(
+            own["total"].to_numpy(),
+            other["total"].to_numpy(),
+            own["count"].to_numpy(),
+            metric == "rmse",
+            settings.resamples,
+            rng,
+        )
+
+    results = run_jobs(compare, jobs, cross_validation.workers, "comparing models")
+    table = pd.DataFrame(
+        [(dataset.name, *job[:6], *asdict(result).values()) for job, result in zip(jobs, results, strict=True)],
+        columns=COLUMNS[:-2],
+    )
+    family = ["split", "model", "control"]
+    table["p_holm"] = table.groupby(family)["p_value"].transform(lambda p: holm(p.to_numpy()))
+    table["verdict"] = [
+        judge(result, p, metric not in LOWER_IS_BETTER, settings.smallest_effect)
+        for result, p, metric in zip(results, table["p_holm"], table["metric"], strict=True)
+    ]
+    return table[COLUMNS]

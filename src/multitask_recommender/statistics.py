@@ -1,0 +1,138 @@
+"""Inference on paired comparisons: the user is the unit.
+
+A metric of a model is g(sum_u a_u / sum_u n_u) with one total a_u and one count n_u per user. For a ranking metric a_u
+is the user's value and n_u = 1; for RMSE a_u is the sum of squared errors, n_u the number of rows, g the square root.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Values = NDArray[np.float64]
+Verdict = Literal["helps", "harms", "equivalent", "undecided"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A model against its control on one metric.
+
+    Attributes:
+        difference: Metric of the model minus metric of the control.
+        relative: The difference over the control's metric.
+        low: Lower end of the 95 % BCa bootstrap interval of the difference over resampled users.
+        high: Upper end.
+        p_value: Two-sided paired permutation test over users.
+    """
+
+    difference: float
+    relative: float
+    low: float
+    high: float
+    p_value: float
+
+
+def compare_paired(
+    model: Values, control: Values, count: Values, root: bool, resamples: int, rng: np.random.Generator
+) -> Comparison:
+    """Compare two models on the same users.
+
+    Args:
+        model: (users,) totals a_u of the model.
+        control: (users,) totals of the control.
+        count: (users,) counts n_u, the same for both.
+        root: Whether g is the square root (RMSE) instead of the identity.
+        resamples: Resamples of the permutation test and of the bootstrap.
+        rng: Source of both.
+
+    Returns:
+        The comparison. For equal totals the difference is 0, the interval is a point and p is 1.
+    """
+
+    def metric(total: Values, number: Values, axis: int = -1) -> Values:
+        mean = total.sum(axis=axis) / number.sum(axis=axis)
+        return np.sqrt(mean) if root else mean
+
+    base = float(metric(control, count))
+    difference = float(metric(model, count)) - base
+    relative = difference / base if base != 0 else float("nan")
+    if np.array_equal(model, control):
+        return Comparison(0.0, 0.0 if base != 0 else float("nan"), 0.0, 0.0, 1.0)
+
+    def swapped(a: Values, b: Values, axis: int = -1) -> Values:
+        # Swapping a user's totals between the models leaves the counts alone.
+        whole = count.sum()
+        one, other = a.sum(axis=axis) / whole, b.sum(axis=axis) / whole
+        return np.sqrt(one) - np.sqrt(other) if root else one - other
+
+    def resampled(a: Values, b: Values, n: Values, axis: int = -1) -> Values:
+        return metric(a, n, axis) - metric(b, n, axis)
+
+    test = stats.permutation_test(
+        (model, control),
+        swapped,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=resamples,
+        batch=500,
+        rng=rng,
+    )
+    interval = stats.bootstrap(
+        (model, control, count),
+        resampled,
+        paired=True,
+        vectorized=True,
+        n_resamples=resamples,
+        batch=500,
+        method="BCa",
+        rng=rng,
+    ).confidence_interval
+    return Comparison(difference, relative, float(interval.low), float(interval.high), float(test.pvalue))
+
+
+def holm(p_values: Values) -> Values:
+    """Adjust p-values so that the probability of any false rejection in the family is bounded.
+
+    Source: Holm, A Simple Sequentially Rejective Multiple Test Procedure, Scand. J. Statist. 1979.
+
+    Args:
+        p_values: (tests,).
+
+    Returns:
+        (tests,) adjusted p-values: the running maximum over ascending p of (tests - rank) p, at most 1.
+    """
+    order = np.argsort(p_values, kind="stable")
+    factors = len(p_values) - np.arange(len(p_values))
+    adjusted = np.minimum(np.maximum.accumulate(p_values[order] * factors), 1.0)
+    result = np.empty_like(adjusted)
+    result[order] = adjusted
+    return result
+
+
+def judge(
+    comparison: Comparison, p_adjusted: float, higher_is_better: bool, smallest_effect: float, level: float = 0.05
+) -> Verdict:
+    """Say what a comparison means.
+
+    ``equivalent``: the whole interval lies within the smallest effect of interest. Otherwise ``helps`` or ``harms``, by
+    the direction, if the adjusted p-value is below the level and the interval excludes 0. Otherwise ``undecided``.
+
+    Args:
+        comparison: The comparison.
+        p_adjusted: Its p-value after correction.
+        higher_is_better: Direction of the metric.
+        smallest_effect: Declared before, relative to the control's metric.
+        level: Bound of the false-positive rate.
+    """
+    base = comparison.difference / comparison.relative if comparison.relative else float("inf")
+    margin = abs(smallest_effect * base)
+    if comparison.difference == 0 or (-margin < comparison.low and comparison.high < margin):
+        return "equivalent"
+    excludes_zero = comparison.low > 0 or comparison.high < 0
+    if p_adjusted < level and excludes_zero:
+        return "helps" if (comparison.difference > 0) == higher_is_better else "harms"
+    return "undecided"

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from multitask_recommender.statistics import Comparison, compare_paired, holm, judge
+
+ONES = np.ones(200)
+
+
+def compare(model: np.ndarray, control: np.ndarray, count: np.ndarray = ONES, root: bool = False) -> Comparison:
+    return compare_paired(model, control, count, root, 999, np.random.default_rng(1))
+
+
+def test_a_difference_of_means_equals_the_t_interval_nearly() -> None:
+    random = np.random.default_rng(2)
+    control = random.normal(1.0, 0.3, 200)
+    model = control + random.normal(0.05, 0.2, 200)
+    found = compare(model, control)
+    assert found.difference == pytest.approx((model - control).mean())
+    assert found.relative == pytest.approx((model - control).mean() / control.mean())
+    low, high = stats.t.interval(0.95, 199, loc=found.difference, scale=stats.sem(model - control))
+    assert found.low == pytest.approx(low, abs=0.006)
+    assert found.high == pytest.approx(high, abs=0.006)
+    assert found.p_value == pytest.approx(stats.ttest_rel(model, control).pvalue, abs=0.02)
+
+
+def test_rmse_is_over_rows_not_over_users() -> None:
+    count = np.array([1.0, 3.0] * 100)
+    model, control = np.array([4.0, 3.0] * 100), np.array([1.0, 3.0] * 100)
+    found = compare(model, control, count, root=True)
+    assert found.difference == pytest.approx(np.sqrt(700 / 400) - 1.0)
+
+
+def test_swapping_the_models_changes_the_sign_alone() -> None:
+    random = np.random.default_rng(3)
+    a, b = random.normal(1, 1, 200), random.normal(1.2, 1, 200)
+    one, other = compare(a, b), compare(b, a)
+    assert one.difference == -other.difference
+    assert one.p_value == pytest.approx(other.p_value, abs=0.03)
+    assert (one.low, one.high) == pytest.approx((-other.high, -other.low), abs=0.03)
+
+
+def test_equal_models_are_equivalent() -> None:
+    found = compare(ONES, ONES)
+    assert found.p_value == 1
+    assert judge(found, 1.0, True, 0.01) == "equivalent"
+
+
+def test_false_positives_stay_at_their_level() -> None:
+    """Without a difference, 'helps' or 'harms' comes up in at most 5 % of the repeats, up to chance."""
+    random = np.random.default_rng(4)
+    wrong = 0
+    for repeat in range(200):
+        a, b = random.gamma(2.0, 0.1, 60), random.gamma(2.0, 0.1, 60)
+        found = compare_paired(a, b, np.ones(60), False, 199, np.random.default_rng(repeat))
+        wrong += judge(found, found.p_value, True, 0.01) in ("helps", "harms")
+    assert wrong <= stats.binom.ppf(0.999, 200, 0.05)
+
+
+def test_holm_equals_the_definition_worked_by_hand() -> None:
+    assert holm(np.array([0.01, 0.04, 0.03, 0.005])) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm(np.array([0.9, 0.8])) == pytest.approx([1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "p", "higher", "verdict"),
+    [
+        (0.02, 0.06, 0.001, True, "helps"),
+        (0.02, 0.06, 0.001, False, "harms"),
+        (-0.06, -0.02, 0.001, True, "harms"),
+        (0.02, 0.06, 0.2, True, "undecided"),
+        (-0.002, 0.006, 0.5, True, "equivalent"),
+        (0.001, 0.006, 0.001, True, "equivalent"),
+        (-0.02, 0.03, 0.6, True, "undecided"),
+    ],
+)
+def test_verdicts(low: float, high: float, p: float, higher: bool, verdict: str) -> None:
+    middle = (low + high) / 2
+    assert judge(Comparison(middle, middle / 1.0, low, high, p), p, higher, 0.01) == verdict
