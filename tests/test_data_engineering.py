@@ -18,6 +18,7 @@ from multitask_recommender.errors import DataError, SettingsError
 from multitask_recommender.pipelines.data_engineering import nodes
 from multitask_recommender.pipelines.data_engineering.features import MISSING, RARE
 from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings, SplitSettings
+from multitask_recommender.pipelines.data_engineering.splits import check_splits
 
 TINY = ROOT / "tests" / "data" / "tiny_study"
 DECLARED = yaml.safe_load((ROOT / "conf/base/parameters_data_engineering.yml").read_text())
@@ -38,6 +39,7 @@ def validated(tables: dict[str, ir.Table]) -> tuple[ir.Table, ir.Table, ir.Table
         nodes.standardise_users(tables["users"], DATASET),
         nodes.standardise_items(tables["items"], tables["item_links"], tables["item_graph"], DATASET),
         DATASET,
+        SPLITS,
     )
 
 
@@ -209,16 +211,20 @@ def test_features_do_not_change_with_held_out_rows_or_labels() -> None:
 
 def test_more_folds_than_rows_is_refused() -> None:
     interactions, _, _ = validated(raw_tables())
-    few = interactions.order_by("row").limit(4)
-    with pytest.raises(SettingsError, match=r"splits\.folds"):
-        nodes.assign_splits(few, SplitSettings(strategies=["random"], seed=1, folds=30))
+    few = interactions.order_by("row").limit(40)
+    check_splits(few, SplitSettings(strategies=["random"], seed=1, folds=28))
+    with pytest.raises(SettingsError, match=r"splits\.folds.*28 interactions"):
+        check_splits(few, SplitSettings(strategies=["random"], seed=1, folds=30))
+    with pytest.raises(SettingsError, match=r"splits\.folds.*items"):
+        check_splits(interactions, SplitSettings(strategies=["cold_items"], seed=1, folds=60))
 
 
 def test_time_splits_without_time_are_refused() -> None:
     interactions, _, _ = validated(raw_tables())
     untimed = interactions.mutate(timestamp=ibis.null("float64"))
     with pytest.raises(SettingsError, match="chronological"):
-        nodes.assign_splits(untimed, SPLITS)
+        check_splits(untimed, SPLITS)
+    check_splits(untimed, SPLITS.model_copy(update={"strategies": ["random", "cold_items"]}))
 
 
 def spoil(column: str, row: int, value: str) -> dict[str, pd.DataFrame]:

@@ -32,10 +32,16 @@ def standardise_items(
 
 
 def validate_tables(
-    interactions: ir.Table, users: ir.Table, items: ir.Table, dataset: DatasetSettings
+    interactions: ir.Table, users: ir.Table, items: ir.Table, dataset: DatasetSettings, split_settings: SplitSettings
 ) -> tuple[ir.Table, ir.Table, ir.Table]:
-    """Check the three tables together and number users and items (see ``tables.validate_tables``)."""
-    return tables.validate_tables(interactions, users, items, dataset)
+    """Check the three tables together and number users and items (see ``tables.validate_tables``).
+
+    Label expressions and splits are checked here too, so that nothing is written before all of the input is known good.
+    """
+    checked = tables.validate_tables(interactions, users, items, dataset)
+    splits.check_splits(checked[0], split_settings)
+    label_interactions(checked[0], dataset)
+    return checked
 
 
 def assign_splits(interactions: ir.Table, split_settings: SplitSettings) -> ir.Table:

@@ -29,7 +29,13 @@ def create_pipeline() -> Pipeline:
             ),
             node(
                 nodes.validate_tables,
-                ["standardised_interactions", "standardised_users", "standardised_items", "params:dataset"],
+                [
+                    "standardised_interactions",
+                    "standardised_users",
+                    "standardised_items",
+                    "params:dataset",
+                    "params:splits",
+                ],
                 ["interactions", "users", "items"],
                 name="validate_tables",
             ),

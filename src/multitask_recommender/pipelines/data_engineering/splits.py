@@ -24,6 +24,40 @@ def _part(is_test: ir.BooleanValue, is_validation: ir.BooleanValue) -> ir.String
     return ibis.cases((is_test, "test"), (is_validation, "validation"), else_="train")
 
 
+def check_splits(interactions: ir.Table, settings: SplitSettings) -> None:
+    """Check that the declared splits can be made.
+
+    Args:
+        interactions: The canonical interactions.
+        settings: Strategies and number of folds.
+
+    Raises:
+        SettingsError: If there are more folds than training rows (or items to divide), or a strategy needs timestamps
+            that do not exist.
+    """
+    counts = interactions.aggregate(
+        rows=interactions.count(), timed=interactions.timestamp.count(), items=interactions.item.nunique()
+    ).execute()
+    rows, timed, items = (int(counts[name].iloc[0]) for name in ("rows", "timed", "items"))
+    late = set(settings.strategies) & {"chronological", "temporal"}
+    if late and timed < rows:
+        raise SettingsError(
+            f"The split strategy '{min(late)}' needs timestamps, and the data set has none.\n"
+            "  what to do: remove it from 'splits.strategies' or name the column in 'dataset.interactions.timestamp'."
+        )
+    held_out = max(settings.random_test_share, settings.test_share) + settings.validation_share
+    dividable = {"interactions": int(rows * (1 - held_out))}
+    if "cold_items" in settings.strategies:
+        dividable["items"] = int(items * (1 - held_out))
+    for what, number in dividable.items():
+        if number < settings.folds:
+            raise SettingsError(
+                f"'splits.folds' is {settings.folds}, but only {number} {what} are left for training.\n"
+                "  where: parameters_data_engineering.yml\n"
+                "  what to do: choose fewer folds, or smaller test and validation shares."
+            )
+
+
 def assign_splits(interactions: ir.Table, settings: SplitSettings) -> ir.Table:
     """Assign every interaction to a part and, in training, to a cross-validation fold, once per strategy.
 
@@ -40,18 +74,9 @@ def assign_splits(interactions: ir.Table, settings: SplitSettings) -> ir.Table:
     Returns:
         Table (row, split, part, fold) with ``fold`` null outside the training part, for every strategy and for
         ``everything``, the split that trains on all rows.
-
-    Raises:
-        SettingsError: If there are more folds than training rows, or a strategy needs timestamps that do not exist.
     """
     count = int(interactions.count().execute())
     test, validation = settings.test_share, settings.validation_share
-    timed = set(settings.strategies) & {"chronological", "temporal"}
-    if timed and int(interactions.timestamp.count().execute()) < count:
-        raise SettingsError(
-            f"The split strategy '{min(timed)}' needs timestamps, and the data set has none. "
-            "Remove it from 'splits.strategies' or name the column in 'dataset.interactions.timestamp'."
-        )
     placed = interactions.mutate(place=ibis.row_number().over(order_by=interactions.row).cast("int64"))
     placed = placed.inner_join(_shuffled_positions(count, settings.seed), "place").drop("place")
     placed = placed.mutate(fold=placed.position % settings.folds)
@@ -80,10 +105,6 @@ def assign_splits(interactions: ir.Table, settings: SplitSettings) -> ir.Table:
         elif strategy == "cold_items":
             items = interactions.select("item").distinct()
             number = int(items.count().execute())
-            if number < settings.folds:
-                raise SettingsError(
-                    f"'splits.folds' is {settings.folds} but the data has only {number} items to divide."
-                )
             items = items.mutate(place=ibis.row_number().over(order_by=items.item).cast("int64"))
             items = items.inner_join(_shuffled_positions(number, settings.seed), "place").select(
                 "item", item_position="position"
@@ -103,11 +124,4 @@ def assign_splits(interactions: ir.Table, settings: SplitSettings) -> ir.Table:
             fold=(table.part == "train").ifelse(table.fold, None).cast("int64"),
         )
 
-    splits = ibis.union(*[parts(name) for name in [*settings.strategies, EVERYTHING]]).order_by("split", "row")
-    smallest = splits.filter(splits.fold.notnull()).group_by("split").aggregate(folds=splits.fold.nunique()).folds.min()
-    if int(smallest.execute() or 0) < settings.folds:
-        raise SettingsError(
-            f"'splits.folds' is {settings.folds} but the data has only {count} interactions, so that a fold would "
-            "be empty. Choose fewer folds."
-        )
-    return splits
+    return ibis.union(*[parts(name) for name in [*settings.strategies, EVERYTHING]]).order_by("split", "row")
