@@ -247,6 +247,8 @@ def test_a_missing_raw_file_is_one_clear_message(project: Project) -> None:
     assert result.returncode != 0
     assert "Traceback" not in result.stderr
     assert "users.tsv" in result.stderr
+    assert "raw_users" in result.stderr
+    assert not list(project.outputs.rglob("*.parquet"))
 
 
 class WriteError(Exception):

@@ -66,11 +66,26 @@ class ReadableErrors:
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: Any) -> None:
-        """Remember where the raw tables lie."""
-        for name in pipeline.inputs():
-            path = getattr(catalog.get(name), "_filepath", None)
-            if path is not None:
-                self._files[name] = str(path)
+        """Remember where the raw tables lie, and refuse to start without one.
+
+        Raises:
+            DataError: If the local file of an input does not exist.
+        """
+        for name in sorted(pipeline.inputs()):
+            dataset = catalog.get(name)
+            path = getattr(dataset, "_filepath", None)
+            if path is None or getattr(dataset, "_fs_prefix", False):
+                continue
+            self._files[name] = str(path)
+            if not Path(path).exists():
+                error = DataError(
+                    name,
+                    "The file does not exist.",
+                    "run 'make data' for MovieLens-100k, put your file there, or name another one in the catalog; "
+                    "if it is the output of another pipeline, run that one first.",
+                )
+                error.file = str(path)
+                raise error
 
     @hook_impl
     def on_node_error(self, error: Exception) -> None:

@@ -52,6 +52,8 @@ def compare_models(
 ) -> pd.DataFrame:
     """Compare the models on the users that both were measured on; a user's total is the mean over seed numbers.
 
+    For RMSE that is the mean of the squared errors over seeds, so the difference is not exactly that of the mean RMSEs.
+
     The Holm correction is over the tasks and metrics of one model and control on one split.
 
     Args:

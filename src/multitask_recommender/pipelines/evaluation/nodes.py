@@ -60,7 +60,7 @@ def _pointwise_totals(task: Task, user: IntArray, label: np.ndarray, score: np.n
             users, values = (np.array(part) for part in zip(*known, strict=True))
             totals.append(("auc", 0, users, values, np.ones(len(users))))
         if predicts:
-            p = np.clip(score, 1e-7, 1 - 1e-7)
+            p = np.clip(score.astype(np.float64), 1e-7, 1 - 1e-7)
             add("log_loss", -(label * np.log(p) + (1 - label) * np.log(1 - p)))
     return totals
 
