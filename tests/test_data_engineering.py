@@ -219,6 +219,14 @@ def test_more_folds_than_rows_is_refused() -> None:
         check_splits(interactions, SplitSettings(strategies=["cold_items"], seed=1, folds=60))
 
 
+def test_splits_without_test_rows_are_refused() -> None:
+    interactions, _, _ = validated(raw_tables())
+    one_each = interactions.filter(interactions.row == interactions.row.min().over(group_by="user"))
+    check_splits(one_each, SplitSettings(strategies=["random"], seed=1, folds=2))
+    with pytest.raises(SettingsError, match=r"chronological.*no test"):
+        check_splits(one_each, SplitSettings(strategies=["chronological"], seed=1, folds=2))
+
+
 def test_time_splits_without_time_are_refused() -> None:
     interactions, _, _ = validated(raw_tables())
     untimed = interactions.mutate(timestamp=ibis.null("float64"))

@@ -34,6 +34,7 @@ def test_notebooks_are_committed_with_outputs(path: Path) -> None:
     text = path.read_text()
     assert str(Path.home()) not in text
     assert str(ROOT) not in text
+    assert "site-packages" not in text
 
 
 def test_a_failing_cell_fails(finished_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

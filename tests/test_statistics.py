@@ -74,8 +74,9 @@ def test_holm_equals_the_definition_worked_by_hand() -> None:
         (-0.002, 0.006, 0.5, True, "equivalent"),
         (0.001, 0.006, 0.001, True, "equivalent"),
         (-0.02, 0.03, 0.6, True, "undecided"),
+        (-0.02, 0.02, 0.6, True, "undecided"),
     ],
 )
 def test_verdicts(low: float, high: float, p: float, higher: bool, verdict: str) -> None:
     middle = (low + high) / 2
-    assert judge(Comparison(middle, middle / 1.0, low, high, p), p, higher, 0.01) == verdict
+    assert judge(Comparison(middle, middle, low, high, p, 1.0), p, higher, 0.01) == verdict

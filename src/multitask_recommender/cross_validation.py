@@ -238,14 +238,17 @@ def cross_validate(
             kept = math.ceil(len(alive[place]) / 2)
             if len(alive[place]) > 1:
                 alive[place] = best_candidates(table[table["task"].isin(group)], kept)
-    if len(table) and not np.isfinite(table["error"].min()):
-        raise TrainingError(
-            f"Every parameter combination of model '{variant.name}' diverged in cross-validation ({split} split).",
-            "add smaller learning rates to the model's search space.",
-        )
-    best = [
-        grid[best_candidates(table[table["task"].isin(group)], 1)[0]] if len(table) else grid[0] for group in groups
-    ]
+    best = [grid[0] for _ in groups]
+    for place, group in enumerate(groups if len(table) else []):
+        own = table[table["task"].isin(group)]
+        number = best_candidates(own, 1)[0]
+        if not np.isfinite(own.loc[own["candidate"] == number, "error"].mean()):
+            raise TrainingError(
+                f"Every parameter combination of model '{variant.name}' diverged in cross-validation "
+                f"({split} split, task {', '.join(group)}).",
+                "add smaller learning rates to the model's search space.",
+            )
+        best[place] = grid[number]
     chosen: dict[str, Any] = dict(zip(tasks, best, strict=True)) if variant.per_task else best[0]
     if len(table):
         logger.info("%s, %s: chose %s", variant.name, split, json.dumps(chosen))

@@ -27,6 +27,7 @@ class Comparison:
         low: Lower end of the 95 % BCa bootstrap interval of the difference over resampled users.
         high: Upper end.
         p_value: Two-sided paired permutation test over users.
+        base: Metric of the control.
     """
 
     difference: float
@@ -34,6 +35,7 @@ class Comparison:
     low: float
     high: float
     p_value: float
+    base: float
 
 
 def compare_paired(
@@ -61,7 +63,7 @@ def compare_paired(
     difference = float(metric(model, count)) - base
     relative = difference / base if base != 0 else float("nan")
     if np.array_equal(model, control):
-        return Comparison(0.0, 0.0 if base != 0 else float("nan"), 0.0, 0.0, 1.0)
+        return Comparison(0.0, 0.0 if base != 0 else float("nan"), 0.0, 0.0, 1.0, base)
 
     def swapped(a: Values, b: Values, axis: int = -1) -> Values:
         # Swapping a user's totals between the models leaves the counts alone.
@@ -91,7 +93,7 @@ def compare_paired(
         method="BCa",
         rng=rng,
     ).confidence_interval
-    return Comparison(difference, relative, float(interval.low), float(interval.high), float(test.pvalue))
+    return Comparison(difference, relative, float(interval.low), float(interval.high), float(test.pvalue), base)
 
 
 def holm(p_values: Values) -> Values:
@@ -128,9 +130,8 @@ def judge(
         smallest_effect: Declared before, relative to the control's metric.
         level: Bound of the false-positive rate.
     """
-    base = comparison.difference / comparison.relative if comparison.relative else float("inf")
-    margin = abs(smallest_effect * base)
-    if comparison.difference == 0 or (-margin < comparison.low and comparison.high < margin):
+    margin = abs(smallest_effect * comparison.base)
+    if (comparison.low == comparison.high == 0) or (-margin < comparison.low and comparison.high < margin):
         return "equivalent"
     excludes_zero = comparison.low > 0 or comparison.high < 0
     if p_adjusted < level and excludes_zero:

@@ -91,7 +91,7 @@ class UserRows:
     def shuffled_batches(self, number: int, generator: torch.Generator) -> Iterator[UserBatch]:
         """Divide the users with rows into ``number`` random batches."""
         order = self.present[torch.randperm(len(self.present), generator=generator)]
-        for users in order.chunk(min(number, len(order))):
+        for users in order.tensor_split(min(number, len(order))):
             yield self.batch(users, generator)
 
     def blocks(self, size: int, generator: torch.Generator) -> Iterator[UserBatch]:

@@ -6,6 +6,7 @@ To add a model: write its module, add one line here and one block in ``conf/base
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import create_model, model_validator
@@ -87,7 +88,7 @@ class Variant:
     user_vectors: bool = False
     core: bool = True
 
-    @property
+    @cached_property
     def parameters(self) -> type[VariantParameters]:
         """The class of the model's YAML block."""
         return create_model(

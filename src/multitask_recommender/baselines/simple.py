@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import ClassVar
 
 import numpy as np
@@ -54,8 +55,9 @@ class RandomRecommender(Recommender[NoSettings]):
 class _ItemScores(Recommender[NoSettings]):
     """A recommender that gives every user the same score per item and task."""
 
+    @abstractmethod
     def _item_scores(self, train: Interactions, side: SideInformation, task: str) -> FloatArray:
-        raise NotImplementedError  # pragma: no cover
+        """Return (items,) scores for one task."""
 
     def fit(self, train: Interactions, side: SideInformation, seed: int) -> LearningCurve:
         """Compute the scores of the items."""

@@ -290,6 +290,8 @@ class MultiTaskModule(TwoTowerModule):
         settings = self.settings
         share = len(batch.users) / len(self.user)
         rows = max(len(batch.row_item), 1)
+        if not self.settings.history_dropout:
+            hidden = torch.ones_like(hidden)  # Without dropout the pointwise losses are taken on all rows.
         by_user = torch.bincount(batch.row_user[hidden], minlength=len(batch.users)).to(self.user.dtype)
         by_item = torch.bincount(batch.row_item[hidden], minlength=len(self.item)).to(self.user.dtype)
         hidden_rows = by_user.sum().clamp(min=1)

@@ -46,6 +46,16 @@ def check_splits(interactions: ir.Table, settings: SplitSettings) -> None:
             "  what to do: remove it from 'splits.strategies' or name the column in 'dataset.interactions.timestamp'."
         )
     held_out = max(settings.random_test_share, settings.test_share) + settings.validation_share
+    longest = int(interactions.group_by("user").aggregate(rows=ibis._.count()).rows.max().execute())
+    for strategy in settings.strategies:
+        share = settings.random_test_share if strategy == "random" else settings.test_share
+        units = {"chronological": longest, "cold_items": items}.get(strategy, rows)
+        if int(units * share) < 1 or int(units * settings.validation_share) < 1:
+            raise SettingsError(
+                f"The split strategy '{strategy}' would leave no test or no validation rows: the data is too small.\n"
+                "  where: parameters_data_engineering.yml\n"
+                "  what to do: raise the shares in 'splits', remove the strategy, or bring more data."
+            )
     dividable = {"interactions": int(rows * (1 - held_out))}
     if "cold_items" in settings.strategies:
         dividable["items"] = int(items * (1 - held_out))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -99,7 +98,10 @@ def compare_models(
 
     results = run_jobs(compare, jobs, cross_validation.workers, "comparing models")
     table = pd.DataFrame(
-        [(dataset.name, *job[:6], *asdict(result).values()) for job, result in zip(jobs, results, strict=True)],
+        [
+            (dataset.name, *job[:6], result.difference, result.relative, result.low, result.high, result.p_value)
+            for job, result in zip(jobs, results, strict=True)
+        ],
         columns=COLUMNS[:-2],
     )
     family = ["split", "model", "control"]

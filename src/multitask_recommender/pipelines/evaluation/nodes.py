@@ -9,11 +9,9 @@ import numpy as np
 import pandas as pd
 
 from multitask_recommender import metrics
-from multitask_recommender.errors import SettingsError
 from multitask_recommender.interactions import BoolArray, IntArray, Interactions, read_interactions
 from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings, SplitSettings
 from multitask_recommender.pipelines.evaluation.parameters import EvaluationSettings
-from multitask_recommender.pipelines.recommender.parameters import StudySettings
 from multitask_recommender.tasks import Task
 from multitask_recommender.variants import Variant
 
@@ -135,7 +133,6 @@ def _user_groups(totals: pd.DataFrame, train: Interactions) -> pd.DataFrame:
 def measure(
     variant: Variant,
     dataset: DatasetSettings,
-    study: StudySettings,
     splits: SplitSettings,
     settings: EvaluationSettings,
     behaviour_sequences: ir.Table,
@@ -150,14 +147,7 @@ def measure(
         metrics (``METRIC_COLUMNS``; k is 0 for metrics that are not of lists); per-user totals and counts, from which
         comparisons are made (``USER_TOTAL_COLUMNS``); metrics within thirds of the users by activity and recall within
         thirds of the items by popularity (``GROUP_COLUMNS``).
-
-    Raises:
-        SettingsError: If a metric is asked for beyond the length of the stored lists.
     """
-    if max(settings.ks) > study.ranks:
-        raise SettingsError(
-            f"'evaluation.ks' asks for lists of {max(settings.ks)}, but 'study.ranks' keeps {study.ranks}."
-        )
     rows: list[tuple[Any, ...]] = []
     totals: list[pd.DataFrame] = []
     groups: list[pd.DataFrame] = []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Annotated
+
+from pydantic import Field, model_validator
 
 from multitask_recommender.settings_base import Settings
 
@@ -17,7 +19,13 @@ class EvaluationSettings(Settings):
         smallest_effect: The smallest effect of interest, relative to the control; declared before looking.
     """
 
-    ks: list[int] = Field(min_length=1)
+    ks: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
     headline_k: int = 10
     resamples: int = Field(default=1999, ge=99)
     smallest_effect: float = Field(default=0.01, gt=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> EvaluationSettings:
+        if self.headline_k not in self.ks:
+            raise ValueError(f"headline_k {self.headline_k} is not among ks {self.ks}")
+        return self

@@ -12,14 +12,12 @@ from kedro.pipeline.node import Node
 from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings, SplitSettings
 from multitask_recommender.pipelines.evaluation import comparisons, figures, nodes
 from multitask_recommender.pipelines.evaluation.parameters import EvaluationSettings
-from multitask_recommender.pipelines.recommender.parameters import StudySettings
 from multitask_recommender.variants import Variant
 
 
 def _measure_node(variant: Variant) -> Node:
     def measure(
         dataset: DatasetSettings,
-        study: StudySettings,
         splits: SplitSettings,
         settings: EvaluationSettings,
         behaviour_sequences: ir.Table,
@@ -31,7 +29,6 @@ def _measure_node(variant: Variant) -> Node:
         return nodes.measure(
             variant,
             dataset,
-            study,
             splits,
             settings,
             behaviour_sequences,
@@ -45,7 +42,6 @@ def _measure_node(variant: Variant) -> Node:
         measure,
         [
             "params:dataset",
-            "params:study",
             "params:splits",
             "params:evaluation",
             "behaviour_sequences",

@@ -26,6 +26,7 @@ from multitask_recommender.jobs import run_jobs, single_threaded
 from multitask_recommender.measuring import Cost, measured
 from multitask_recommender.pipelines.data_engineering.parameters import SplitSettings
 from multitask_recommender.pipelines.data_engineering.splits import EVERYTHING
+from multitask_recommender.pipelines.evaluation.parameters import EvaluationSettings
 from multitask_recommender.pipelines.inputs import NO_FOLD, TrainingTables
 from multitask_recommender.pipelines.recommender.parameters import StudySettings
 from multitask_recommender.randomness import derive_seed
@@ -201,6 +202,7 @@ def predict(
     splits: SplitSettings,
     tables: TrainingTables,
     weights: Arrays,
+    evaluation: EvaluationSettings,
     validation_rows: ir.Table,
     test_pairs: ir.Table,
 ) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
@@ -223,7 +225,7 @@ def predict(
         for seed in _repeats(variant, study):
             model = _restored(variant, chosen, weights, split, seed, side)
             with single_threaded(), measured() as cost:
-                blocks = list(_ranked(model, np.unique(user), known, catalogue, study.ranks))
+                blocks = list(_ranked(model, np.unique(user), known, catalogue, max(evaluation.ks)))
             for block, scores, lists in blocks:
                 rows = slice(np.searchsorted(user, block[0]), np.searchsorted(user, block[-1], side="right"))
                 place = np.searchsorted(block, user[rows])

@@ -13,11 +13,9 @@ class StudySettings(Settings):
     Attributes:
         seed: The seed that every random number of the study is derived from, save the splits.
         repeats: Seed numbers per stochastic model: each is fitted so many times.
-        ranks: Length of the ranked lists that are evaluated.
         recommendations: Length of the lists of recommendations per user and task.
     """
 
     seed: int = Field(ge=0)
     repeats: int = Field(ge=1)
-    ranks: int = Field(default=20, ge=1)
     recommendations: int = Field(default=10, ge=1)

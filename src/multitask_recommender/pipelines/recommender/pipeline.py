@@ -11,6 +11,7 @@ from kedro.pipeline import Pipeline, node
 
 from multitask_recommender.cross_validation import CrossValidationSettings
 from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings, SplitSettings
+from multitask_recommender.pipelines.evaluation.parameters import EvaluationSettings
 from multitask_recommender.pipelines.inputs import TrainingTables
 from multitask_recommender.pipelines.recommender import nodes
 from multitask_recommender.pipelines.recommender.parameters import StudySettings
@@ -53,6 +54,7 @@ def _model_pipeline(variant: Variant) -> Pipeline:
         study: StudySettings,
         splits: SplitSettings,
         dataset: DatasetSettings,
+        evaluation: EvaluationSettings,
         validation_rows: ir.Table,
         test_pairs: ir.Table,
         *tables: ir.Table,
@@ -64,6 +66,7 @@ def _model_pipeline(variant: Variant) -> Pipeline:
             splits,
             TrainingTables(dataset, *tables),
             weights,
+            evaluation,
             validation_rows,
             test_pairs,
         )
@@ -96,7 +99,7 @@ def _model_pipeline(variant: Variant) -> Pipeline:
             ),
             node(
                 predict,
-                ["chosen_settings", "weights", *study, "validation_rows", "test_pairs", *_ROWS],
+                ["chosen_settings", "weights", *study, "params:evaluation", "validation_rows", "test_pairs", *_ROWS],
                 ["predictions", "ranked_lists", "predict_costs"],
                 name="predict",
             ),
@@ -109,7 +112,7 @@ def _model_pipeline(variant: Variant) -> Pipeline:
         ],
         namespace=variant.name,
         inputs={*learnt_from, "validation_rows", "test_pairs"},
-        parameters={parameters, "params:cross_validation", *study},
+        parameters={parameters, "params:cross_validation", "params:evaluation", *study},
         tags=["recommender", variant.kind],
     )
 

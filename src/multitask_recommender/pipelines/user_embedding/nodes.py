@@ -50,7 +50,7 @@ def tune_user_embedding(
     user_features: ir.Table,
     item_features: ir.Table,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Choose dimension, lambda and learning rate by how well hidden folds of the histories are reconstructed.
+    """Choose the searched parameters by how well hidden folds of the histories are reconstructed.
 
     Returns:
         Table of all fits; chosen settings by split.
