@@ -28,7 +28,7 @@ METRICS = {"rmse", "mae", "auc", "log_loss", "accuracy", "ece"} | {
 }
 
 
-CORE = [name for name, variant in VARIANTS.items() if variant.core]
+CORE = [name for name, variant in VARIANTS.items() if variant.core and variant.quick]
 
 
 def test_metrics_table(finished_project: Project) -> None:
@@ -47,7 +47,7 @@ def test_metrics_table(finished_project: Project) -> None:
     ]
     assert set(table["metric"]) == METRICS
     assert list(table["model"].drop_duplicates()) == CORE
-    assert set(table["split"]) == {"random", "chronological"}
+    assert set(table["split"]) == {"random"}
     assert not table.duplicated(["split", "model", "task", "metric", "k", "seed"]).any()
     assert table["value"].notna().all()
     bounded = table[table["metric"].isin(METRICS - {"rmse", "mae", "log_loss", "novelty"})]
@@ -146,6 +146,22 @@ def test_two_runs_give_the_same_bytes(finished_project: Project, project: Projec
     first, second = finished_project.files(), project.files()
     assert list(first) == list(second)
     assert [name for name in first if first[name] != second[name]] == []
+
+
+def test_other_splits_run_end_to_end(project: Project) -> None:
+    """Chronological, temporal and cold items; and models that are not quick take part when asked."""
+    parameters = project.folder / "conf" / "test" / "parameters.yml"
+    text = parameters.read_text().replace("strategies: [random]", "strategies: [chronological, temporal, cold_items]")
+    parameters.write_text(text.replace("quick: true", "quick: false"))
+    result = project.run()
+    assert result.returncode == 0, result.stderr
+    table = pd.read_csv(project.outputs / "08_reporting" / "metrics.csv")
+    assert set(table["split"]) == {"chronological", "temporal", "cold_items"}
+    assert set(table["model"]) == {name for name, variant in VARIANTS.items() if variant.core}
+    ndcg = table.query("split == 'cold_items' and task == 'watch' and metric == 'ndcg' and k == 10")
+    ndcg = ndcg.set_index("model")["value"]
+    # Only item features can rank items without interactions.
+    assert ndcg["content_based"] > ndcg["random"] > ndcg["item_knn"]
 
 
 def test_test_labels_change_no_weight(finished_project: Project, project: Project) -> None:

@@ -77,6 +77,7 @@ class Variant:
         per_task: Whether it is an independent model per task, tuned per task.
         user_vectors: Whether it reads the frozen vectors of the user embedding model.
         core: Whether the default run includes it; ``kedro run --pipelines every_model`` runs all.
+        quick: Whether a run with ``study.quick`` includes it.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Variant:
     per_task: bool = False
     user_vectors: bool = False
     core: bool = True
+    quick: bool = True
 
     @cached_property
     def parameters(self) -> type[VariantParameters]:
@@ -135,9 +137,13 @@ _ALL = (
         "Content-based",
         per_task=True,
     ),
-    Variant("rp3beta", item_item.RandomWalk, item_item.RandomWalkSettings, "baseline", "RP3beta", per_task=True),
-    Variant("ease", item_item.Ease, item_item.EaseSettings, "baseline", "EASE", per_task=True),
-    Variant("ials", item_item.ImplicitALS, item_item.ImplicitALSSettings, "baseline", "iALS", per_task=True),
+    Variant(
+        "rp3beta", item_item.RandomWalk, item_item.RandomWalkSettings, "baseline", "RP3beta", per_task=True, quick=False
+    ),
+    Variant("ease", item_item.Ease, item_item.EaseSettings, "baseline", "EASE", per_task=True, quick=False),
+    Variant(
+        "ials", item_item.ImplicitALS, item_item.ImplicitALSSettings, "baseline", "iALS", per_task=True, quick=False
+    ),
     Variant(
         "matrix_factorisation",
         matrix_factorisation.MatrixFactorisation,
@@ -153,6 +159,7 @@ _ALL = (
         "baseline",
         "SVD++ (denoising)",
         per_task=True,
+        quick=False,
     ),
     Variant(
         "two_stage",
@@ -174,8 +181,15 @@ _ALL = (
         per_task=True,
     ),
     Variant("shared_bottom", shared_bottom.SharedBottom, MultiTaskSettings, "multi_task", "Shared-bottom"),
-    Variant("wide_shared_bottom", shared_bottom.SharedBottom, MultiTaskSettings, "multi_task", "Wide shared-bottom"),
-    Variant("mmoe", mmoe.MMoE, mmoe.MMoESettings, "multi_task", "MMoE"),
+    Variant(
+        "wide_shared_bottom",
+        shared_bottom.SharedBottom,
+        MultiTaskSettings,
+        "multi_task",
+        "Wide shared-bottom",
+        quick=False,
+    ),
+    Variant("mmoe", mmoe.MMoE, mmoe.MMoESettings, "multi_task", "MMoE", quick=False),
     Variant(
         "cross_stitch",
         cross_stitch.CrossStitch,
@@ -183,10 +197,11 @@ _ALL = (
         "multi_task",
         "Cross-stitch",
         core=False,
+        quick=False,
     ),
-    Variant("cgc", ple.PLE, ple.PLESettings, "multi_task", "CGC", core=False),
-    Variant("ple", ple.PLE, ple.PLESettings, "multi_task", "PLE", core=False),
-    Variant("stem", stem.STEM, MultiTaskSettings, "multi_task", "STEM", core=False),
+    Variant("cgc", ple.PLE, ple.PLESettings, "multi_task", "CGC", core=False, quick=False),
+    Variant("ple", ple.PLE, ple.PLESettings, "multi_task", "PLE", core=False, quick=False),
+    Variant("stem", stem.STEM, MultiTaskSettings, "multi_task", "STEM", core=False, quick=False),
 )
 VARIANTS: dict[str, Variant] = {variant.name: variant for variant in _ALL}
 """Every model by name, in the order of tables and figures."""

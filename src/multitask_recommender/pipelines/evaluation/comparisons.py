@@ -67,7 +67,7 @@ def compare_models(
         Table with ``COLUMNS``; ``difference`` is model minus control, and the interval is of the difference.
     """
     keys = ["split", "task", "metric", "k", "model"]
-    shown = [table[table["k"].isin([0, settings.headline_k])] for table in user_totals]
+    shown = [table[table["k"].isin([0, settings.headline_k])] for table in user_totals if len(table)]
     means = pd.concat(shown).groupby([*keys, "user"])[["total", "count"]].mean().reset_index()
     cells = {key: cell.set_index("user") for key, cell in means.groupby(keys)}
     jobs: list[tuple[Any, ...]] = []

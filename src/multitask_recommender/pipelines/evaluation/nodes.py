@@ -10,7 +10,7 @@ import pandas as pd
 
 from multitask_recommender import metrics
 from multitask_recommender.interactions import BoolArray, IntArray, Interactions, read_interactions
-from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings, SplitSettings
+from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings
 from multitask_recommender.pipelines.evaluation.parameters import EvaluationSettings
 from multitask_recommender.tasks import Task
 from multitask_recommender.variants import Variant
@@ -130,10 +130,15 @@ def _user_groups(totals: pd.DataFrame, train: Interactions) -> pd.DataFrame:
     return summed.assign(side="user", count=summed["count"].astype(int)).drop(columns="total")
 
 
+def _stack(tables: list[pd.DataFrame], columns: list[str], model: str) -> pd.DataFrame:
+    if not tables:
+        return pd.DataFrame(columns=columns)
+    return pd.concat(tables, ignore_index=True).assign(model=model)[columns]
+
+
 def measure(
     variant: Variant,
     dataset: DatasetSettings,
-    splits: SplitSettings,
     settings: EvaluationSettings,
     behaviour_sequences: ir.Table,
     items: ir.Table,
@@ -152,7 +157,7 @@ def measure(
     totals: list[pd.DataFrame] = []
     groups: list[pd.DataFrame] = []
     number = int(items.count().execute())
-    for split in splits.names:
+    for split in predictions["split"].drop_duplicates():
         test = read_interactions(test_labels, split, dataset.tasks)
         train = read_interactions(behaviour_sequences, split, dataset.tasks)
         catalogue = metrics.rankable_items(train.item, test.item, number)
@@ -186,14 +191,14 @@ def measure(
             groups.append(_user_groups(together, train).assign(split=split))
     return (
         pd.DataFrame(rows, columns=METRIC_COLUMNS),
-        pd.concat(totals, ignore_index=True).assign(model=variant.name)[USER_TOTAL_COLUMNS],
-        pd.concat(groups, ignore_index=True).assign(model=variant.name)[GROUP_COLUMNS],
+        _stack(totals, USER_TOTAL_COLUMNS, variant.name),
+        _stack(groups, GROUP_COLUMNS, variant.name),
     )
 
 
 def collect(*tables: pd.DataFrame) -> pd.DataFrame:
-    """Put the models' tables into one, in the order of the list of variants."""
-    return pd.concat(tables, ignore_index=True)
+    """Put the models' tables into one, in the order of the list of variants; models that were left out have none."""
+    return pd.concat([table for table in tables if len(table)], ignore_index=True)
 
 
 def collect_cv_results(*tables: pd.DataFrame) -> pd.DataFrame:
@@ -207,10 +212,11 @@ def collect_costs(table: pd.DataFrame, *costs: dict[str, Any]) -> pd.DataFrame:
 
     Args:
         table: The metrics, whose models are those of the costs.
-        costs: Fit costs of every model in order, then predict costs of every model in order.
+        costs: Fit costs of every model in order, then predict costs of every model in order; empty for one left out.
     """
     names = list(table["model"].drop_duplicates())
-    fits, predicts = costs[: len(names)], costs[len(names) :]
+    half = len(costs) // 2
+    fits, predicts = ([own for own in part if own] for part in (costs[:half], costs[half:]))
     rows = []
     for name, fit_cost, predict_cost in zip(names, fits, predicts, strict=True):
         rows.append(

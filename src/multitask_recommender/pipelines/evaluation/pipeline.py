@@ -9,7 +9,7 @@ import pandas as pd
 from kedro.pipeline import Pipeline, node
 from kedro.pipeline.node import Node
 
-from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings, SplitSettings
+from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings
 from multitask_recommender.pipelines.evaluation import comparisons, figures, nodes
 from multitask_recommender.pipelines.evaluation.parameters import EvaluationSettings
 from multitask_recommender.variants import Variant
@@ -18,7 +18,6 @@ from multitask_recommender.variants import Variant
 def _measure_node(variant: Variant) -> Node:
     def measure(
         dataset: DatasetSettings,
-        splits: SplitSettings,
         settings: EvaluationSettings,
         behaviour_sequences: ir.Table,
         items: ir.Table,
@@ -29,7 +28,6 @@ def _measure_node(variant: Variant) -> Node:
         return nodes.measure(
             variant,
             dataset,
-            splits,
             settings,
             behaviour_sequences,
             items,
@@ -42,7 +40,6 @@ def _measure_node(variant: Variant) -> Node:
         measure,
         [
             "params:dataset",
-            "params:splits",
             "params:evaluation",
             "behaviour_sequences",
             "items",

@@ -36,6 +36,10 @@ from multitask_recommender.variants import Variant, VariantParameters
 
 logger = logging.getLogger(__name__)
 _BLOCK = 512
+CV_COLUMNS = ["model", "split", "candidate", "parameters", "fold", "task", "error"]
+LIST_COLUMNS = ["split", "seed", "task", "user", "rank", "item", "score"]
+PREDICTION_COLUMNS = ["split", "seed", "task", "user", "item", "score"]
+RECOMMENDATION_COLUMNS = ["user_id", "task", "rank", "item_id", "title", "score"]
 
 
 def _side_without(side: SideInformation, vectors: list[FloatArray | None], fold: int) -> SideInformation:
@@ -56,9 +60,9 @@ def tune(
         Table of all fits (model, split, candidate, parameters, fold, task, error); settings by split, and for a model
         per task by task.
     """
-    results = []
+    results: list[pd.DataFrame] = []
     chosen: dict[str, Any] = {}
-    for split in splits.names:
+    for split in splits.names if study.runs(variant) else []:
         side = tables.side(split)
         choice = cross_validate(
             variant,
@@ -77,7 +81,7 @@ def tune(
             }
         else:
             chosen[split] = parameters.with_values(choice.chosen).model_dump()
-    return pd.concat(results), chosen
+    return (pd.concat(results) if results else pd.DataFrame(columns=CV_COLUMNS))[CV_COLUMNS], chosen
 
 
 def _settings(variant: Variant, chosen: dict[str, Any]) -> Settings | dict[str, Settings]:
@@ -106,6 +110,8 @@ def fit(
         weights, named ``<split>/<seed number>/<array>``; learning curves (split, seed, epoch, loss, value); costs by
         split: parameters, seconds and peak memory per fit.
     """
+    if not study.runs(variant):
+        return {}, pd.DataFrame(columns=["split", "seed", "epoch", "loss", "value"]), {}
     names = [*splits.names, EVERYTHING]
     rows = {split: tables.rows(split) for split in names}
     sides = {split: replace(tables.side(split), user_vectors=tables.vectors(split, NO_FOLD)) for split in names}
@@ -212,6 +218,8 @@ def predict(
         predictions (split, seed, task, user, item, score); ranked_lists (split, seed, task, user, rank, item,
         score) without the items of the user's training and validation rows; costs by split.
     """
+    if not study.runs(variant):
+        return pd.DataFrame(columns=PREDICTION_COLUMNS), pd.DataFrame(columns=LIST_COLUMNS), {}
     predictions, ranked = [], []
     costs: dict[str, Any] = {}
     for split in splits.names:
@@ -237,10 +245,9 @@ def predict(
             seconds.append(cost.seconds)
             peaks.append(cost.peak_mb)
         costs[split] = {"seconds": seconds, "peak_mb": peaks}
-    columns = ["split", "seed", "task", "user", "rank", "item", "score"]
     return (
         pd.concat(predictions, ignore_index=True),
-        pd.concat(ranked, ignore_index=True)[columns],
+        pd.concat(ranked, ignore_index=True)[LIST_COLUMNS],
         costs,
     )
 
@@ -255,6 +262,8 @@ def recommend(
     Returns:
         recommendations (user_id, task, rank, item_id, title, score) without the user's known items.
     """
+    if not study.runs(variant):
+        return pd.DataFrame(columns=RECOMMENDATION_COLUMNS)
     rows, side = tables.rows(EVERYTHING), tables.side(EVERYTHING)
     model = _restored(variant, chosen, weights, EVERYTHING, 0, side)
     known = pair_matrix(rows.user, rows.item, (side.users, side.items))
@@ -269,4 +278,4 @@ def recommend(
     items = tables.items.select("item", "item_id", "title").execute()
     table = pd.concat(parts).merge(users, on="user").merge(items, on="item")
     table = table.sort_values(["task", "user", "rank"], ignore_index=True)
-    return table[["user_id", "task", "rank", "item_id", "title", "score"]]
+    return table[RECOMMENDATION_COLUMNS]
