@@ -60,7 +60,7 @@ def test_costs_and_cross_validation(finished_project: Project) -> None:
     assert list(costs.columns) == ["model", "parameters", "fit_seconds", "predict_seconds", "peak_mb"]
     assert list(costs["model"]) == CORE
     results = pd.read_csv(folder / "cv_results.csv")
-    assert {"user_embedding", "two_stage", "joint", "shared_bottom", "single_task"} <= set(results["model"])
+    assert {"user_embedding", "two_stage", "shared_bottom", "single_task"} <= set(results["model"])
     assert results["parameters"].map(json.loads).map(len).min() >= 1
 
 

@@ -124,8 +124,8 @@ class Variant:
 _ALL = (
     Variant("random", simple.RandomRecommender, simple.NoSettings, "baseline", "Random"),
     Variant("popularity", simple.Popularity, simple.NoSettings, "baseline", "Popularity"),
-    Variant("global_mean", simple.GlobalMean, simple.NoSettings, "baseline", "Global mean"),
-    Variant("user_mean", simple.UserMean, simple.NoSettings, "baseline", "User mean"),
+    Variant("global_mean", simple.GlobalMean, simple.NoSettings, "baseline", "Global mean", quick=False),
+    Variant("user_mean", simple.UserMean, simple.NoSettings, "baseline", "User mean", quick=False),
     Variant("item_mean", simple.ItemMean, simple.NoSettings, "baseline", "Item mean"),
     Variant("user_item_bias", simple.UserItemBias, simple.BiasSettings, "baseline", "User + item bias", per_task=True),
     Variant("item_knn", neighbours.ItemKNN, neighbours.ItemKNNSettings, "baseline", "Item kNN", per_task=True),
@@ -170,7 +170,12 @@ _ALL = (
         user_vectors=True,
     ),
     Variant(
-        "joint", document_system.JointSystem, document_system.DocumentSystemSettings, "multi_task", "Document, joint"
+        "joint",
+        document_system.JointSystem,
+        document_system.DocumentSystemSettings,
+        "multi_task",
+        "Document, joint",
+        quick=False,
     ),
     Variant(
         "single_task",

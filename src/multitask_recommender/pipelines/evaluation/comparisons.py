@@ -69,7 +69,11 @@ def compare_models(
     keys = ["split", "task", "metric", "k", "model"]
     shown = [table[table["k"].isin([0, settings.headline_k])] for table in user_totals if len(table)]
     means = pd.concat(shown).groupby([*keys, "user"])[["total", "count"]].mean().reset_index()
-    cells = {key: cell.set_index("user") for key, cell in means.groupby(keys)}
+    # Plain arrays, which are cheap to hand to other processes: users (ascending), totals, counts.
+    cells = {
+        key: tuple(cell[column].to_numpy(np.float64) for column in ("user", "total", "count"))
+        for key, cell in means.groupby(keys)
+    }
     jobs: list[tuple[Any, ...]] = []
     names = [name for name in VARIANTS if name in set(means["model"])]
     for split in splits.names:
@@ -84,13 +88,12 @@ def compare_models(
 
     def compare(job: tuple[Any, ...]) -> Comparison:
         split, model, control, task, metric, _, own, other = job
-        common = own.index.intersection(other.index)
-        own, other = own.loc[common], other.loc[common]
+        _, at, other_at = np.intersect1d(own[0], other[0], assume_unique=True, return_indices=True)
         rng = np.random.default_rng(derive_seed(study.seed, "comparison", split, model, control, task, metric))
         return compare_paired(
-            own["total"].to_numpy(),
-            other["total"].to_numpy(),
-            own["count"].to_numpy(),
+            own[1][at],
+            other[1][other_at],
+            own[2][at],
             metric == "rmse",
             settings.resamples,
             rng,
