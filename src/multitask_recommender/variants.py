@@ -194,7 +194,7 @@ _ALL = (
         "Wide shared-bottom",
         quick=False,
     ),
-    Variant("mmoe", mmoe.MMoE, mmoe.MMoESettings, "multi_task", "MMoE", quick=False),
+    Variant("mmoe", mmoe.MMoE, mmoe.MMoESettings, "multi_task", "MMoE", core=False, quick=False),
     Variant(
         "cross_stitch",
         cross_stitch.CrossStitch,

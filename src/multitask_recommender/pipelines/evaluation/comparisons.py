@@ -67,12 +67,20 @@ def compare_models(
         Table with ``COLUMNS``; ``difference`` is model minus control, and the interval is of the difference.
     """
     keys = ["split", "task", "metric", "k", "model"]
-    shown = [table[table["k"].isin([0, settings.headline_k])] for table in user_totals if len(table)]
-    means = pd.concat(shown).groupby([*keys, "user"])[["total", "count"]].mean().reset_index()
+    compared = {metric for task in dataset.tasks.values() for metric in COMPARED[task.kind]}
+    # Averaged table by table, so that the rows of all models and seeds never stand side by side.
+    means = pd.concat(
+        table[table["k"].isin([0, settings.headline_k]) & table["metric"].isin(compared)]
+        .groupby([*keys, "user"], observed=True)[["total", "count"]]
+        .mean()
+        .reset_index()
+        for table in user_totals
+        if len(table)
+    )
     # Plain arrays, which are cheap to hand to other processes: users (ascending), totals, counts.
     cells = {
         key: tuple(cell[column].to_numpy(np.float64) for column in ("user", "total", "count"))
-        for key, cell in means.groupby(keys)
+        for key, cell in means.groupby(keys, observed=True)
     }
     jobs: list[tuple[Any, ...]] = []
     names = [name for name in VARIANTS if name in set(means["model"])]

@@ -191,7 +191,8 @@ def measure(
             groups.append(_user_groups(together, train).assign(split=split))
     return (
         pd.DataFrame(rows, columns=METRIC_COLUMNS),
-        _stack(totals, USER_TOTAL_COLUMNS, variant.name),
+        # Names repeat in every row; as categories they take a byte instead of a pointer.
+        _stack(totals, USER_TOTAL_COLUMNS, variant.name).astype(dict.fromkeys(USER_TOTAL_COLUMNS[:4], "category")),
         _stack(groups, GROUP_COLUMNS, variant.name),
     )
 
