@@ -62,10 +62,20 @@ class TrainingError(StudyError):
     Args:
         problem: What happened, naming model, task and epoch.
         remedy: What to do about it.
+        where: Model, split, fold or seed number in which it happened.
     """
 
-    def __init__(self, problem: str, remedy: str) -> None:
-        super().__init__(f"{problem}\n  what to do: {remedy}")
+    def __init__(self, problem: str, remedy: str, where: str | None = None) -> None:
+        super().__init__(problem, remedy, where)  # All of them, so that it survives the way out of another process.
+        self.problem, self.remedy, self.where = problem, remedy, where
+
+    def within(self, where: str) -> TrainingError:
+        """Return the same error with the place in which it happened."""
+        return TrainingError(self.problem, self.remedy, where)
+
+    def __str__(self) -> str:
+        where = f"\n  where: {self.where}" if self.where else ""
+        return f"{self.problem}{where}\n  what to do: {self.remedy}"
 
 
 def find_study_error(error: BaseException | None) -> StudyError | None:

@@ -115,12 +115,16 @@ class RunReport:
         "headline",
         "comparisons",
         "group_metrics",
+        "expert_utilisation",
+        "task_affinity",
+        "task_pair_gains",
         "costs",
         "cv_results",
         "accuracy_figure",
         "verdicts_figure",
         "trade_off_figure",
         "cost_figure",
+        "affinity_figure",
     )
 
     @hook_impl

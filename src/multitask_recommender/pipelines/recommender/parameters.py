@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from multitask_recommender.settings_base import Settings
+from multitask_recommender.tasks import Task
 from multitask_recommender.variants import Variant
 
 
@@ -23,6 +24,6 @@ class StudySettings(Settings):
     quick: bool = False
     recommendations: int = Field(default=10, ge=1)
 
-    def runs(self, variant: Variant) -> bool:
+    def runs(self, variant: Variant, tasks: dict[str, Task]) -> bool:
         """Return whether the study includes a model."""
-        return variant.quick or not self.quick
+        return (variant.quick or not self.quick) and variant.obstacle(tasks) is None
