@@ -31,7 +31,8 @@ class AITMTower(Tower):
 
     q_k = (x + x E_k) H_k is the step's own vector and p = z_{k-1} + z_{k-1} G_k what the step before hands on; z = q
     for a first step and for a task outside a funnel. Source: Xi et al., Modeling the Sequential Dependence among
-    Audience Multi-step Conversions with Multi-task Learning in Targeted Display Advertising (AITM), KDD 2021, equations 4 to 6,
+    Audience Multi-step Conversions with Multi-task Learning in Targeted Display Advertising (AITM), KDD 2021,
+    equations 4 to 6,
     here in both towers.
 
     Args:
