@@ -71,7 +71,8 @@ class AITMTower(Tower):
             if name in self.before:
                 sources = torch.stack([self.handed[name](result[self.before[name]])[0], vector], dim=1)
                 weights = self.transfer_weights(name, sources)
-                vector = (weights[:, :, None] * self.values[name](sources)[0]).sum(1)
+                values = self.values[name](sources.flatten(0, 1))[0].view_as(sources)
+                vector = (weights[:, :, None] * values).sum(1)
             result[name] = vector
         return {name: result[name] for name in self.heads}
 
