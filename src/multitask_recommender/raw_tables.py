@@ -14,6 +14,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -64,13 +65,13 @@ class NoTable(AbstractDataset[None, None]):
 class RawTable(AbstractDataset[None, ir.Table]):
     """One raw table, in one file or in several of the same columns. Every value is text, as it stands in the file.
 
-    Nothing is guessed: an identifier keeps its leading zeros, and a row that does not fit the heading is refused, or kept
-    aside and counted, but never bent into shape.
+    Nothing is guessed: an identifier keeps its leading zeros, and a row that does not fit the heading is refused, or
+    set aside and counted, but never bent into shape.
 
     Args:
         filepath: A local path or any address that fsspec knows; a zip archive with ``member``, or, with ``files``, the
-            folder or zip archive that they lie in. ``.gz``, ``.bz2`` and ``.xz`` are unpacked. Where an archive is absent
-            and ``member`` lies unpacked beside it, that file is read.
+            folder or zip archive that they lie in. ``.gz``, ``.bz2`` and ``.xz`` are unpacked. Where an archive is
+            absent and ``member`` lies unpacked beside it, that file is read.
         member: Path of the file inside the zip archive.
         files: Name to path inside ``filepath``, for a table in several files; the name fills the column ``(file)``.
         file_format: ``csv`` (any text with delimiters), ``json_lines`` or ``parquet``.
@@ -192,10 +193,10 @@ class RawTable(AbstractDataset[None, ir.Table]):
             try:
                 with fsspec.open(address, "rb", compression=compression, **self._storage_options) as file:
                     if not self._is_archive():
-                        self._copy(file, target, inside)
+                        self._write_copy(file, target, inside)
                     else:
                         with zipfile.ZipFile(file) as archive, archive.open(self._member(archive, inside)) as member:
-                            self._copy(member, target, inside)
+                            self._write_copy(member, target, inside)
             except (FileNotFoundError, IsADirectoryError):
                 raise self._error("The file does not exist.", "correct 'filepath'", inside) from None
             except zipfile.BadZipFile as error:
@@ -211,7 +212,7 @@ class RawTable(AbstractDataset[None, ir.Table]):
         problem = f"The archive has no member '{inside}'" if inside else "The archive has several members"
         raise self._error(f"{problem}; it holds: {', '.join(names[:20])}.", "name one of them in 'member'")
 
-    def _copy(self, source: IO[bytes], target: Path, inside: str) -> None:
+    def _write_copy(self, source: IO[bytes], target: Path, inside: str) -> None:
         if self._file_format == "parquet":
             with target.open("wb") as binary:
                 shutil.copyfileobj(source, binary)
@@ -335,7 +336,7 @@ class RawTable(AbstractDataset[None, ir.Table]):
             # A quote that is never closed swallows the rows that follow, so it cannot be dropped alone.
             swallowed = kind == "UNQUOTED VALUE" and "\n" in (text or "").rstrip("\n")
             if self._unreadable == "refuse" or swallowed:
-                error = self._error(
+                fault = self._error(
                     f"{_explain(kind, len(names))} It begins: {[*(text or '')[:60].splitlines(), ''][0]!r}.",
                     "set 'quote' to the character that encloses values, or to '' if none does,"
                     if swallowed
@@ -345,8 +346,8 @@ class RawTable(AbstractDataset[None, ir.Table]):
                     rows=[row],
                     count=len(rows),
                 )
-                error.locate = lambda row, line=line: f"row {row + 1} (line {line})"
-                raise error
+                fault.locate = partial(_row_and_line, line)
+                raise fault
         total = len(table) + len(rows)
         read = np.setdiff1d(np.arange(total), rows)
         table = self._finish(table).append_column(ROW, pa.array(read))
@@ -368,9 +369,7 @@ class RawTable(AbstractDataset[None, ir.Table]):
                 text = pc.if_else(missing, pa.scalar(None, pa.string()), text)
             if self._unescape_html:
                 coded = text.combine_chunks().dictionary_encode()
-                words = [
-                    html.unescape(word) if _ENTITY.search(word) else word for word in coded.dictionary.to_pylist()
-                ]
+                words = [html.unescape(word) if _ENTITY.search(word) else word for word in coded.dictionary.to_pylist()]
                 text = pa.array(words, pa.string()).take(coded.indices)
             columns.append(text)
         return pa.table(columns, names=table.column_names)
@@ -380,6 +379,10 @@ class RawTable(AbstractDataset[None, ir.Table]):
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": self._filepath, "files": self._files, "file_format": self._file_format}
+
+
+def _row_and_line(line: int, row: int) -> str:
+    return f"row {row + 1} (line {line})"
 
 
 def _texts(table: pa.Table) -> list[pa.ChunkedArray]:

@@ -1,4 +1,4 @@
-"""Dates in declared formats as numbers, by regular expressions and integer arithmetic that every engine computes alike."""
+"""Dates in declared formats as numbers, by regular expressions and integer arithmetic that engines agree on."""
 
 from __future__ import annotations
 

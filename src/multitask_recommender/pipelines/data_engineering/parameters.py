@@ -110,7 +110,7 @@ class Feature(Settings):
 
     Attributes:
         kind: ``numeric`` (cut into ``bins`` of equal count), ``category`` (one value), ``categories`` (several,
-            divided by ``separator``), ``text`` (its words) or ``date`` (a number: the ``year`` or the ``age`` in years).
+            divided by ``separator``), ``text`` (its words) or ``date`` (a number: its ``year`` or an ``age`` in years).
         column: Column of the raw table that holds it; or
         relation: relation of the item graph that holds it (items only; always several values).
         separator: What divides the values of ``categories``, or the parts of a ``category``.
