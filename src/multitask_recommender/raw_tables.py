@@ -26,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from kedro.io import AbstractDataset
+from kedro_datasets.ibis import FileDataset
 
 from multitask_recommender.errors import DataError
 
@@ -84,6 +85,7 @@ class RawTable(AbstractDataset[None, ir.Table]):
         unescape_html: Whether ``&amp;`` and the like become the character they stand for.
         unreadable: ``refuse`` a text with rows that do not fit, or ``drop`` (and count) such rows.
         storage_options: Arguments of the fsspec file system.
+        connection: The engine, as for ``ibis.FileDataset``; DuckDB in memory by default.
         metadata: Not used by the data set; for other tools such as Kedro-Viz.
     """
 
@@ -103,6 +105,7 @@ class RawTable(AbstractDataset[None, ir.Table]):
         unescape_html: bool = False,
         unreadable: Literal["refuse", "drop"] = "refuse",
         storage_options: Mapping[str, Any] | None = None,
+        connection: dict[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         if member is not None and files is not None:
@@ -124,6 +127,9 @@ class RawTable(AbstractDataset[None, ir.Table]):
         self._unescape_html, self._unreadable = unescape_html, unreadable
         self._storage_options = dict(storage_options or {})
         self.metadata = metadata
+        # Tables of one engine can be joined: the connection is the one that all ``ibis.FileDataset`` share.
+        self._engine = FileDataset(filepath, connection=connection)
+        self._table = ibis.util.gen_name("raw_table")
         self._places: list[tuple[int, str, int | None]] = []
 
     @property
@@ -169,7 +175,8 @@ class RawTable(AbstractDataset[None, ir.Table]):
                 )
             parts.append(table if not parts else table.select(parts[0].column_names))
             start += rows
-        return ibis.memtable(pa.concat_tables(parts))
+        table = pa.concat_tables(parts)
+        return self._engine.connection.create_table(self._table, table, temp=True, overwrite=True)
 
     def save(self, data: None) -> None:
         """Refuse: raw tables are never written."""

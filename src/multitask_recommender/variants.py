@@ -78,6 +78,7 @@ class Variant:
         user_vectors: Whether it reads the frozen vectors of the user embedding model.
         core: Whether the default run includes it; ``kedro run --pipelines every_model`` runs all.
         quick: Whether a run with ``study.quick`` includes it.
+        item_features: Whether it is nothing without item features.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Variant:
     user_vectors: bool = False
     core: bool = True
     quick: bool = True
+    item_features: bool = False
 
     @cached_property
     def parameters(self) -> type[VariantParameters]:
@@ -136,6 +138,7 @@ _ALL = (
         "baseline",
         "Content-based",
         per_task=True,
+        item_features=True,
     ),
     Variant(
         "rp3beta", item_item.RandomWalk, item_item.RandomWalkSettings, "baseline", "RP3beta", per_task=True, quick=False

@@ -12,7 +12,9 @@ from multitask_recommender.errors import SettingsError
 from multitask_recommender.label_expressions import evaluate_label_expression
 from multitask_recommender.pipelines.data_engineering import features, splits, tables
 from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings, SplitSettings
+from multitask_recommender.pipelines.recommender.parameters import impossible
 from multitask_recommender.tasks import Task
+from multitask_recommender.variants import VARIANTS
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +77,39 @@ def _check_labels(labelled: ir.Table, dataset: DatasetSettings) -> None:
             f"The task '{name}' cannot be learnt: {problem}.\n  where: 'dataset.tasks.{name}.label'\n"
             "  what to do: correct the expression, or remove the task."
         )
+
+
+def report_left_out(dataset: DatasetSettings) -> pd.DataFrame:
+    """Say what cannot be computed on the data set; every line goes to the log as well.
+
+    Returns:
+        Table (what, reason).
+    """
+    lines = [
+        (f"model {variant.name}", reason)
+        for variant in VARIANTS.values()
+        if (reason := impossible(variant, dataset)) is not None
+    ]
+    if dataset.interactions.timestamp is None:
+        lines += [(f"split {name}", "the interactions have no timestamps") for name in splits.NEED_TIME]
+    if dataset.items.title is None:
+        lines.append(("titles in recommendations", "the data set has none; they show the identifier"))
+    for side, described in (("user", dataset.users.features), ("item", dataset.items.features)):
+        if not described:
+            lines.append((f"{side} features in models", f"the data set has no {side} features"))
+    if not dataset.items.features:
+        lines.append(("ranking of cold items", "without item features, items that are new cannot be told apart"))
+    kinds = {task.kind for task in dataset.tasks.values()}
+    for kind, metrics in (
+        ("retrieval", "lists of a retrieval task"),
+        ("binary", "AUC, log loss, accuracy, calibration"),
+        ("regression", "RMSE, MAE"),
+    ):
+        if kind not in kinds:
+            lines.append((metrics, f"the data set has no task of kind {kind}"))
+    for what, reason in lines:
+        logger.info("left out: %s (%s)", what, reason)
+    return pd.DataFrame(lines, columns=["what", "reason"])
 
 
 def assign_splits(interactions: ir.Table, split_settings: SplitSettings) -> ir.Table:

@@ -39,6 +39,7 @@ def create_pipeline() -> Pipeline:
                 ["interactions", "users", "items", "dropped_rows"],
                 name="validate_tables",
             ),
+            node(nodes.report_left_out, "params:dataset", "left_out", name="report_left_out"),
             node(nodes.assign_splits, ["interactions", "params:splits"], "splits", name="assign_splits"),
             node(
                 nodes.label_interactions,

@@ -534,7 +534,7 @@ def validate_tables(
     """
     report = _Report()
     names = settings.interactions
-    users, items, interactions = users.cache(), items.cache(), interactions.cache()
+    interactions = interactions.cache()
     sides = []
     for table, key, identifier, described in (
         (users, "users", "user_id", settings.users),
@@ -544,6 +544,7 @@ def validate_tables(
         if column is not None:
             where = (f"raw_{key}", f"dataset.{key}")
             own = {identifier: column}
+            table = table.cache()
             table = _settle_identifiers(table, *where, own, described.unreadable, report)
             table = _settle_repeated(table, *where, own, ["row"], described.duplicates, report)
             table = _settle_features(table, *where, described.features, report)

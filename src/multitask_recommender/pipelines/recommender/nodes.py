@@ -62,7 +62,7 @@ def tune(
     """
     results: list[pd.DataFrame] = []
     chosen: dict[str, Any] = {}
-    for split in splits.names if study.runs(variant) else []:
+    for split in splits.names if study.runs(variant, tables.dataset) else []:
         side = tables.side(split)
         choice = cross_validate(
             variant,
@@ -110,7 +110,7 @@ def fit(
         weights, named ``<split>/<seed number>/<array>``; learning curves (split, seed, epoch, loss, value); costs by
         split: parameters, seconds and peak memory per fit.
     """
-    if not study.runs(variant):
+    if not study.runs(variant, tables.dataset):
         return {}, pd.DataFrame(columns=["split", "seed", "epoch", "loss", "value"]), {}
     names = [*splits.names, EVERYTHING]
     rows = {split: tables.rows(split) for split in names}
@@ -218,7 +218,7 @@ def predict(
         predictions (split, seed, task, user, item, score); ranked_lists (split, seed, task, user, rank, item,
         score) without the items of the user's training and validation rows; costs by split.
     """
-    if not study.runs(variant):
+    if not study.runs(variant, tables.dataset):
         return pd.DataFrame(columns=PREDICTION_COLUMNS), pd.DataFrame(columns=LIST_COLUMNS), {}
     predictions, ranked = [], []
     costs: dict[str, Any] = {}
@@ -262,7 +262,7 @@ def recommend(
     Returns:
         recommendations (user_id, task, rank, item_id, title, score) without the user's known items.
     """
-    if not study.runs(variant):
+    if not study.runs(variant, tables.dataset):
         return pd.DataFrame(columns=RECOMMENDATION_COLUMNS)
     rows, side = tables.rows(EVERYTHING), tables.side(EVERYTHING)
     model = _restored(variant, chosen, weights, EVERYTHING, 0, side)
