@@ -64,7 +64,7 @@ class NoTable(AbstractDataset[None, None]):
 
 
 class RawTable(AbstractDataset[None, ir.Table]):
-    """One raw table, in one file or in several of the same columns. Every value is text, as it stands in the file.
+    """One raw table, in one file or in several. Every value is text, as it stands in the file.
 
     Nothing is guessed: an identifier keeps its leading zeros, and a row that does not fit the heading is refused, or
     set aside and counted, but never bent into shape.
@@ -74,7 +74,8 @@ class RawTable(AbstractDataset[None, ir.Table]):
             folder or zip archive that they lie in. ``.gz``, ``.bz2`` and ``.xz`` are unpacked. Where an archive is
             absent and ``member`` lies unpacked beside it, that file is read.
         member: Path of the file inside the zip archive.
-        files: Name to path inside ``filepath``, for a table in several files; the name fills the column ``(file)``.
+        files: Name to path inside ``filepath``, for a table in several files; the name fills the column ``(file)``, and
+            a column that one of the files does not have is null in its rows.
         file_format: ``csv`` (any text with delimiters), ``json_lines`` or ``parquet``.
         delimiter: What divides the values; up to four characters.
         encoding: Name of the text's encoding. A byte order mark is skipped.
@@ -114,8 +115,8 @@ class RawTable(AbstractDataset[None, ir.Table]):
             raise ValueError(f"file_format is csv, json_lines or parquet, not '{file_format}'")
         codecs.lookup(encoding)
         self._fs_prefix = "" if "://" not in filepath else filepath.split("://", 1)[0] + "://"
-        if member and not self._fs_prefix and not Path(filepath).exists() and Path(filepath).with_name(member).exists():
-            filepath, member = str(Path(filepath).with_name(member)), None
+        if member and not self._fs_prefix and not Path(filepath).exists() and (Path(filepath).parent / member).exists():
+            filepath, member = str(Path(filepath).parent / member), None
         self._filepath = filepath
         self._files = dict(files or {"": member or ""})
         self._file_format = file_format
@@ -166,16 +167,9 @@ class RawTable(AbstractDataset[None, ir.Table]):
             place = pc.add(table[ROW], pa.scalar(start, pa.int64()))
             table = table.set_column(table.column_names.index(ROW), ROW, place)
             table = table.append_column(FILE, pa.repeat(pa.scalar(name or None, pa.string()), len(table)))
-            if parts and set(table.column_names) != set(parts[0].column_names):
-                other = sorted(set(table.column_names) ^ set(parts[0].column_names))
-                raise self._error(
-                    f"The files of this table differ in the columns {', '.join(other)}.",
-                    "list files of the same columns in 'files'",
-                    inside,
-                )
-            parts.append(table if not parts else table.select(parts[0].column_names))
+            parts.append(table)
             start += rows
-        table = pa.concat_tables(parts)
+        table = pa.concat_tables(parts, promote_options="default")
         return self._engine.connection.create_table(self._table, table, temp=True, overwrite=True)
 
     def save(self, data: None) -> None:

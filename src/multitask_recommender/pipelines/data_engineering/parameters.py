@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from datetime import date
 from typing import Literal
 
@@ -115,6 +116,7 @@ class Feature(Settings):
         relation: relation of the item graph that holds it (items only; always several values).
         separator: What divides the values of ``categories``, or the parts of a ``category``.
         part: Of a ``category`` that is divided by ``separator``, the part to take: 1 the first, -1 the last.
+        pattern: Regular expression whose first group is the value, for a value inside a longer text.
         bins: Number of bins of a numeric feature.
         minimum: Smallest plausible number; below it the value counts as missing.
         maximum: Largest plausible number; above it the value counts as missing.
@@ -133,6 +135,7 @@ class Feature(Settings):
     relation: str | None = None
     separator: str = " "
     part: int | None = None
+    pattern: str | None = None
     bins: int = Field(default=8, ge=2)
     minimum: float | None = None
     maximum: float | None = None
@@ -159,6 +162,8 @@ class Feature(Settings):
             raise ValueError("'of_date: age' needs the 'reference' day, and nothing else does")
         if self.part is not None and (self.part == 0 or self.kind != "category"):
             raise ValueError("'part' counts from 1, or from -1 at the end, and belongs to features of kind 'category'")
+        if self.pattern is not None and re.compile(self.pattern).groups < 1:
+            raise ValueError(f"'pattern: {self.pattern}' has no group")
         if self.hash_columns is not None and self.kind != "text":
             raise ValueError("'hash_columns' belongs to features of kind 'text'")
         if not self.is_number and (self.minimum is not None or self.maximum is not None):

@@ -137,8 +137,10 @@ def _feature_columns(table: ir.Table, features: Mapping[str, Feature]) -> dict[s
         if feature.column is None:
             continue
         text = _text(table[feature.column])
+        if feature.pattern is not None:
+            text = text.re_extract(feature.pattern, 1).strip().nullif("")
         if feature.part is not None:
-            # A table with fewer parts in a row has none at that place.
+            # A text with fewer parts has none at that place.
             long_enough = text.split(feature.separator).length() >= abs(feature.part)
             text = long_enough.ifelse(_part(text, feature.separator, feature.part), None)
         text = _without_missing(text, feature.missing_values)
