@@ -18,7 +18,7 @@ from kedro.framework.startup import bootstrap_project
 from kedro.io import DatasetError
 from pydantic import ValidationError
 
-from conftest import ROOT, Project
+from conftest import Project
 from multitask_recommender.baselines.item_item import ease_weights, keep_largest_weights, multiply
 from multitask_recommender.configuration import without_base_data
 from multitask_recommender.errors import DataError, SettingsError, find_study_error
@@ -465,3 +465,275 @@ def test_ease_leaves_out_items_without_history_and_small_weights() -> None:
         largest = np.argsort(-np.abs(without[:, column]))[:4]
         np.testing.assert_array_equal(np.flatnonzero(dense[:, column]), np.sort(largest))
     np.testing.assert_allclose(multiply(history, kept), history.toarray() @ dense, atol=1e-6)
+
+
+def table_text(rows: list[list[object]], delimiter: str = ",", quote: bool = False) -> str:
+    """Rows as text, every value in quotes or none."""
+    return "".join(delimiter.join(f'"{value}"' if quote else str(value) for value in row) + "\n" for row in rows)
+
+
+def pairs(users: int = 24, items: int = 20, each: int = 12) -> list[tuple[int, int]]:
+    """Pairs of users and items, numbered from 1, with the even and the odd ones among themselves."""
+    rng = np.random.default_rng(3)
+    chance = 1 + 3 * (np.arange(users)[:, None] % 2 == np.arange(items)[None, :] % 2)
+    return [
+        (user + 1, int(item) + 1)
+        for user in range(users)
+        for item in rng.choice(items, each, replace=False, p=chance[user] / chance[user].sum())
+    ]
+
+
+def place(project: Project, path: str, text: str, encoding: str = "utf-8") -> Path:
+    target = project.folder / "data" / "01_raw" / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(text.encode(encoding))
+    return target
+
+
+def run_data_engineering(project: Project, name: str) -> dict[str, pd.DataFrame]:
+    bootstrap_project(project.folder)
+    with KedroSession.create(project_path=project.folder, env=name) as session:
+        session.run(pipeline_names=["data_engineering"])
+    folder = project.folder / "data" / name
+    tables = {path.stem: pd.read_parquet(path) for path in folder.glob("0[345]_*/*.parquet")}
+    return tables | {path.stem: pd.read_csv(path) for path in folder.glob("08_reporting/*.csv")}
+
+
+def place_movielens_1m(project: Project) -> None:
+    ratings = [[u, i, 1 + (u + i) % 5, 978300000 + 10 * i + u] for u, i in pairs()]
+    users = [[u, "FM"[u % 2], [1, 18, 25][u % 3], u % 4, f"0{u:04d}"] for u in range(1, 25)]
+    movies = [[i, f"Café {i}, The ({1980 + i})", ["Drama", "Action|Sci-Fi"][i % 2]] for i in range(1, 21)]
+    with zipfile.ZipFile(place(project, "movielens_1m/ml-1m.zip", ""), "w") as archive:
+        for name, rows in (("ratings", ratings), ("users", users), ("movies", movies)):
+            archive.writestr(f"ml-1m/{name}.dat", table_text(rows, "::").encode("latin-1"))
+
+
+def test_movielens_1m_as_published(project: Project) -> None:
+    place_movielens_1m(project)
+    tables = run_data_engineering(project, "movielens_1m")
+    item = tables["items"].set_index("item_id").loc["3"]
+    assert item["title"] == "Café 3, The (1983)"
+    assert item["release_year"] == 1983
+    assert list(item["genres"]) == ["Action", "Sci-Fi"]
+    assert tables["users"].set_index("user_id").loc["5", "region"] == "0"
+    assert set(tables["splits"]["split"]) == {"random", "chronological", "everything"}
+    assert tables["dropped_rows"].empty
+    archive = project.folder / "data/01_raw/movielens_1m/ml-1m.zip"
+    zipfile.ZipFile(archive).extractall(archive.parent)
+    archive.unlink()
+    pd.testing.assert_frame_equal(run_data_engineering(project, "movielens_1m")["items"], tables["items"])
+
+
+def test_goodbooks_10k_as_published(project: Project) -> None:
+    columns = (
+        "book_id,goodreads_book_id,best_book_id,work_id,books_count,isbn,isbn13,authors,original_publication_year,"
+        "original_title,title,language_code,average_rating,ratings_count,work_ratings_count,work_text_reviews_count,"
+        "ratings_1,ratings_2,ratings_3,ratings_4,ratings_5,image_url,small_image_url"
+    )
+    books = [
+        f'{i},9{i},9{i},8{i},2,43902{i},9.7804390234e+12,"A. Author, B. Writer",{-750.0 if i == 1 else 2000.0 + i},'
+        f'Book {i},"Book {i} (Series, #1)",{"" if i == 2 else "eng"},4.3,9,9,9,1,1,1,1,1,http://a,http://b\n'
+        for i in range(1, 21)
+    ]
+    place(project, "goodbooks_10k/books.csv", columns + "\n" + "".join(books))
+    ratings: list[list[object]] = [[u, i, 1 + (u + i) % 5] for u, i in pairs()]
+    place(project, "goodbooks_10k/ratings.csv", table_text([["user_id", "book_id", "rating"], *ratings]))
+    place(project, "goodbooks_10k/to_read.csv", "user_id,book_id\n77,1\n77,2\n1,3\n")
+    tables = run_data_engineering(project, "goodbooks_10k")
+    assert list(tables["items"].set_index("item_id").loc["1", "authors"]) == ["A. Author", "B. Writer"]
+    assert tables["items"].set_index("item_id").loc["1", "year"] == -750
+    wanted = tables["interactions"].query("wanted == 1")
+    assert set(zip(wanted["user_id"], wanted["item_id"], strict=True)) == {("77", "1"), ("77", "2"), ("1", "3")}
+    labels = tables["labelled_interactions"]
+    assert labels["rating"].isna().sum() == labels["like"].isna().sum() == labels["read"].isna().sum() >= 2
+    assert "split temporal" in set(tables["left_out"]["what"])
+
+
+def test_kuairand_pure_as_published(project: Project) -> None:
+    log = (
+        "user_id,video_id,date,hourmin,time_ms,is_click,is_like,is_follow,is_comment,is_forward,is_hate,long_view,"
+        "play_time_ms,duration_ms,profile_stay_time,comment_stay_time,is_profile_enter,is_rand,tab\n"
+    )
+
+    def row(u: int, i: int, day: int) -> str:
+        bits = [int((u * 7 + i * 3 + day) % n == 0) for n in (2, 5, 7, 6, 8, 9, 3)]
+        return f"{u},{i},202204{day:02d},1600,{1649400000000 + day * 86400000 + i}," + (
+            ",".join(map(str, bits)) + f",1385,2099{i},0,0,{bits[1]},0,1\n"
+        )
+
+    folder = "kuairand_pure/KuaiRand-Pure/data/"
+    place(project, folder + "log_standard_4_08_to_4_21_pure.csv", log + "".join(row(u, i, 8) for u, i in pairs()))
+    place(project, folder + "log_standard_4_22_to_5_08_pure.csv", log + row(1, pairs()[0][1], 23) + row(9, 99, 23))
+    users = (
+        "user_id,user_active_degree,is_lowactive_period,is_live_streamer,is_video_author,follow_user_num,"
+        "follow_user_num_range,fans_user_num,fans_user_num_range,friend_user_num,friend_user_num_range,register_days,"
+        "register_days_range," + ",".join(f"onehot_feat{n}" for n in range(18)) + "\n"
+    )
+    rows = [f'{u},full_active,0,0,0,5,"(0,10]",4,"[1,10)",0,0,107,61-90,' + ",".join("0" * 18) for u in range(1, 25)]
+    place(project, folder + "user_features_pure.csv", users + "\n".join(rows) + "\n")
+    videos = (
+        "video_id,author_id,video_type,upload_dt,upload_type,visible_status,video_duration,server_width,"
+        "server_height,music_id,music_type,tag\n"
+    )
+    rows = [f'{i},{i % 4},NORMAL,2022-04-10,LongImport,0.0,,720,1280,91,9.0,"39,{i % 3}"' for i in range(1, 21)]
+    place(project, folder + "video_features_basic_pure.csv", videos + "\n".join(rows) + "\n")
+    tables = run_data_engineering(project, "kuairand_pure")
+    assert tables["users"].set_index("user_id").loc["1", "follows"] == "(0,10]"
+    assert list(tables["items"].set_index("item_id").loc["1", "tags"]) == ["39", "1"]
+    assert tables["items"].set_index("item_id").loc["1", "upload_year"] == 2022
+    assert len(tables["interactions"]) == len(pairs()) + 1
+    assert sorted(tables["dropped_rows"]["rows"]) == [1, 1]
+    asked = tables["labelled_interactions"][["long_view", "like", "follow", "comment", "forward", "hate"]]
+    assert asked.notna().all(axis=None)
+
+
+def place_book_crossing(project: Project, original: bool) -> None:
+    heading: list[list[object]] = [["User-ID", "ISBN", "Book-Rating"]]
+    isbn = [f"00{i:07d}X" for i in range(21)]
+    ratings: list[list[object]] = [[u, isbn[i], (u + i) % 4 and 4 + (u * i) % 7] for u, i in pairs()]
+    users: list[list[object]] = [["User-ID", "Location", "Age"]]
+    users += [
+        [u, "n/a, ontario, canada" if u == 1 else "oslo, n/a, norway", 200 if u == 2 else 20 + u] for u in range(1, 25)
+    ]
+    books: list[list[object]] = [["ISBN", "Book-Title", "Book-Author", "Year-Of-Publication", "Publisher"]]
+    title = 'The \\"Müller\\"; a book' if original else 'The ""Müller""; a book'
+    books += [[isbn[i], title, "A &amp; B", 0 if i == 1 else 1980 + i, f"P{i % 3}"] for i in range(1, 21)]
+    if original:
+        books = [[*row, "http://images/S.jpg", "http://images/M.jpg", "http://images/L.jpg"] for row in books]
+        ratings.append([3, "B0000UNKNOWN", 7])
+    delimiter, encoding = (";", "latin-1") if original else (",", "utf-8")
+    for name, rows in (("Book-Ratings", heading + ratings), ("Users", users), ("Books", books)):
+        text = table_text(rows, delimiter, quote=True)
+        if name == "Users" and original:
+            text = text.replace('"23"\n', "NULL\n")
+        place(project, f"book_crossing/BX-{name}.csv", text, encoding)
+
+
+@pytest.mark.parametrize("original", [False, True])
+def test_book_crossing_in_both_layouts(project: Project, original: bool) -> None:
+    place_book_crossing(project, original)
+    if original:
+        settings = project.folder / "conf/book_crossing/globals.yml"
+        text = settings.read_text()
+        new = next(line[2:] for line in text.splitlines() if line.startswith("# layout:"))
+        settings.write_text("folder: data/book_crossing\n" + new + "\n")
+    tables = run_data_engineering(project, "book_crossing")
+    users, items = tables["users"].set_index("user_id"), tables["items"].set_index("item_id")
+    assert users.loc["1", ["city", "region", "country"]].tolist() == [None, "ontario", "canada"]
+    assert users.loc["4", ["city", "region", "country"]].tolist() == ["oslo", None, "norway"]
+    assert np.isnan(users.loc["2", "age"])
+    assert np.isnan(users.loc["3", "age"]) == original
+    assert items.loc["000000001X", "title"] == 'The "Müller"; a book'
+    assert items.loc["000000001X", "author"] == "A & B"
+    assert np.isnan(items.loc["000000001X", "year"])
+    labels = tables["labelled_interactions"].merge(tables["interactions"][["row", "score"]], on="row")
+    assert (labels["read"] == 1).all()
+    assert (labels["rate"] == (labels["score"] > 0)).all()
+    assert (labels["rating"].isna() == (labels["score"] == 0)).all()
+    assert (labels["like"].isna() == (labels["score"] == 0)).all()
+    assert (labels["relevant_like"] == (labels["score"] >= 8)).all()
+    assert (labels["relevant_rating"] == (labels["score"] >= 8)).all()
+    assert ("B0000UNKNOWN" in items.index) == original
+
+
+def place_retailrocket(project: Project) -> None:
+    every = pairs()
+    for name, rows in (("view", every), ("add_to_cart", every[::2]), ("purchase", [*every[::5], (99, 1)])):
+        lines: list[list[object]] = [["visitorid", "itemid", "event"], *([u, i, 1] for u, i in rows)]
+        place(project, f"retailrocket/{name}_ecommerce.dat", table_text(lines, "\t"))
+
+
+def tiny_models(project: Project, name: str) -> None:
+    """Make an overlay's training as small as that of the tests."""
+    tiny = yaml.safe_load((project.folder / "conf/test/parameters.yml").read_text())
+    tiny = {key: value for key, value in tiny.items() if key not in ("dataset", "splits")}
+    tiny["study"]["quick"] = False
+    (project.folder / "conf" / name / "parameters_tiny.yml").write_text(
+        yaml.safe_dump({**tiny, "splits": {"folds": 2}})
+    )
+
+
+def test_a_funnel_without_features_ratings_and_time_runs_end_to_end(project: Project) -> None:
+    place_retailrocket(project)
+    tiny_models(project, "retailrocket")
+    result = project.run("--env", "retailrocket")
+    assert result.returncode == 0, result.stderr
+    folder = project.folder / "data/retailrocket"
+    metrics = pd.read_csv(folder / "08_reporting/metrics.csv")
+    assert set(metrics["task"]) == {"view", "cart", "purchase"}
+    assert set(metrics["split"]) == {"random"}
+    models = set(metrics["model"])
+    assert {"two_stage", "joint", "single_task", "shared_bottom", "wide_shared_bottom", "ease", "item_knn"} <= models
+    left_out = pd.read_csv(folder / "08_reporting/left_out.csv")["what"].tolist()
+    for model in ("content_based", "matrix_factorisation", "user_item_bias"):
+        assert model not in models
+        assert f"model {model}" in left_out
+        assert f"left out: model {model}" in result.stderr
+    lists = pd.read_parquet(folder / "07_model_output/shared_bottom/recommendations.parquet")
+    assert (lists["title"] == lists["item_id"]).all()
+    labels = pd.read_parquet(folder / "03_primary/labelled_interactions.parquet")
+    assert labels[["view", "cart", "purchase"]].sum().tolist() == [
+        len(pairs()),
+        len(pairs()[::2]),
+        len(pairs()[::5]) + 1,
+    ]
+
+
+def test_four_tasks_of_different_sample_spaces_run_end_to_end(project: Project) -> None:
+    place_book_crossing(project, original=False)
+    tiny_models(project, "book_crossing")
+    result = project.run("--env", "book_crossing", "--params", "study.quick=true")
+    assert result.returncode == 0, result.stderr
+    metrics = pd.read_csv(project.folder / "data/book_crossing/08_reporting/metrics.csv")
+    assert set(metrics["split"]) == {"random", "cold_items"}
+    found = metrics[metrics["model"] == "shared_bottom"].groupby("task")["metric"].agg(set)
+    assert {"auc", "log_loss", "ndcg"} <= found["rate"] & found["like"]
+    assert {"rmse", "mae"} <= found["rating"]
+    assert {"ndcg", "coverage", "novelty"} <= found["read"]
+    cold = metrics.query("split == 'cold_items' and task == 'read' and metric == 'ndcg' and k == 10")
+    assert {"content_based", "two_stage", "shared_bottom"} <= set(cold["model"])
+
+
+def test_make_new_dataset_gives_a_study_that_runs(project: Project) -> None:
+    write_starting_point("my_books", project.folder)
+    interactions: list[list[object]] = [[f"0{u}", f"0{i}", 1 + (u + i) % 5, 100 * i + u] for u, i in pairs()]
+    place(
+        project, "my_books/interactions.csv", table_text([["user_id", "item_id", "rating", "timestamp"], *interactions])
+    )
+    users: list[list[object]] = [[f"0{u}", 20 + u, "Oslo"] for u in range(1, 25)]
+    place(project, "my_books/users.csv", table_text([["user_id", "age", "city"], *users]))
+    items: list[list[object]] = [[f"0{i}", f"Book {i}", f"A{i % 3}", "a|b"] for i in range(1, 21)]
+    place(project, "my_books/items.csv", table_text([["item_id", "title", "author", "genres"], *items]))
+    tables = run_data_engineering(project, "my_books")
+    assert len(tables["interactions"]) == len(interactions)
+    assert "01" in set(tables["users"]["user_id"])
+    assert set(tables["splits"]["split"]) == {"random", "chronological", "everything"}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        ({"users.csv": None}, ["users.csv", "does not exist"]),
+        ({"users.csv": ""}, ["users.csv", "empty"]),
+        ({"interactions.csv": "user_id,item_id,rating,timestamp\n1,2,3\n"}, ["interactions.csv", "row 1 (line 2)"]),
+        (
+            {"interactions.csv": "user_id,item_id,rating,timestamp\n01,01,9,1\n"},
+            ["interactions.csv", "'rating'", "row 1 (line 2)", "dataset.interactions.signals.rating"],
+        ),
+    ],
+)
+def test_bad_raw_files_are_one_clear_message(project: Project, spoil: dict[str, str | None], said: list[str]) -> None:
+    write_starting_point("my_books", project.folder)
+    place(project, "my_books/interactions.csv", "user_id,item_id,rating,timestamp\n01,01,3,1\n")
+    place(project, "my_books/users.csv", "user_id,age,city\n01,30,Oslo\n")
+    place(project, "my_books/items.csv", "item_id,title,author,genres\n01,B,A,a|b\n")
+    for name, text in spoil.items():
+        path = place(project, f"my_books/{name}", text or "")
+        if text is None:
+            path.unlink()
+    with pytest.raises(Exception) as raised:  # noqa: PT011 - Kedro wraps what a data set raises.
+        run_data_engineering(project, "my_books")
+    message = str(find_study_error(raised.value))
+    for part in said:
+        assert part in message
+    assert not list((project.folder / "data/my_books").rglob("*.parquet"))

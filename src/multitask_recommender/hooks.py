@@ -129,6 +129,8 @@ class RunReport:
         "verdicts_figure",
         "trade_off_figure",
         "cost_figure",
+        "dropped_rows",
+        "left_out",
     )
 
     @hook_impl
