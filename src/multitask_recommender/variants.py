@@ -100,6 +100,7 @@ class Variant:
         funnel: Whether it is for tasks that form a funnel.
         first_split: Whether it is run on the first split alone.
         package: Name of an optional package that it needs.
+        item_features: Whether it is nothing without item features.
     """
 
     name: str
@@ -116,6 +117,7 @@ class Variant:
     funnel: bool = False
     first_split: bool = False
     package: str | None = None
+    item_features: bool = False
 
     @cached_property
     def parameters(self) -> type[Settings]:
@@ -206,6 +208,7 @@ _ALL = (
         "baseline",
         "Content-based",
         per_task=True,
+        item_features=True,
     ),
     Variant(
         "rp3beta", item_item.RandomWalk, item_item.RandomWalkSettings, "baseline", "RP3beta", per_task=True, quick=False

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from multitask_recommender.models.histories import DENSE_BLOCK
+from multitask_recommender.models.histories import DENSE_BLOCK, SPARSEST
 
 RetrievalLoss = Literal["squared", "softmax", "bpr"]
 """How a retrieval task is trained: on the whole matrix, against all items, or against one drawn item."""
@@ -25,10 +25,10 @@ def pair_scores(user_vectors: Tensor, item_vectors: Tensor, row_user: Tensor, ro
         row_item: (n,) items.
 
     Returns:
-        (n,) inner products. Where the block of all scores is small, it is computed whole, which is faster than
-        gathering two vectors per row.
+        (n,) inner products. Where the block of all scores is small and not too sparse, it is computed whole, which is
+        faster than gathering two vectors per row.
     """
-    if len(user_vectors) * len(item_vectors) <= DENSE_BLOCK:
+    if len(user_vectors) * len(item_vectors) <= min(DENSE_BLOCK, SPARSEST * len(row_item)):
         return (user_vectors @ item_vectors.T)[row_user, row_item]
     return (user_vectors[row_user] * item_vectors[row_item]).sum(-1)
 

@@ -15,7 +15,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from multitask_recommender.baselines.item_item import ease_weights
+from multitask_recommender.baselines.item_item import (
+    Weights,
+    ease_weights,
+    keep_largest_weights,
+    multiply,
+    read_weights,
+    store_weights,
+)
 from multitask_recommender.baselines.simple import solve_biases
 from multitask_recommender.errors import SettingsError
 from multitask_recommender.interactions import FloatArray, IntArray, Interactions, SideInformation, pair_matrix
@@ -61,6 +68,7 @@ class MultiTaskSettings(Settings):
         encoder_penalty: Weight of the squared length of the history and feature vectors.
         wide_penalty: lambda of the wide part of the retrieval tasks; null: no wide part.
         wide_feature_weight: Weight of the items' features in the wide part.
+        wide_neighbours: Weights kept per item in the wide part, the largest in magnitude; null keeps all.
         retrieval_weight: Weight of the loss of a retrieval task.
         binary_weight: Weight of the loss of a binary task.
         regression_weight: Weight of the loss of a regression task.
@@ -85,6 +93,7 @@ class MultiTaskSettings(Settings):
     encoder_penalty: float = Field(default=1.0, ge=0)
     wide_penalty: float | None = Field(default=None, gt=0)
     wide_feature_weight: float = Field(default=0.0, ge=0)
+    wide_neighbours: int | None = Field(default=None, ge=1)
     retrieval_weight: float = Field(default=1.0, gt=0)
     binary_weight: float = Field(default=0.5, gt=0)
     regression_weight: float = Field(default=1.25, gt=0)
@@ -467,7 +476,9 @@ class MultiTaskRecommender(NeuralRecommender[M]):
                     user, item = train_rows.user[relevant], train_rows.item[relevant]
                     history = pair_matrix(user, item, (side.users, side.items))
                     weights = ease_weights(history, side.item_features, penalty, self.settings.wide_feature_weight)
-                    state |= {f"wide.{name}.weights": weights, f"wide.{name}.user": user, f"wide.{name}.item": item}
+                    kept = keep_largest_weights(weights, self.settings.wide_neighbours)
+                    state |= store_weights(f"wide.{name}.weights", kept)
+                    state |= {f"wide.{name}.user": user, f"wide.{name}.item": item}
             self.restore(state, side)
         return curve
 
@@ -475,17 +486,17 @@ class MultiTaskRecommender(NeuralRecommender[M]):
         """Take weights, vectors and the wide part back."""
         super().restore(state, side)
         shape = (side.users, side.items)
-        self._wide = {
+        self._wide: dict[str, tuple[Weights, Weights]] = {
             name: (pair_matrix(state[f"wide.{name}.user"], state[f"wide.{name}.item"], shape), weights)
             for name in side.tasks
-            if (weights := state.get(f"wide.{name}.weights")) is not None
+            if (weights := read_weights(f"wide.{name}.weights", state, side.items)) is not None
         }
 
     def score(self, users: IntArray) -> dict[str, FloatArray]:
         """Score with the towers, and add the wide part."""
         scores = super().score(users)
         for task, (history, weights) in self._wide.items():
-            scores[task] = scores[task] + history[users] @ weights
+            scores[task] = scores[task] + multiply(history[users], weights)
         return scores
 
     def parameter_count(self) -> int:

@@ -36,9 +36,10 @@ def create_pipeline() -> Pipeline:
                     "params:dataset",
                     "params:splits",
                 ],
-                ["interactions", "users", "items"],
+                ["interactions", "users", "items", "dropped_rows"],
                 name="validate_tables",
             ),
+            node(nodes.report_left_out, "params:dataset", "left_out", name="report_left_out"),
             node(nodes.assign_splits, ["interactions", "params:splits"], "splits", name="assign_splits"),
             node(
                 nodes.label_interactions,

@@ -25,7 +25,7 @@ from multitask_recommender.interactions import (
 )
 from multitask_recommender.jobs import run_jobs, single_threaded
 from multitask_recommender.measuring import Cost, measured
-from multitask_recommender.pipelines.data_engineering.parameters import SplitSettings
+from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings, SplitSettings
 from multitask_recommender.pipelines.data_engineering.splits import EVERYTHING
 from multitask_recommender.pipelines.evaluation.parameters import EvaluationSettings
 from multitask_recommender.pipelines.inputs import NO_FOLD, TrainingTables
@@ -33,7 +33,6 @@ from multitask_recommender.pipelines.recommender.parameters import StudySettings
 from multitask_recommender.randomness import derive_seed
 from multitask_recommender.recommender import Arrays, LearningCurve, Recommender
 from multitask_recommender.settings_base import Settings
-from multitask_recommender.tasks import Task
 from multitask_recommender.variants import DerivedParameters, Variant, VariantParameters, with_values
 
 logger = logging.getLogger(__name__)
@@ -66,10 +65,7 @@ def tune(
     """
     results: list[pd.DataFrame] = []
     chosen: dict[str, Any] = {}
-    obstacle = variant.obstacle(tables.dataset.tasks)
-    if obstacle is not None:
-        logger.warning("%s: left out, because %s", variant.name, obstacle)
-    for split in variant.runs_on(splits.names) if study.runs(variant, tables.dataset.tasks) else []:
+    for split in variant.runs_on(splits.names) if study.runs(variant, tables.dataset) else []:
         side = tables.side(split)
         choice = cross_validate(
             variant,
@@ -97,20 +93,17 @@ def derive(
     base: dict[str, Any],
     study: StudySettings,
     splits: SplitSettings,
-    tasks: dict[str, Task],
+    dataset: DatasetSettings,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Take over what was chosen for another model, with a change: what the change does is all that differs.
 
     Returns:
         Table of no fits; settings by split.
     """
-    obstacle = variant.obstacle(tasks)
-    if obstacle is not None:
-        logger.warning("%s: left out, because %s", variant.name, obstacle)
     chosen = {
         split: with_values(variant.settings.model_validate(base[split]), parameters.changes).model_dump()
         for split in variant.runs_on(splits.names)
-        if split in base and study.runs(variant, tasks)
+        if split in base and study.runs(variant, dataset)
     }
     return pd.DataFrame(columns=CV_COLUMNS), chosen
 

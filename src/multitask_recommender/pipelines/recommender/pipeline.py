@@ -46,7 +46,7 @@ def _model_pipeline(variant: Variant) -> Pipeline:
         splits: SplitSettings,
         dataset: DatasetSettings,
     ) -> tuple[pd.DataFrame, dict[str, Any]]:
-        return nodes.derive(variant, parameters, base, study, splits, dataset.tasks)
+        return nodes.derive(variant, parameters, base, study, splits, dataset)
 
     # Kedro validates a parameter by the annotation of the argument it goes to: here the model's own settings.
     tune.__annotations__["parameters"] = variant.parameters
