@@ -137,7 +137,7 @@ def test_a_task_without_positives_in_a_fold_is_refused() -> None:
     rows.labels["like"][:] = 0.0
     rows.labels["like"][np.flatnonzero(rows.fold == 0)[0]] = 1.0
     with pytest.raises(StudyError, match="outside fold 1 of 3"):
-        check_labels(rows, {"like": TASKS["like"]}, 1, "shared_bottom", "random")
+        check_labels(rows, {"like": TASKS["like"]}, 3, "shared_bottom", "random")
 
 
 def test_an_error_of_training_survives_another_process_and_says_where() -> None:
