@@ -682,6 +682,8 @@ def test_a_funnel_without_features_ratings_and_time_runs_end_to_end(project: Pro
 def test_four_tasks_of_different_sample_spaces_run_end_to_end(project: Project) -> None:
     place_book_crossing(project, original=False)
     tiny_models(project, "book_crossing")
+    parameters = project.folder / "conf/book_crossing/parameters.yml"
+    parameters.write_text(parameters.read_text().replace("strategies: [random]", "strategies: [random, cold_items]"))
     result = project.run("--env", "book_crossing", "--params", "study.quick=true")
     assert result.returncode == 0, result.stderr
     metrics = pd.read_csv(project.folder / "data/book_crossing/08_reporting/metrics.csv")
