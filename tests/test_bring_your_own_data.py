@@ -80,6 +80,10 @@ def test_encodings(write: Callable[..., str], encoding: str) -> None:
     assert values(RawTable(filepath=path, encoding=encoding)) == [["1", "Bücher"]]
 
 
+def test_a_byte_order_mark_is_no_part_of_the_heading(write: Callable[..., str]) -> None:
+    assert "id" in RawTable(filepath=write("\ufeffid,x\n007,a\n")).load().columns
+
+
 def test_json_lines_and_parquet_keep_the_digits(write: Callable[..., str], tmp_path: Path) -> None:
     lines = '{"id": "007", "n": 12345678901234567}\n{"id": 8, "n": 1.50, "tag": ["a"]}\n'
     expected = [["007", "12345678901234567", None], ["8", "1.5", '["a"]']]
@@ -643,14 +647,18 @@ def place_retailrocket(project: Project) -> None:
         place(project, f"retailrocket/{name}_ecommerce.dat", table_text(lines, "\t"))
 
 
-def tiny_models(project: Project, name: str) -> None:
+def tiny_models(project: Project, name: str, **splits: object) -> None:
     """Make an overlay's training as small as that of the tests."""
+    path = project.folder / "conf" / name / "parameters.yml"
+    own = yaml.safe_load(path.read_text())
     tiny = yaml.safe_load((project.folder / "conf/test/parameters.yml").read_text())
-    tiny = {key: value for key, value in tiny.items() if key not in ("dataset", "splits")}
+    for model, block in own.get("models", {}).items():
+        # New dictionaries, because the models of the tests share some by YAML anchors.
+        shared = tiny["models"].get(model, {})
+        tiny["models"][model] = {**shared, "settings": {**shared.get("settings", {}), **block.get("settings", {})}}
     tiny["study"]["quick"] = False
-    (project.folder / "conf" / name / "parameters_tiny.yml").write_text(
-        yaml.safe_dump({**tiny, "splits": {"folds": 2}})
-    )
+    splits = {**own.get("splits", {}), "folds": 2, **splits}
+    path.write_text(yaml.safe_dump({**own, **tiny, "dataset": own["dataset"], "splits": splits}))
 
 
 def test_a_funnel_without_features_ratings_and_time_runs_end_to_end(project: Project) -> None:
@@ -681,7 +689,7 @@ def test_a_funnel_without_features_ratings_and_time_runs_end_to_end(project: Pro
 
 def test_four_tasks_of_different_sample_spaces_run_end_to_end(project: Project) -> None:
     place_book_crossing(project, original=False)
-    tiny_models(project, "book_crossing")
+    tiny_models(project, "book_crossing", strategies=["random", "cold_items"])
     result = project.run("--env", "book_crossing", "--params", "study.quick=true")
     assert result.returncode == 0, result.stderr
     metrics = pd.read_csv(project.folder / "data/book_crossing/08_reporting/metrics.csv")

@@ -44,20 +44,24 @@ def standardise_items(
 
 def validate_tables(
     interactions: ir.Table, users: ir.Table, items: ir.Table, dataset: DatasetSettings, split_settings: SplitSettings
-) -> tuple[ir.Table, ir.Table, ir.Table, pd.DataFrame]:
+) -> tuple[ir.Table, ir.Table, ir.Table, pd.DataFrame, pd.DataFrame]:
     """Check the three tables together and number users and items (see ``tables.validate_tables``).
 
     Label expressions and splits are checked here too, so that nothing is written before all of the input is known good.
 
     Returns:
-        interactions, users, items, and the rows and values that were left out (table, reason, rows).
+        interactions, users, items; the rows and values that were dropped (table, reason, rows); what cannot be computed
+        (what, reason). The last two go to the log as well.
     """
     *checked, dropped = tables.validate_tables(interactions, users, items, dataset)
     splits.check_splits(checked[0], split_settings)
     _check_labels(label_interactions(checked[0], dataset), dataset)
     for row in dropped.itertuples():
         logger.warning("%s: %d x %s", row.table, row.rows, row.reason)
-    return checked[0], checked[1], checked[2], dropped
+    left_out = _left_out(dataset)
+    for row in left_out.itertuples():
+        logger.info("left out: %s (%s)", row.what, row.reason)
+    return checked[0], checked[1], checked[2], dropped, left_out
 
 
 def _check_labels(labelled: ir.Table, dataset: DatasetSettings) -> None:
@@ -79,12 +83,8 @@ def _check_labels(labelled: ir.Table, dataset: DatasetSettings) -> None:
         )
 
 
-def report_left_out(dataset: DatasetSettings) -> pd.DataFrame:
-    """Say what cannot be computed on the data set; every line goes to the log as well.
-
-    Returns:
-        Table (what, reason).
-    """
+def _left_out(dataset: DatasetSettings) -> pd.DataFrame:
+    """Say what cannot be computed on the data set: table (what, reason)."""
     lines = [
         (f"model {variant.name}", reason)
         for variant in VARIANTS.values()
@@ -107,8 +107,6 @@ def report_left_out(dataset: DatasetSettings) -> pd.DataFrame:
     ):
         if kind not in kinds:
             lines.append((metrics, f"the data set has no task of kind {kind}"))
-    for what, reason in lines:
-        logger.info("left out: %s (%s)", what, reason)
     return pd.DataFrame(lines, columns=["what", "reason"])
 
 

@@ -36,10 +36,9 @@ def create_pipeline() -> Pipeline:
                     "params:dataset",
                     "params:splits",
                 ],
-                ["interactions", "users", "items", "dropped_rows"],
+                ["interactions", "users", "items", "dropped_rows", "left_out"],
                 name="validate_tables",
             ),
-            node(nodes.report_left_out, "params:dataset", "left_out", name="report_left_out"),
             node(nodes.assign_splits, ["interactions", "params:splits"], "splits", name="assign_splits"),
             node(
                 nodes.label_interactions,
