@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from multitask_recommender import metrics
 from multitask_recommender.interactions import Interactions, pair_matrix
@@ -40,9 +41,7 @@ class Measured:
     totals: dict[str, Totals] = field(default_factory=dict)
 
 
-def measure(
-    scores: dict[str, np.ndarray], rows: Interactions, known: list[Interactions], split: Rows
-) -> Measured:
+def measure(scores: dict[str, np.ndarray], rows: Interactions, known: list[Interactions], split: Rows) -> Measured:
     """Measure a model on some rows.
 
     Args:
@@ -79,7 +78,9 @@ def measure(
         result.totals["auc_like"] = (users[both], own[both], np.ones(both.sum()))
     if "matrix" in scores:
         shape = (split.users, split.items)
-        excluded = sum((pair_matrix(part.user, part.item, shape) for part in known[1:]), start=pair_matrix(known[0].user, known[0].item, shape))
+        excluded = sparse.csr_matrix(shape, dtype=np.float32)
+        for part in known:
+            excluded = excluded + pair_matrix(part.user, part.item, shape)
         catalogue = metrics.rankable_items(split.train.item, rows.item, split.items)
         positives = np.bincount(rows.user, minlength=split.users)
         users = np.nonzero(positives)[0]

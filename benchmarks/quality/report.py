@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from measure import Measured, Totals
 
+from measure import Measured, Totals
 from multitask_recommender.randomness import derive_seed
 from multitask_recommender.statistics import compare_paired, holm
 
@@ -103,7 +103,10 @@ def _quality_table(records: pd.DataFrame) -> list[str]:
     seeds = records.groupby(["model", "library"], sort=False).size()
     lines = [_row(["model (library)", "seeds", *[title for title, _ in SHOWN.values()]])]
     lines.append(_row(["---"] * (len(SHOWN) + 2)))
-    best = {name: means[name].min() if name in LOWER_IS_BETTER else means[name].max() for name in [*COMPARED, "mae", "recall_10"]}
+    best = {
+        name: means[name].min() if name in LOWER_IS_BETTER else means[name].max()
+        for name in [*COMPARED, "mae", "recall_10"]
+    }
     for (model, library), values in means.iterrows():
         cells = []
         for name, (_, digits) in SHOWN.items():
@@ -129,7 +132,10 @@ def _comparison_table(comparisons: pd.DataFrame) -> list[str]:
 
 def _fold_table(records: pd.DataFrame) -> list[str]:
     folds = sorted(records["fold"].unique())
-    lines = [_row(["model (library)", *[f"fold {fold}" for fold in folds], "mean RMSE"]), _row(["---"] * (len(folds) + 2))]
+    lines = [
+        _row(["model (library)", *[f"fold {fold}" for fold in folds], "mean RMSE"]),
+        _row(["---"] * (len(folds) + 2)),
+    ]
     for (model, library), own in records.groupby(["model", "library"], sort=False):
         by_fold = own.groupby("fold")["rmse"].mean()
         cells = [f"{by_fold[fold]:.4f}" if fold in by_fold else "" for fold in folds]
@@ -145,8 +151,8 @@ def write_table() -> None:
         ("quality", "Means over the seeds; the best accuracy in bold.", _quality_table),
         (
             "quality_comparisons",
-            "This project's model against every peer, paired over the users, best peer of a metric first. RMSE is here that of the"
-            " squared errors averaged over seeds, AUC the mean of the users' own.",
+            "This project's model against every peer, paired over the users, best peer of a metric first. RMSE is here"
+            " that of the squared errors averaged over seeds, AUC the mean of the users' own.",
             _comparison_table,
         ),
         ("five_fold", "Five folds: fold f is every fifth row of the same permutation, from row f on.", _fold_table),

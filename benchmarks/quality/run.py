@@ -27,7 +27,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import report
 import split
 from measure import Measured, measure, validation_error
-
 from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings
 
 HERE = Path(__file__).resolve().parent
@@ -89,7 +88,9 @@ def load_split(parts: split.Parts) -> split.SplitData:
     with KedroSession.create(project_path=ROOT) as session:
         context = session.load_context()
         if not all(context.catalog.exists(name) for name in ("labelled_interactions", "users", "items")):
-            subprocess.run([sys.executable, "-m", "kedro", "run", "--pipelines", "data_engineering"], cwd=ROOT, check=True)
+            subprocess.run(
+                [sys.executable, "-m", "kedro", "run", "--pipelines", "data_engineering"], cwd=ROOT, check=True
+            )
         dataset = DatasetSettings.model_validate(context.params["dataset"])
         return split.SplitData(context.catalog.load, dataset, parts)
 

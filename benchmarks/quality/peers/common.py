@@ -1,7 +1,7 @@
 """What every peer's script shares: how it is called, what it gets and what it gives. Needs NumPy alone.
 
-A script is run in its library's own environment, as ``python -m peers.<script> search|fit ...``. It never sees a label of
-the test rows, and in ``search`` not even their pairs. It computes no metric: the runner does, for all alike.
+A script is run in its library's own environment, as ``python -m peers.<script> search|fit ...``. It never sees a label
+of the test rows, and in ``search`` not even their pairs. It computes no metric: the runner does, for all alike.
 """
 
 from __future__ import annotations

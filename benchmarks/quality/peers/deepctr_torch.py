@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from deepctr_torch.inputs import SparseFeat, VarLenSparseFeat
 from deepctr_torch.models.multitask import MMOE, PLE
+
 from peers.common import Predict, Scores, Settings, Training, checkpoints, main
 
 # The library's own initial spread of the embeddings is 0.0001, its own l2 is 0.00001.

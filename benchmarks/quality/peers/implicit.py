@@ -7,12 +7,13 @@ from collections.abc import Iterator
 
 import numpy as np
 from implicit.cpu.als import AlternatingLeastSquares
-from peers.common import Predict, Scores, Settings, Training, main
 from scipy import sparse
+
+from peers.common import Predict, Scores, Settings, Training, main
 
 GRID = [
     {"factors": factors, "alpha": alpha, "penalty": penalty, "iterations": 15}
-    for factors, alpha, penalty in itertools.product([64, 128, 256], [3.0, 5.0, 10.0], [10.0, 30.0, 60.0])
+    for factors, alpha, penalty in itertools.product([32, 64, 128], [1.0, 2.0, 3.0, 5.0], [10.0, 20.0, 30.0, 60.0])
 ]
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from kedro.config import OmegaConfigLoader
-from peers.common import Predict, Scores, Settings, Training, main
 from scipy import sparse
 
 from multitask_recommender.cross_validation import candidates
@@ -16,6 +15,7 @@ from multitask_recommender.jobs import single_threaded
 from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings
 from multitask_recommender.randomness import derive_seed
 from multitask_recommender.variants import VARIANTS
+from peers.common import Predict, Scores, Settings, Training, main
 
 ROOT = Path(__file__).resolve().parents[3]
 CANDIDATES = 8

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from peers.common import Predict, Scores, Settings, Training, checkpoints, main
 from recbole.config import Config
 from recbole.data import create_dataset
 from recbole.data.dataloader import UserDataLoader
@@ -17,6 +16,8 @@ from recbole.data.interaction import Interaction
 from recbole.model.general_recommender import EASE, MultiVAE
 from recbole.trainer import Trainer
 from recbole.utils import init_seed
+
+from peers.common import Predict, Scores, Settings, Training, checkpoints, main
 
 VAE_GRID = [
     {

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from peers.common import Predict, Scores, Settings, Training, main
 from surprise import SVDpp
 from surprise.trainset import Trainset
+
+from peers.common import Predict, Scores, Settings, Training, main
 
 GRID = [
     {"factors": 50, "learning_rate": 0.005, "penalty": penalty, "epochs": epochs}
@@ -46,7 +47,9 @@ def fit(training: Training, settings: Settings, seed: int) -> Iterator[tuple[Set
     model.fit(rows)
 
     def predict(user: np.ndarray, item: np.ndarray) -> Scores:
-        return {"rating": np.array([model.predict(u, i).est for u, i in zip(user.tolist(), item.tolist(), strict=True)])}
+        return {
+            "rating": np.array([model.predict(u, i).est for u, i in zip(user.tolist(), item.tolist(), strict=True)])
+        }
 
     yield settings, predict
 

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from peers.common import Predict, Scores, Settings, Training, checkpoints, main
 from torch_rechub.basic.features import SequenceFeature, SparseFeature
 from torch_rechub.basic.initializers import RandomNormal
 from torch_rechub.models.multi_task import MMOE, PLE
 from torch_rechub.trainers import MTLTrainer
 from torch_rechub.utils.data import DataGenerator
+
+from peers.common import Predict, Scores, Settings, Training, checkpoints, main
 
 TYPES = ["regression", "classification"]
 # The library's own initial spread of the embeddings is 0.0001, its own weight decay is 0.00001.
@@ -46,10 +47,7 @@ def _fit(
     features = [
         SparseFeature("user", training.users, dimension, initializer=start),
         SparseFeature("item", training.items, dimension, initializer=start),
-        *[
-            SparseFeature(name, int(code.max()) + 1, dimension, initializer=start)
-            for name, (code, _) in codes.items()
-        ],
+        *[SparseFeature(name, int(code.max()) + 1, dimension, initializer=start) for name, (code, _) in codes.items()],
         SequenceFeature("genres", int(training.genres.max()) + 1, dimension, padding_idx=0, initializer=start),
     ]
 
