@@ -29,7 +29,7 @@ def _order(count: int) -> NDArray[np.int64]:
 
 
 def random_parts(count: int) -> Parts:
-    """Return (count,) the part of each row in file order: of the shuffled rows 80 % train, 10 % validation, 10 % test."""
+    """Return (count,) the part of each row in file order: the shuffled rows train (80 %), validate and test (10 %)."""
     order = _order(count)
     parts = np.full(count, "train", dtype="<U10")
     parts[order[int(0.8 * count) :]] = "validation"
