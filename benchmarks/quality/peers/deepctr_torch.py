@@ -9,13 +9,13 @@ from types import ModuleType
 import numpy as np
 import torch
 
-# On import the library asks a package index for its newest version through requests; an empty module keeps it from that.
+# On import the library asks a package index for its newest version, by requests; an empty module keeps it from that.
 sys.modules.setdefault("requests", ModuleType("requests"))
 
-from deepctr_torch.inputs import SparseFeat, VarLenSparseFeat
-from deepctr_torch.models.multitask import MMOE, PLE
+from deepctr_torch.inputs import SparseFeat, VarLenSparseFeat  # noqa: E402
+from deepctr_torch.models.multitask import MMOE, PLE  # noqa: E402
 
-from peers.common import Predict, Scores, Settings, Training, checkpoints, main
+from peers.common import Predict, Scores, Settings, Training, checkpoints, main  # noqa: E402
 
 # The library's own initial spread of the embeddings is 0.0001, its own l2 is 0.00001.
 GRID = [
