@@ -1,6 +1,6 @@
 """Runs this project's joint model and its peers on one split; writes results/quality.json and the README's table.
 
-``python benchmarks/quality/run.py [--only NAME ...] [--again]``; NAME is ``<script>.<model>``, as ``recbole.ease``.
+``python benchmarks/quality/run.py [--only NAME ...] [--again | --refit]``; NAME is ``<script>.<model>``: ``recbole.ease``.
 
 Every peer runs in an environment of its own, as processes: one that searches its grid on the validation rows, then one
 per seed that fits the chosen settings on the training rows and scores the test pairs. All metrics are computed here.
@@ -35,6 +35,14 @@ WORK = ROOT / "benchmarks" / ".work"
 ENVIRONMENTS = ROOT / "benchmarks" / ".environments"
 SEEDS = 3
 THREADS = "1"
+LAUNCHER = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[1:], stdout=2)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(code)
+"""
+"""Runs a command and prints its largest resident memory in units of 1024 bytes. A small process between, because Linux
+counts the memory of the process that starts a command as the command's own."""
 
 
 @dataclass(frozen=True)
@@ -136,15 +144,17 @@ def run_script(script: str, arguments: list[str | Path], output: Path) -> float:
     }
     command = [python_of(script), "-W", "ignore", "-m", f"peers.{script}", *arguments, "--output", output]
     with log.open("w") as stream:
-        process = subprocess.Popen(
-            [str(part) for part in command], cwd=output.parent, env=environment, stdout=stream, stderr=stream
+        process = subprocess.run(
+            [sys.executable, "-c", LAUNCHER, *[str(part) for part in command]],
+            cwd=output.parent,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=stream,
+            text=True,
         )
-        # Unlike getrusage of all children, this is of the one process.
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise PeerError(f"exit code {process.returncode}\n{log.read_text()[-1500:]}")
-    return usage.ru_maxrss * 1024 / 1e6
+    return int(process.stdout) * 1024 / 1e6
 
 
 def read_scores(path: Path) -> list[tuple[dict[str, Any], dict[str, np.ndarray]]]:
@@ -189,17 +199,28 @@ def search(entry: Entry, data: split.SplitData, folder: Path, training: Path) ->
     return min(tried, key=lambda one: one["error"])["settings"]
 
 
-def run_entry(entry: Entry, data: split.SplitData, again: bool) -> None:
-    """Search and fit a model, unless its scores are there and nothing that they depend on has changed."""
+def run_entry(entry: Entry, data: split.SplitData, again: bool, refit: bool) -> None:
+    """Search and fit a model, unless its scores are there and nothing that they depend on has changed.
+
+    Args:
+        entry: The model.
+        data: The split.
+        again: Whether to search and fit in any case.
+        refit: Whether to fit in any case, with the settings that were found before.
+    """
     folder, training = WORK / entry.name, WORK / "training.npz"
     folder.mkdir(parents=True, exist_ok=True)
     digest, marker = _digest(entry.script, training), folder / "finished.json"
-    if not again and marker.exists() and json.loads(marker.read_text())["digest"] == digest:
+    finished = json.loads(marker.read_text()) if marker.exists() else None
+    if again or finished is None or finished["digest"] != digest:
+        marker.unlink(missing_ok=True)
+        print(f"{entry.name}: searching", flush=True)
+        settings = search(entry, data, folder, training)
+    elif refit:
+        settings = finished["settings"]
+    else:
         print(f"{entry.name}: finished before", flush=True)
         return
-    marker.unlink(missing_ok=True)
-    print(f"{entry.name}: searching", flush=True)
-    settings = search(entry, data, folder, training)
     peaks = []
     for seed in range(SEEDS if entry.stochastic else 1):
         print(f"{entry.name}: fitting seed {seed} with {settings}", flush=True)
@@ -236,7 +257,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     names = [entry.name for entry in ENTRIES]
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
-    parser.add_argument("--again", action="store_true", help="run also what is finished")
+    parser.add_argument("--again", action="store_true", help="search and fit also what is finished")
+    parser.add_argument(
+        "--refit", action="store_true", help="fit what is finished again, with the settings found before"
+    )
     arguments = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
     data = load_split(split.random_parts(split.ROWS))
@@ -247,7 +271,7 @@ def main() -> None:
     for entry in ENTRIES:
         if entry.name in arguments.only:
             try:
-                run_entry(entry, data, arguments.again)
+                run_entry(entry, data, arguments.again, arguments.refit)
             except PeerError as error:
                 failed.append(entry.name)
                 print(f"{entry.name} FAILED, and the others go on: {error}", file=sys.stderr, flush=True)
