@@ -1,6 +1,6 @@
 """Runs this project's joint model and its peers on one split; writes results/quality.json and the README's table.
 
-``python benchmarks/quality/run.py [--only NAME ...] [--again | --refit]``; NAME is ``<script>.<model>``: ``recbole.ease``.
+``python benchmarks/quality/run.py [--only NAME ...] [--again | --refit]``, where NAME is ``<script>.<model>``.
 
 Every peer runs in an environment of its own, as processes: one that searches its grid on the validation rows, then one
 per seed that fits the chosen settings on the training rows and scores the test pairs. All metrics are computed here.
