@@ -25,15 +25,16 @@ VAE_GRID = [
         "mlp_hidden_size": [600],
         "latent_dimension": latent,
         "dropout_prob": 0.5,
-        "anneal_cap": cap,
-        "train_batch_size": batch,
-        "epochs": [25, 50, 75, 100, 150],
+        "anneal_cap": 0.2,
+        "total_anneal_steps": anneal,
+        "train_batch_size": 128,
+        "epochs": [10, 15, 20, 30, 40],
     }
-    for rate, latent, cap, batch in [
-        (0.001, 128, 0.2, 128),
-        (0.001, 256, 0.2, 128),
-        (0.001, 256, 0.1, 64),
-        (0.0005, 256, 0.2, 64),
+    for rate, latent, anneal in [
+        (0.001, 128, 200_000),
+        (0.001, 256, 200_000),
+        (0.0005, 256, 200_000),
+        (0.001, 256, 500),
     ]
 ]
 EASE_GRID: list[Settings] = [{"reg_weight": float(weight)} for weight in (100, 150, 200, 250, 300, 400, 500, 700)]
