@@ -68,7 +68,7 @@ def main() -> None:
         folder = WORK / f"fold{fold}"
         folder.mkdir(parents=True, exist_ok=True)
         data = load_split(split.fold_parts(split.ROWS, fold))
-        np.savez(folder / "training.npz", **data.arrays())
+        split.write_arrays(folder / "training.npz", data.arrays())
         split.write_pairs(folder / "pairs.npz", data.test)
         for entry in asked:
             record = fit_fold(entry, data, folder, fold)

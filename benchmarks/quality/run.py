@@ -264,7 +264,7 @@ def main() -> None:
     arguments = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
     data = load_split(split.random_parts(split.ROWS))
-    np.savez(WORK / "training.npz", **data.arrays())
+    split.write_arrays(WORK / "training.npz", data.arrays())
     split.write_pairs(WORK / "validation.npz", data.validation)
     split.write_pairs(WORK / "test.npz", data.test)
     failed = []

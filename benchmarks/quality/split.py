@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,13 @@ class SplitData:
         return result
 
 
+def write_arrays(path: Path, arrays: dict[str, Any]) -> None:
+    """Write named arrays to an npz file, whole or not at all."""
+    partial = path.with_name(f"partial-{path.name}")
+    np.savez(partial, **arrays)
+    os.replace(partial, path)
+
+
 def write_pairs(path: Path, rows: Interactions) -> None:
     """Write the pairs of some rows, without labels."""
-    np.savez(path, user=rows.user, item=rows.item)
+    write_arrays(path, {"user": rows.user, "item": rows.item})
