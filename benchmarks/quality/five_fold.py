@@ -20,13 +20,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import report
 import split
 from measure import measure
-from run import ENTRIES, WORK, Entry, PeerError, load_split, read_scores, run_script
+from run import ENTRIES, WORK, Entry, PeerError, digest, load_split, read_scores, run_script
 
 NAMES = ("own.wide_shared_bottom", "surprise.svd_plus_plus")
 
 
 def fit_fold(entry: Entry, data: split.SplitData, folder: Path, fold: int) -> dict[str, Any]:
-    """Fit the model on four folds and measure it on the fifth.
+    """Fit the model on four folds and measure it on the fifth, unless that was done with the same settings and code.
 
     Raises:
         PeerError: If the model has no chosen settings yet, or fails.
@@ -35,14 +35,17 @@ def fit_fold(entry: Entry, data: split.SplitData, folder: Path, fold: int) -> di
     if not finished.exists():
         raise PeerError(f"no settings of {entry.name}: run benchmarks/quality/run.py first")
     settings = json.loads(finished.read_text())["settings"]
-    output = folder / f"{entry.name}.npz"
+    output, marker = folder / f"{entry.name}.npz", folder / f"{entry.name}.json"
+    state = {"digest": digest(entry.script, folder / "training.npz"), "settings": settings}
+    if marker.exists() and (before := json.loads(marker.read_text())) and before["state"] == state:
+        return before["record"]
     arguments: list[str | Path] = ["fit", "--model", entry.key, "--training", folder / "training.npz"]
     arguments += ["--pairs", folder / "pairs.npz", "--settings", json.dumps(settings)]
     run_script(entry.script, arguments, output)
     ((_, scores),) = read_scores(output)
     pointwise = {name: values for name, values in scores.items() if name != "matrix"}
     values = measure(pointwise, data.test, [data.train], data).values
-    return {
+    record = {
         "model": entry.model,
         "library": entry.library,
         "fold": fold,
@@ -50,6 +53,8 @@ def fit_fold(entry: Entry, data: split.SplitData, folder: Path, fold: int) -> di
         "rmse": round(float(values["rmse"] or np.nan), 5),
         "fit_seconds": round(float(scores["seconds"]), 2),
     }
+    report.write_whole(marker, json.dumps({"state": state, "record": record}))
+    return record
 
 
 def main() -> None:

@@ -168,7 +168,7 @@ def read_scores(path: Path) -> list[tuple[dict[str, Any], dict[str, np.ndarray]]
     return list(zip(settings, scores, strict=True))
 
 
-def _digest(script: str, training: Path) -> str:
+def digest(script: str, training: Path) -> str:
     """Fingerprint of everything that a peer's scores depend on."""
     files = [HERE / "peers" / "common.py", HERE / "peers" / f"{script}.py", training]
     if script == "own":
@@ -210,9 +210,9 @@ def run_entry(entry: Entry, data: split.SplitData, again: bool, refit: bool) -> 
     """
     folder, training = WORK / entry.name, WORK / "training.npz"
     folder.mkdir(parents=True, exist_ok=True)
-    digest, marker = _digest(entry.script, training), folder / "finished.json"
+    current, marker = digest(entry.script, training), folder / "finished.json"
     finished = json.loads(marker.read_text()) if marker.exists() else None
-    if again or finished is None or finished["digest"] != digest:
+    if again or finished is None or finished["digest"] != current:
         marker.unlink(missing_ok=True)
         print(f"{entry.name}: searching", flush=True)
         settings = search(entry, data, folder, training)
@@ -227,7 +227,7 @@ def run_entry(entry: Entry, data: split.SplitData, again: bool, refit: bool) -> 
         arguments: list[str | Path] = ["fit", "--model", entry.key, "--training", training, "--seed", str(seed)]
         arguments += ["--pairs", WORK / "test.npz", "--settings", json.dumps(settings)]
         peaks.append(run_script(entry.script, arguments, folder / f"seed{seed}.npz"))
-    _write_json(marker, {"digest": digest, "settings": settings, "peak_mb": peaks})
+    _write_json(marker, {"digest": current, "settings": settings, "peak_mb": peaks})
 
 
 def collect(data: split.SplitData) -> tuple[list[dict[str, Any]], dict[tuple[str, str], list[Measured]]]:
