@@ -9,7 +9,7 @@ DATA_WHEEL := recbole==1.2.1
 export KEDRO_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint data new-dataset lab viz map notebooks clean
+.PHONY: help run test lint data new-dataset lab viz map notebooks bench-quality clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -58,6 +58,10 @@ map: $(VENV)/.runtime $(VENV)/.data ## the pipeline map as a static site in buil
 
 notebooks: $(VENV)/.development $(VENV)/.data ## execute the notebooks in place on the outputs of the last run
 	$(BIN)/python notebooks/execute.py
+
+bench-quality: $(VENV)/.runtime $(VENV)/.data ## this project's model and its peers on one split; see benchmarks/README.md
+	$(BIN)/python benchmarks/quality/run.py
+	$(BIN)/python benchmarks/quality/five_fold.py
 
 clean: ## remove outputs of runs and caches; data/01_raw and the environment stay
 	find data -mindepth 2 -not -path 'data/01_raw*' -not -name .gitkeep -type f -delete

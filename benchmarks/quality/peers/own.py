@@ -1,0 +1,75 @@
+"""This project's joint model, by the rules of the peers; it runs in the project's own environment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from kedro.config import OmegaConfigLoader
+from scipy import sparse
+
+from multitask_recommender.cross_validation import candidates
+from multitask_recommender.interactions import FloatArray, Interactions, SideInformation
+from multitask_recommender.jobs import single_threaded
+from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings
+from multitask_recommender.randomness import derive_seed
+from multitask_recommender.variants import VARIANTS
+from peers.common import Predict, Scores, Settings, Training, main
+
+ROOT = Path(__file__).resolve().parents[3]
+CANDIDATES = 8
+"""Combinations of the model's search space, of which the grid is a Latin hypercube sample."""
+
+_parameters = OmegaConfigLoader(
+    str(ROOT / "conf"), base_env="base", default_run_env="base", merge_strategy={"parameters": "soft"}
+)["parameters"]
+
+
+def _grid(model: str) -> list[Settings]:
+    own = VARIANTS[model].parameters.model_validate(_parameters["models"][model])
+    points = candidates(own.search or {}, CANDIDATES, derive_seed(0, "benchmark", model))
+    return [own.with_values(point).model_dump() for point in points]
+
+
+def _features(training: Training, side: str) -> sparse.csr_matrix:
+    parts = [training.arrays[f"{side}_features.{name}"] for name in ("data", "indices", "indptr", "shape")]
+    return sparse.csr_matrix(tuple(parts[:3]), shape=tuple(parts[3]))
+
+
+def _fit(model: str, training: Training, settings: Settings, seed: int) -> Iterator[tuple[Settings, Predict]]:
+    tasks = DatasetSettings.model_validate(_parameters["dataset"]).tasks
+    side = SideInformation(
+        tasks, training.users, training.items, _features(training, "user"), _features(training, "item")
+    )
+    like = training.rating >= 4
+    rows = Interactions(
+        training.user,
+        training.item,
+        labels={"watch": np.ones(len(like), np.float32), "like": like.astype(np.float32), "rating": training.rating},
+        relevant={"watch": np.ones(len(like), bool), "like": like, "rating": like},
+    )
+    recommender = VARIANTS[model].make(VARIANTS[model].settings.model_validate(settings), tasks)
+    with single_threaded():
+        recommender.fit(rows, side, derive_seed(0, "benchmark", model, seed))
+
+    def predict(user: np.ndarray, item: np.ndarray) -> Scores:
+        scores: dict[str, FloatArray] = recommender.score(np.arange(training.users))
+        return {
+            "rating": scores["rating"][user, item],
+            "like": scores["like"][user, item],
+            "matrix": scores["watch"],
+        }
+
+    yield settings, predict
+
+
+def _fits(model: str):  # noqa: ANN202
+    def fit(training: Training, settings: Settings, seed: int) -> Iterator[tuple[Settings, Predict]]:
+        yield from _fit(model, training, settings, seed)
+
+    return fit
+
+
+if __name__ == "__main__":
+    main({model: (_grid(model), _fits(model)) for model in ["wide_shared_bottom"]})

@@ -1,0 +1,169 @@
+"""From measurements to comparisons and to the tables in the benchmarks' README."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from measure import Measured, Totals
+from multitask_recommender.randomness import derive_seed
+from multitask_recommender.statistics import compare_paired, holm
+
+OWN = "multitask-recommender"
+"""The library name of this project's model."""
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+README = RESULTS.parent / "README.md"
+BEGIN, END = "<!-- results: written by benchmarks/quality/report.py -->", "<!-- end of results -->"
+RESAMPLES = 9999
+LOWER_IS_BETTER = frozenset({"rmse", "mae"})
+SHOWN = {
+    "rmse": ("RMSE", 4),
+    "mae": ("MAE", 4),
+    "ndcg_10": ("NDCG@10", 4),
+    "recall_10": ("recall@10", 4),
+    "coverage_10": ("coverage@10", 3),
+    "novelty_10": ("novelty@10, bits", 2),
+    "auc_like": ("AUC of like", 4),
+    "fit_seconds": ("fit, s", 1),
+    "peak_mb": ("peak, MB", 0),
+}
+COMPARED = ("rmse", "ndcg_10", "auc_like")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".partial-{path.name}")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def _mean_totals(fits: list[Measured], metric: str) -> Totals | None:
+    """A user's total is the mean over seeds, as in the study."""
+    if metric not in fits[0].totals:
+        return None
+    users, _, count = fits[0].totals[metric]
+    return users, np.mean([fit.totals[metric][1] for fit in fits], axis=0), count
+
+
+def compare(measured: dict[tuple[str, str], list[Measured]]) -> list[dict[str, Any]]:
+    """Compare this project's model with every peer on the metrics of ``COMPARED``, paired over the users.
+
+    Args:
+        measured: (model, library) to the fits, one per seed.
+
+    Returns:
+        Records metric, peer, library, own, other (metrics over all seeds), difference (own minus other) with its 95 %
+        BCa interval, p_value of the paired permutation test, p_holm (over all records) and ahead: yes, no or undecided
+        at 5 %. AUC is here the mean of the users' own.
+    """
+    own = next((fits for (_, library), fits in measured.items() if library == OWN), None)
+    if own is None:
+        return []
+    records: list[dict[str, Any]] = []
+    for (model, library), fits in measured.items():
+        for metric in COMPARED if library != OWN else ():
+            mine, theirs = _mean_totals(own, metric), _mean_totals(fits, metric)
+            if mine is None or theirs is None:
+                continue
+            rng = np.random.default_rng(derive_seed(0, "quality", model, library, metric))
+            result = compare_paired(mine[1], theirs[1], mine[2], metric == "rmse", RESAMPLES, rng)
+            records.append(
+                {
+                    "metric": metric,
+                    "peer": model,
+                    "library": library,
+                    "own": result.base + result.difference,
+                    "other": result.base,
+                    "difference": result.difference,
+                    "ci_low": result.low,
+                    "ci_high": result.high,
+                    "p_value": result.p_value,
+                }
+            )
+    adjusted = holm(np.array([record["p_value"] for record in records])) if records else np.array([])
+    for record, p in zip(records, adjusted, strict=True):
+        better = (record["difference"] < 0) == (record["metric"] in LOWER_IS_BETTER)
+        sure = p < 0.05 and (record["ci_low"] > 0 or record["ci_high"] < 0)
+        record |= {"p_holm": float(p), "ahead": ("yes" if better else "no") if sure else "undecided"}
+    return records
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _quality_table(records: pd.DataFrame) -> list[str]:
+    means = records.groupby(["model", "library"], sort=False)[list(SHOWN)].mean()
+    seeds = records.groupby(["model", "library"], sort=False).size()
+    lines = [_row(["model (library)", "seeds", *[title for title, _ in SHOWN.values()]])]
+    lines.append(_row(["---"] * (len(SHOWN) + 2)))
+    best = {
+        name: means[name].min() if name in LOWER_IS_BETTER else means[name].max()
+        for name in [*COMPARED, "mae", "recall_10"]
+    }
+    for (model, library), values in means.iterrows():
+        cells = []
+        for name, (_, digits) in SHOWN.items():
+            value = values[name]
+            text = "" if np.isnan(value) else f"{value:.{digits}f}"
+            cells.append(f"**{text}**" if name in best and value == best[name] else text)
+        lines.append(_row([f"{model} ({library})", str(seeds[model, library]), *cells]))
+    return lines
+
+
+def _comparison_table(comparisons: pd.DataFrame) -> list[str]:
+    lines = [_row(["metric", "peer", "own", "peer's", "difference", "95 % interval", "p, Holm", "ahead"])]
+    lines.append(_row(["---"] * 8))
+    for metric in COMPARED:
+        table = comparisons[comparisons["metric"] == metric]
+        for _, one in table.sort_values("other", ascending=metric in LOWER_IS_BETTER).iterrows():
+            interval = f"{one['ci_low']:+.4f} to {one['ci_high']:+.4f}"
+            numbers = [f"{one['own']:.4f}", f"{one['other']:.4f}", f"{one['difference']:+.4f}", interval]
+            name = f"{one['peer']} ({one['library']})"
+            lines.append(_row([SHOWN[metric][0], name, *numbers, f"{one['p_holm']:.4f}", one["ahead"]]))
+    return lines
+
+
+def _fold_table(records: pd.DataFrame) -> list[str]:
+    folds = sorted(records["fold"].unique())
+    lines = [
+        _row(["model (library)", *[f"fold {fold}" for fold in folds], "mean RMSE"]),
+        _row(["---"] * (len(folds) + 2)),
+    ]
+    for (model, library), own in records.groupby(["model", "library"], sort=False):
+        by_fold = own.groupby("fold")["rmse"].mean()
+        cells = [f"{by_fold[fold]:.4f}" if fold in by_fold else "" for fold in folds]
+        mean = f"{by_fold.mean():.4f}" if len(by_fold) == len(folds) else ""
+        lines.append(_row([f"{model} ({library})", *cells, mean]))
+    return lines
+
+
+def write_table() -> None:
+    """Write the tables between the markers of the README, from the JSON files."""
+    lines = [BEGIN, ""]
+    for name, title, table in (
+        ("quality", "Means over the seeds; the best accuracy in bold.", _quality_table),
+        (
+            "quality_comparisons",
+            "This project's model against every peer, paired over the users, best peer of a metric first. RMSE is here"
+            " that of the squared errors averaged over seeds, AUC the mean of the users' own.",
+            _comparison_table,
+        ),
+        ("five_fold", "Five folds: fold f is every fifth row of the same permutation, from row f on.", _fold_table),
+    ):
+        path = RESULTS / f"{name}.json"
+        if path.exists() and (records := json.loads(path.read_text())):
+            lines += [title, "", *table(pd.DataFrame(records)), ""]
+    text = README.read_text()
+    head, rest = text.split(BEGIN, 1)
+    write_whole(README, head + "\n".join([*lines, END]) + rest.split(END, 1)[1])
+
+
+if __name__ == "__main__":
+    write_table()

@@ -1,0 +1,287 @@
+"""Runs this project's joint model and its peers on one split; writes results/quality.json and the README's table.
+
+``python benchmarks/quality/run.py [--only NAME ...] [--again | --refit]``, where NAME is ``<script>.<model>``.
+
+Every peer runs in an environment of its own, as processes: one that searches its grid on the validation rows, then one
+per seed that fits the chosen settings on the training rows and scores the test pairs. All metrics are computed here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from kedro.framework.session import KedroSession
+from kedro.framework.startup import bootstrap_project
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import report
+import split
+from measure import Measured, measure, validation_error
+from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+WORK = ROOT / "benchmarks" / ".work"
+ENVIRONMENTS = ROOT / "benchmarks" / ".environments"
+SEEDS = 3
+THREADS = "1"
+LAUNCHER = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[1:], stdout=2)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(code)
+"""
+"""Runs a command and prints its largest resident memory in units of 1024 bytes. A small process between, because Linux
+counts the memory of the process that starts a command as the command's own."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model of the benchmark.
+
+    Attributes:
+        script: Name of its script and its requirements in ``peers/``.
+        key: Its name in the script.
+        model: Its name in the results.
+        library: Where it comes from.
+        stochastic: Whether it is fitted with several seeds.
+    """
+
+    script: str
+    key: str
+    model: str
+    library: str
+    stochastic: bool = True
+
+    @property
+    def name(self) -> str:
+        """What ``--only`` calls it; also the name of its folder."""
+        return f"{self.script}.{self.key}"
+
+
+ENTRIES = (
+    Entry("own", "wide_shared_bottom", "wide_shared_bottom", report.OWN),
+    Entry("surprise", "svd_plus_plus", "SVD++", "Surprise"),
+    Entry("deepctr_torch", "mmoe", "MMoE", "DeepCTR-Torch"),
+    Entry("deepctr_torch", "ple", "PLE", "DeepCTR-Torch"),
+    Entry("torch_rechub", "mmoe", "MMoE", "torch-rechub"),
+    Entry("torch_rechub", "ple", "PLE", "torch-rechub"),
+    Entry("implicit", "ials", "iALS", "implicit"),
+    Entry("recbole", "ease", "EASE^R", "RecBole", stochastic=False),
+    Entry("recbole", "multivae", "MultiVAE", "RecBole"),
+)
+
+
+class PeerError(Exception):
+    """A peer's environment or process failed."""
+
+
+def load_split(parts: split.Parts) -> split.SplitData:
+    """Read the tables of ``data_engineering``, which runs first if they are not there, and divide them.
+
+    Args:
+        parts: (rows,) part of each interaction.
+    """
+    bootstrap_project(ROOT)
+    with KedroSession.create(project_path=ROOT) as session:
+        context = session.load_context()
+        if not all(context.catalog.exists(name) for name in ("labelled_interactions", "users", "items")):
+            subprocess.run(
+                [sys.executable, "-m", "kedro", "run", "--pipelines", "data_engineering"], cwd=ROOT, check=True
+            )
+        dataset = DatasetSettings.model_validate(context.params["dataset"])
+        return split.SplitData(context.catalog.load, dataset, parts)
+
+
+def python_of(script: str) -> Path:
+    """Return the interpreter of a peer's environment, which is made if its requirements have changed.
+
+    Raises:
+        PeerError: If the packages do not install.
+    """
+    if script == "own":
+        return Path(sys.executable)
+    requirements = HERE / "peers" / f"{script}.txt"
+    folder = ENVIRONMENTS / script
+    python, marker = folder / "bin" / "python", folder / "installed.txt"
+    wanted = requirements.read_text()
+    if not marker.exists() or marker.read_text() != wanted:
+        print(f"{script}: installing", flush=True)
+        install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", requirements]
+        for command in ([sys.executable, "-m", "venv", folder], install):
+            result = subprocess.run(command, capture_output=True, text=True)
+            if result.returncode:
+                raise PeerError(result.stderr[-2000:])
+        marker.write_text(wanted)
+    return python
+
+
+def run_script(script: str, arguments: list[str | Path], output: Path) -> float:
+    """Run a peer's script and wait for it.
+
+    Returns:
+        The largest resident memory of the process in MB (10^6 bytes).
+
+    Raises:
+        PeerError: If it fails, with the end of what it said.
+    """
+    log = output.with_suffix(".log")
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(HERE), str(ROOT / "src")] if script == "own" else [str(HERE)]),
+        "TQDM_DISABLE": "1",
+        **dict.fromkeys(["OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"], THREADS),
+    }
+    command = [python_of(script), "-W", "ignore", "-m", f"peers.{script}", *arguments, "--output", output]
+    with log.open("w") as stream:
+        process = subprocess.run(
+            [sys.executable, "-c", LAUNCHER, *[str(part) for part in command]],
+            cwd=output.parent,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=stream,
+            text=True,
+        )
+    if process.returncode:
+        raise PeerError(f"exit code {process.returncode}\n{log.read_text()[-1500:]}")
+    return int(process.stdout) * 1024 / 1e6
+
+
+def read_scores(path: Path) -> list[tuple[dict[str, Any], dict[str, np.ndarray]]]:
+    """Read what a script wrote: settings and scores, in the order of its grid."""
+    with np.load(path) as file:
+        settings = json.loads(str(file["settings"]))
+        scores = [
+            {name.removeprefix(f"{number}."): file[name] for name in file.files if name.startswith(f"{number}.")}
+            for number in range(len(settings))
+        ]
+    return list(zip(settings, scores, strict=True))
+
+
+def digest(script: str, training: Path) -> str:
+    """Fingerprint of everything that a peer's scores depend on."""
+    files = [HERE / "peers" / "common.py", HERE / "peers" / f"{script}.py", training]
+    if script == "own":
+        files += [*sorted((ROOT / "src").rglob("*.py")), *sorted((ROOT / "conf" / "base").glob("parameters_*.yml"))]
+    else:
+        files.append(HERE / "peers" / f"{script}.txt")
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
+def _write_json(path: Path, value: Any) -> None:
+    report.write_whole(path, json.dumps(value, indent=1) + "\n")
+
+
+def search(entry: Entry, data: split.SplitData, folder: Path, training: Path) -> dict[str, Any]:
+    """Return the settings with the smallest validation error; all errors are kept in ``search.json``."""
+    output = folder / "search.npz"
+    run_script(
+        entry.script,
+        ["search", "--model", entry.key, "--training", training, "--pairs", WORK / "validation.npz"],
+        output,
+    )
+    tried = [
+        {"error": validation_error(scores, data), "settings": settings, "seconds": float(scores["seconds"])}
+        for settings, scores in read_scores(output)
+    ]
+    _write_json(folder / "search.json", tried)
+    output.unlink()
+    return min(tried, key=lambda one: one["error"])["settings"]
+
+
+def run_entry(entry: Entry, data: split.SplitData, again: bool, refit: bool) -> None:
+    """Search and fit a model, unless its scores are there and nothing that they depend on has changed.
+
+    Args:
+        entry: The model.
+        data: The split.
+        again: Whether to search and fit in any case.
+        refit: Whether to fit in any case, with the settings that were found before.
+    """
+    folder, training = WORK / entry.name, WORK / "training.npz"
+    folder.mkdir(parents=True, exist_ok=True)
+    current, marker = digest(entry.script, training), folder / "finished.json"
+    finished = json.loads(marker.read_text()) if marker.exists() else None
+    if again or finished is None or finished["digest"] != current:
+        marker.unlink(missing_ok=True)
+        print(f"{entry.name}: searching", flush=True)
+        settings = search(entry, data, folder, training)
+    elif refit:
+        settings = finished["settings"]
+    else:
+        print(f"{entry.name}: finished before", flush=True)
+        return
+    peaks = []
+    for seed in range(SEEDS if entry.stochastic else 1):
+        print(f"{entry.name}: fitting seed {seed} with {settings}", flush=True)
+        arguments: list[str | Path] = ["fit", "--model", entry.key, "--training", training, "--seed", str(seed)]
+        arguments += ["--pairs", WORK / "test.npz", "--settings", json.dumps(settings)]
+        peaks.append(run_script(entry.script, arguments, folder / f"seed{seed}.npz"))
+    _write_json(marker, {"digest": current, "settings": settings, "peak_mb": peaks})
+
+
+def collect(data: split.SplitData) -> tuple[list[dict[str, Any]], dict[tuple[str, str], list[Measured]]]:
+    """Measure the finished models on the test rows.
+
+    Returns:
+        records; (model, library) to what was measured, one per seed.
+    """
+    records: list[dict[str, Any]] = []
+    measured: dict[tuple[str, str], list[Measured]] = {}
+    for entry in ENTRIES:
+        folder = WORK / entry.name
+        if not (folder / "finished.json").exists():
+            continue
+        for seed, peak in enumerate(json.loads((folder / "finished.json").read_text())["peak_mb"]):
+            ((_, scores),) = read_scores(folder / f"seed{seed}.npz")
+            result = measure(scores, data.test, [data.train, data.validation], data)
+            measured.setdefault((entry.model, entry.library), []).append(result)
+            values = {name: None if value is None else round(value, 5) for name, value in result.values.items()}
+            cost = {"fit_seconds": round(float(scores["seconds"]), 2), "peak_mb": round(peak, 1)}
+            records.append({"model": entry.model, "library": entry.library, "seed": seed, **values, **cost})
+    return records, measured
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    names = [entry.name for entry in ENTRIES]
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
+    parser.add_argument("--again", action="store_true", help="search and fit also what is finished")
+    parser.add_argument(
+        "--refit", action="store_true", help="fit what is finished again, with the settings found before"
+    )
+    arguments = parser.parse_args()
+    WORK.mkdir(parents=True, exist_ok=True)
+    data = load_split(split.random_parts(split.ROWS))
+    split.write_arrays(WORK / "training.npz", data.arrays())
+    split.write_pairs(WORK / "validation.npz", data.validation)
+    split.write_pairs(WORK / "test.npz", data.test)
+    failed = []
+    for entry in ENTRIES:
+        if entry.name in arguments.only:
+            try:
+                run_entry(entry, data, arguments.again, arguments.refit)
+            except PeerError as error:
+                failed.append(entry.name)
+                print(f"{entry.name} FAILED, and the others go on: {error}", file=sys.stderr, flush=True)
+    records, measured = collect(data)
+    _write_json(report.RESULTS / "quality.json", records)
+    _write_json(report.RESULTS / "quality_comparisons.json", report.compare(measured))
+    report.write_table()
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}; the results are without them")
+
+
+if __name__ == "__main__":
+    main()

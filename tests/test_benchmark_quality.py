@@ -1,0 +1,135 @@
+"""The benchmark against peers, without the peers and without the data."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from conftest import ROOT, make_interactions
+from multitask_recommender import metrics
+from multitask_recommender.pipelines.data_engineering.parameters import SplitSettings
+from multitask_recommender.pipelines.data_engineering.splits import assign_splits
+
+RECORD = {
+    "model",
+    "library",
+    "seed",
+    "rmse",
+    "mae",
+    "ndcg_10",
+    "recall_10",
+    "coverage_10",
+    "novelty_10",
+    "auc_like",
+    "fit_seconds",
+    "peak_mb",
+}
+
+
+@pytest.fixture
+def quality(monkeypatch):
+    """The benchmark's modules; they are scripts beside one another, not a package."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks" / "quality"))
+    names = ["measure", "report", "run", "split", "peers", "peers.common"]
+    before = {name: sys.modules.pop(name) for name in names if name in sys.modules}
+    import measure
+    import report
+    import run
+    import split
+
+    yield SimpleNamespace(measure=measure, report=report, run=run, split=split)
+    for name in names:
+        sys.modules.pop(name, None)
+    sys.modules.update(before)
+
+
+def test_split_is_that_of_the_protocol(quality):
+    order = np.random.RandomState(42).permutation(1000)
+    parts = quality.split.random_parts(1000)
+    assert (parts[order[:800]] == "train").all()
+    assert (parts[order[800:900]] == "validation").all()
+    assert (parts[order[900:]] == "test").all()
+    folds = [quality.split.fold_parts(1000, fold) == "test" for fold in range(5)]
+    assert (np.sum(folds, axis=0) == 1).all()
+    assert set(np.nonzero(folds[2])[0]) == set(order[2::5])
+
+
+def test_split_is_that_of_the_study(quality):
+    import ibis
+
+    table = ibis.memtable({"row": np.arange(500), "user": np.arange(500) % 7, "item": np.arange(500) % 11})
+    settings = SplitSettings(
+        strategies=["random"], seed=42, random_test_share=0.1, test_share=0.2, validation_share=0.1, folds=5
+    )
+    studied = assign_splits(table, settings)
+    own = studied.filter(studied.split == "random").order_by("row").execute()
+    np.testing.assert_array_equal(own["part"].to_numpy(), quality.split.random_parts(500))
+
+
+def _small_split():
+    rows = make_interactions(20, 30, 10, seed=1, folds=10)
+    train, validation, test = rows.where(rows.fold < 7), rows.where(rows.fold == 7), rows.where(rows.fold > 7)
+    return SimpleNamespace(train=train, validation=validation, test=test, users=20, items=30)
+
+
+def test_records_have_the_stated_keys_and_null_where_a_model_cannot(quality, tmp_path, monkeypatch):
+    data = _small_split()
+    random = np.random.default_rng(0)
+    given = {
+        "own.wide_shared_bottom": {
+            "rating": data.test.labels["rating"],
+            "like": random.random(len(data.test)),
+            "matrix": random.random((20, 30)),
+        },
+        "surprise.svd_plus_plus": {"rating": random.uniform(1, 5, len(data.test))},
+        "recbole.ease": {"matrix": random.random((20, 30))},
+    }
+    monkeypatch.setattr(quality.run, "WORK", tmp_path)
+    for name, scores in given.items():
+        (tmp_path / name).mkdir()
+        arrays = {f"0.{part}": array for part, array in scores.items()}
+        np.savez(tmp_path / name / "seed0.npz", settings=np.array("[{}]"), **{"0.seconds": 1.5}, **arrays)
+        (tmp_path / name / "finished.json").write_text(json.dumps({"peak_mb": [100.0]}))
+    records, measured = quality.run.collect(data)
+    assert [record["model"] for record in records] == ["wide_shared_bottom", "SVD++", "EASE^R"]
+    assert all(set(record) == RECORD for record in records)
+    own, rating, ranking = records
+    assert own["library"] == "multitask-recommender"
+    assert own["rmse"] == 0
+    assert None not in own.values()
+    assert {name for name, value in rating.items() if value is None} == {
+        "ndcg_10",
+        "recall_10",
+        "coverage_10",
+        "novelty_10",
+    }
+    assert rating["auc_like"] == round(
+        metrics.auc(data.test.labels["like"], given["surprise.svd_plus_plus"]["rating"]), 5
+    )
+    assert {name for name, value in ranking.items() if value is None} == {"rmse", "mae", "auc_like"}
+    monkeypatch.setattr(quality.report, "RESAMPLES", 999)
+    compared = {(one["metric"], one["peer"]): one for one in quality.report.compare(measured)}
+    assert set(compared) == {("rmse", "SVD++"), ("auc_like", "SVD++"), ("ndcg_10", "EASE^R")}
+    assert compared["rmse", "SVD++"]["ahead"] == "yes"
+
+
+def test_training_and_validation_items_are_known_when_the_test_rows_are_ranked(quality):
+    data = _small_split()
+    data.test = data.test.where(np.isin(data.test.item, data.train.item))
+    matrix = np.zeros((20, 30), dtype=np.float32)
+    matrix[data.test.user, data.test.item] = 1
+    for known in (data.train, data.validation):
+        matrix[known.user, known.item] = 2
+    masked = quality.measure.measure({"matrix": matrix}, data.test, [data.train, data.validation], data)
+    assert masked.values["ndcg_10"] == pytest.approx(1)
+    for known in (data.train, data.validation):
+        assert quality.measure.measure({"matrix": matrix}, data.test, [known], data).values["ndcg_10"] < 0.9
+
+
+def test_committed_results_have_the_stated_keys():
+    path = ROOT / "benchmarks" / "results" / "quality.json"
+    records = json.loads(path.read_text())
+    assert records
+    assert all(set(record) == RECORD for record in records)
