@@ -26,7 +26,7 @@ from multitask_recommender.errors import DataError, SettingsError, find_study_er
 logger = logging.getLogger(__name__)
 
 PARAMETER_GROUPS = frozenset(
-    {"dataset", "splits", "study", "user_embedding", "cross_validation", "models", "evaluation"}
+    {"dataset", "splits", "study", "user_embedding", "cross_validation", "models", "evaluation", "simulation", "sweep"}
 )
 """Every top-level name of the ``parameters`` files."""
 
@@ -116,11 +116,14 @@ class RunReport:
         "comparisons",
         "group_metrics",
         "costs",
+        "regret",
+        "sweep",
         "cv_results",
         "accuracy_figure",
         "verdicts_figure",
         "trade_off_figure",
         "cost_figure",
+        "sweep_figure",
     )
 
     @hook_impl

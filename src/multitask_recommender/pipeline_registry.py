@@ -7,6 +7,8 @@ from kedro.pipeline import Pipeline
 from multitask_recommender.pipelines.data_engineering import pipeline as data_engineering
 from multitask_recommender.pipelines.evaluation import pipeline as evaluation
 from multitask_recommender.pipelines.recommender import pipeline as recommender
+from multitask_recommender.pipelines.regret import pipeline as regret
+from multitask_recommender.pipelines.simulation import pipeline as simulation
 from multitask_recommender.pipelines.user_embedding import pipeline as user_embedding
 from multitask_recommender.variants import VARIANTS
 
@@ -23,9 +25,13 @@ def register_pipelines() -> dict[str, Pipeline]:
         "recommender": recommender.create_pipeline(core),
         "evaluation": evaluation.create_pipeline(core),
     }
+    study = sum(pipelines.values(), Pipeline([]))
+    simulated = {"simulation": simulation.create_pipeline(), "regret": regret.create_pipeline(core)}
     before = pipelines["data_engineering"] + pipelines["user_embedding"]
     return {
         **pipelines,
         "every_model": before + recommender.create_pipeline(every) + evaluation.create_pipeline(every),
-        "__default__": sum(pipelines.values(), Pipeline([])),
+        **simulated,
+        "simulated_study": sum(simulated.values(), study),
+        "__default__": study,
     }

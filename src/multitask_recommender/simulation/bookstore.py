@@ -51,6 +51,7 @@ _BLOCK_ROWS = 2**17
 """About so many interactions share a random generator, whatever the size of the chunks that are handed out."""
 _MOST_ROUNDS = 40
 _MOST_SHOWN = 2**21
+_GUIDE = 2**20
 _BEGIN, _END = 1_420_070_400, 1_735_689_600  # 2015-01-01 and 2025-01-01 in seconds since 1970.
 
 EDUCATION = np.array(["primary", "secondary", "vocational", "bachelor", "master", "doctorate"])
@@ -74,8 +75,28 @@ class Sparsity(Settings):
     purchase: float = Field(default=0.0, ge=0, lt=1)
 
 
-class BookstoreSettings(Settings):
-    """The knobs of the simulated bookstore.
+class StoreKnobs(Settings):
+    """What kind of bookstore is simulated, whatever its size.
+
+    Attributes:
+        popularity_skew: Exponent of the weights rank^(-skew) by which books are shown; 0: all alike.
+        activity_skew: Standard deviation of the logarithm of the readers' numbers of clicks; 0: all alike.
+        feature_signal: s, the share of the variance of vectors and biases that the features explain.
+        taste: w, the share of the variance of the utility that is a matter of taste instead of biases.
+        noise: Standard deviation of the noise of every label, where the utility has 1.
+        dimension: d, length of the vectors.
+    """
+
+    popularity_skew: float = Field(default=0.8, ge=0, le=2)
+    activity_skew: float = Field(default=0.8, ge=0, le=2)
+    feature_signal: float = Field(default=0.3, ge=0, le=1)
+    taste: float = Field(default=0.6, ge=0, le=1)
+    noise: float = Field(default=0.7, gt=0)
+    dimension: int = Field(default=8, ge=1)
+
+
+class BookstoreSettings(StoreKnobs):
+    """All knobs of the simulated bookstore.
 
     Attributes:
         users: Number of readers.
@@ -83,12 +104,6 @@ class BookstoreSettings(Settings):
         interactions: Number of clicks.
         relatedness: rho, the correlation of the true utilities of any two tasks, from 0 to 1.
         sparsity: Shares of missing labels.
-        popularity_skew: Exponent of the weights rank^(-skew) by which books are shown; 0: all alike.
-        activity_skew: Standard deviation of the logarithm of the readers' numbers of clicks; 0: all alike.
-        feature_signal: s, the share of the variance of vectors and biases that the features explain.
-        taste: w, the share of the variance of the utility that is a matter of taste instead of biases.
-        noise: Standard deviation of the noise of every label, where the utility has 1.
-        dimension: d, length of the vectors.
         chunk_rows: About so many interactions are in memory at a time. The number changes no result.
         seed: Seed of everything random.
     """
@@ -98,12 +113,6 @@ class BookstoreSettings(Settings):
     interactions: int = Field(ge=1, le=10**9)
     relatedness: float = Field(default=0.7, ge=0, le=1)
     sparsity: Sparsity = Sparsity()
-    popularity_skew: float = Field(default=0.8, ge=0, le=2)
-    activity_skew: float = Field(default=0.8, ge=0, le=2)
-    feature_signal: float = Field(default=0.3, ge=0, le=1)
-    taste: float = Field(default=0.6, ge=0, le=1)
-    noise: float = Field(default=0.7, gt=0)
-    dimension: int = Field(default=8, ge=1)
     chunk_rows: int = Field(default=2**20, ge=1)
     seed: int = Field(ge=0)
 
@@ -207,6 +216,7 @@ class Bookstore:
         weight = rank**-settings.popularity_skew
         self._shown_below = np.cumsum(weight / weight.sum())
         self._shown_below[-1] = 1.0
+        self._guide = np.searchsorted(self._shown_below, np.arange(_GUIDE) / _GUIDE, side="right").astype(np.int32)
 
     def _random(self, *purpose: object) -> np.random.Generator:
         return np.random.default_rng(derive_seed(self.settings.seed, "bookstore", *purpose))
@@ -299,7 +309,7 @@ class Bookstore:
                 break
             shown = np.ceil(missing * min(per_click, _MOST_SHOWN / missing.sum())).astype(np.int64)
             place = np.repeat(np.arange(len(users)), shown)
-            book = np.searchsorted(self._shown_below, random.random(len(place)), side="right")
+            book = self._show(len(place), random)
             click = self.truth.value("click", self.truth.utility("click", users[place], book))
             clicked = random.random(len(place), np.float32) < click
             keys = np.concatenate([taken, place[clicked] * books + book[clicked]])
@@ -318,6 +328,15 @@ class Bookstore:
                 "  what to do: lower interactions, popularity_skew or activity_skew, or raise users or books."
             )
         return users[taken // books], taken % books
+
+    def _show(self, count: int, random: np.random.Generator) -> Ints:
+        """Draw books by popularity."""
+        place = random.random(count)
+        # Most cells of the guide lie within one book's part of the line from 0 to 1; the others are searched.
+        book = self._guide[(place * _GUIDE).astype(np.int32)].astype(np.int64)
+        beyond = np.nonzero(place >= self._shown_below[book])[0]
+        book[beyond] = np.searchsorted(self._shown_below, place[beyond], side="right")
+        return book
 
     def _timestamps(self, users: Ints, random: np.random.Generator) -> Ints:
         """Ascending times between a reader's first day and the end, one per click."""
