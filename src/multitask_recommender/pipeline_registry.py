@@ -10,6 +10,7 @@ from multitask_recommender.pipelines.recommender import pipeline as recommender
 from multitask_recommender.pipelines.regret import pipeline as regret
 from multitask_recommender.pipelines.simulation import pipeline as simulation
 from multitask_recommender.pipelines.user_embedding import pipeline as user_embedding
+from multitask_recommender.pipelines.when_multitask_helps import pipeline as when_multitask_helps
 from multitask_recommender.variants import VARIANTS
 
 # The evaluation reads outputs of the models' namespaces by their full names, which is what the dot is reserved for.
@@ -32,6 +33,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         **pipelines,
         "every_model": before + recommender.create_pipeline(every) + evaluation.create_pipeline(every),
         **simulated,
+        "when_multitask_helps": when_multitask_helps.create_pipeline(),
         "simulated_study": sum(simulated.values(), study),
         "__default__": study,
     }

@@ -16,7 +16,7 @@ sqrt(1 - s) times a standard normal number, s = ``feature_signal``, less its mea
 **What is observed.** Readers are shown books at random by popularity, weight rank^(-skew), one after the other. A shown
 book is clicked with probability P_click(v) and joins the reader's history, unless it is there already, until the
 reader's number of clicks is reached; activity is lognormal. A clicked book is read with probability P_read(v) and, on
-its own, bought with P_purchase(v). A book that was read is rated round(3.4 + v + noise e), e standard normal, within 1
+its own, bought with P_purchase(v). A book that was read is rated round(3.2 + v + noise e), e standard normal, within 1
 to 5. Of the labels that exist, a share ``sparsity`` per task is lost at random. The probabilities are
 
     P_t(v) = 1 / (1 + exp(-(v + c_t) pi / (sqrt(3) noise))),
@@ -43,8 +43,8 @@ Ints = NDArray[np.int64]
 Arrays = dict[str, np.ndarray]
 
 TASKS = ("click", "read", "rating", "purchase")
-_INTERCEPTS = {"click": -1.0, "read": 0.3, "purchase": -0.8}
-_RATING_CENTRE = 3.4
+_INTERCEPTS = {"click": -1.0, "read": -0.4, "purchase": -1.0}
+_RATING_CENTRE = 3.2
 _SMALLEST_PART = 4
 """A reader has at most one book in so many, so that drawing without repetition comes to an end."""
 _BLOCK_ROWS = 2**17
