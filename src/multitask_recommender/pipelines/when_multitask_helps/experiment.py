@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from multitask_recommender import metrics
 from multitask_recommender.cross_validation import candidates
 from multitask_recommender.interactions import FloatArray, IntArray, Interactions, SideInformation
 from multitask_recommender.pipelines.evaluation.nodes import _pointwise_totals as pointwise_totals
@@ -136,16 +137,18 @@ def _fit_and_measure(
     """Fit every candidate, keep the one with the smallest validation error on the target, measure it on the test."""
     train, validation, test = rows
     own, own_side = train.with_tasks(tasks), side.with_tasks(tasks)
-    metric = MAIN_METRIC[TASKS[settings.target].kind]
+    label = validation.labels[settings.target]
+    asked = ~np.isnan(label)
+    user, item, label = validation.user[asked], validation.item[asked], label[asked]
+    error = metrics.log_loss if TASKS[settings.target].kind == "binary" else metrics.rmse
     best: tuple[float, FloatArray, dict[str, object]] | None = None
     for values in candidates(settings.search, 2**10, 0):
         model = variant.make(settings.towers.with_values(values), own_side.tasks)
         model.fit(own, own_side, seed)
         score = model.score(np.arange(side.users))[settings.target]
-        _, total, count = _target_totals(score, validation, settings.target)[metric]
-        error = float(total.sum() / count.sum())
-        if best is None or error < best[0]:
-            best = error, score, values
+        value = error(label, score[user, item])
+        if best is None or value < best[0]:
+            best = value, score, values
     assert best is not None
     return _target_totals(best[1], test, settings.target), best[2]
 

@@ -123,7 +123,7 @@ def run_sweep(settings: SweepSettings) -> tuple[pd.DataFrame, pd.DataFrame]:
             "repeats_high": spread["mean"] + half,
         }
     )
-    counts = each.groupby([*CELL, "metric"])["verdict"].value_counts().unstack(fill_value=0)
+    counts = pd.crosstab([each[name] for name in (*CELL, "metric")], each["verdict"])
     summary = summary.join(counts.reindex(columns=VERDICTS, fill_value=0))
     table = table.merge(summary.reset_index(), on=[*CELL, "metric"])
     return table[COLUMNS], each
