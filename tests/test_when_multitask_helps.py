@@ -6,20 +6,12 @@ judges, as the study does.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from dataclasses import replace
 from typing import Any
 
-import numpy as np
-import pandas as pd
-import pytest
-from matplotlib.figure import Figure
-
 from multitask_recommender.jobs import run_jobs
-from multitask_recommender.pipelines.when_multitask_helps.experiment import Cell, run_repeat, simulate
-from multitask_recommender.pipelines.when_multitask_helps.figures import plot_sweep
-from multitask_recommender.pipelines.when_multitask_helps.nodes import COLUMNS, VERDICTS, judge_repeat, run_sweep
+from multitask_recommender.pipelines.when_multitask_helps.experiment import Cell, run_repeat
+from multitask_recommender.pipelines.when_multitask_helps.nodes import judge_repeat
 from multitask_recommender.pipelines.when_multitask_helps.parameters import SweepSettings
 
 

@@ -43,7 +43,7 @@ class _WholeFile:
     _filepath: PurePosixPath
 
     def _replace(self, write: Callable[[], None]) -> None:
-        target = self._filepath
+        target = PurePosixPath(self._filepath)
         partial = target.with_name(f".partial-{target.name}")
         self._filepath = partial
         try:
@@ -128,23 +128,23 @@ class ArraysFile(_WholeFile, AbstractDataset[Arrays, Arrays]):
         return {"filepath": str(self._filepath)}
 
 
-class StreamedTable(IbisTable):
-    """``IbisTable`` in parquet that is written table by table, so that it need not fit into memory.
+class StreamedTable(_WholeFile, FileDataset):
+    """A raw table in parquet that a simulation writes, table by table, so that it need not fit into memory.
 
-    It takes an object with a ``schema`` that yields tables of pyarrow, and loads as an Ibis expression like any other.
-    The file's row groups do not depend on the sizes of the tables.
+    It takes a table of pyarrow, or an object with a ``schema`` that yields such tables, and loads as an Ibis
+    expression. The file's row groups do not depend on the sizes of the tables.
     """
 
     _ROW_GROUP = 2**17
 
-    def save(self, data: TableStream) -> None:
+    def save(self, data: TableStream | pa.Table) -> None:
         """Write all tables."""
 
         def write() -> None:
             Path(self._filepath).parent.mkdir(parents=True, exist_ok=True)
             with pq.ParquetWriter(self._filepath, data.schema, compression="zstd") as writer:
                 waiting = data.schema.empty_table()
-                for table in data:
+                for table in [data] if isinstance(data, pa.Table) else data:
                     waiting = pa.concat_tables([waiting, table])
                     whole = len(waiting) // self._ROW_GROUP * self._ROW_GROUP
                     if whole:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ibis
-import ibis.expr.types as ir
+import pyarrow as pa
 
 from multitask_recommender.simulation.bookstore import Arrays, Bookstore, BookstoreSettings
 from multitask_recommender.simulation.tables import InteractionTables, book_table, user_table
 
 
-def simulate_bookstore(settings: BookstoreSettings) -> tuple[ir.Table, ir.Table, Arrays, InteractionTables]:
+def simulate_bookstore(settings: BookstoreSettings) -> tuple[pa.Table, pa.Table, Arrays, InteractionTables]:
     """Simulate the bookstore.
 
     Returns:
@@ -18,8 +17,8 @@ def simulate_bookstore(settings: BookstoreSettings) -> tuple[ir.Table, ir.Table,
     """
     store = Bookstore(settings)
     return (
-        ibis.memtable(user_table(store)),
-        ibis.memtable(book_table(store)),
+        pa.Table.from_pandas(user_table(store), preserve_index=False),
+        pa.Table.from_pandas(book_table(store), preserve_index=False),
         store.truth.arrays(),
         InteractionTables(store),
     )
