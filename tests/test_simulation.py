@@ -142,7 +142,7 @@ def test_memory_is_bounded_by_the_chunk() -> None:
 def test_too_many_interactions_are_refused() -> None:
     with pytest.raises(ValueError, match="at most"):
         settings(interactions=400 * 300)
-    greedy = settings(users=2, books=4000, interactions=2 * 900, popularity_skew=2.0, activity_skew=0.0)
+    greedy = settings(users=2, books=40_000, interactions=2 * 9000, popularity_skew=2.0, activity_skew=0.0)
     with pytest.raises(SettingsError, match="different books"):
         Bookstore(greedy).everything()
 

@@ -49,8 +49,8 @@ _SMALLEST_PART = 4
 """A reader has at most one book in so many, so that drawing without repetition comes to an end."""
 _BLOCK_ROWS = 2**17
 """About so many interactions share a random generator, whatever the size of the chunks that are handed out."""
-_MOST_ROUNDS = 16
-_MOST_SHOWN = 2**21
+_MOST_ROUNDS = 12
+_MOST_SHOWN = 2**20
 _GUIDE = 2**20
 _BEGIN, _END = 1_420_070_400, 1_735_689_600  # 2015-01-01 and 2025-01-01 in seconds since 1970.
 
