@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import ibis
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import sparse, stats
 
+from conftest import Project
 from multitask_recommender import metrics
 from multitask_recommender.datasets import StreamedTable
-from multitask_recommender.errors import SettingsError
+from multitask_recommender.errors import DataError, SettingsError
+from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings
+from multitask_recommender.pipelines.evaluation.parameters import EvaluationSettings
+from multitask_recommender.pipelines.regret.nodes import measure_regret
 from multitask_recommender.pipelines.simulation.nodes import simulate_bookstore
 from multitask_recommender.simulation.bookstore import TASKS, Bookstore, BookstoreSettings, GroundTruth
 from multitask_recommender.simulation.regret import list_values
@@ -192,3 +197,75 @@ def test_regret_of_the_oracle_is_zero_and_of_chance_is_not() -> None:
             truth.value(task, truth.utilities(task, users[:1]))[0][catalogue & (known[[0]].toarray()[0] == 0)]
         )
         assert best[0] == pytest.approx(by_hand[-10:].mean(), rel=1e-5)
+
+
+def ranked(lists: np.ndarray, seed: int = 0) -> pd.DataFrame:
+    user, rank = np.indices(lists.shape)
+    columns = {"user": user.ravel(), "rank": rank.ravel() + 1, "item": lists.ravel(), "score": 0.0}
+    return pd.DataFrame({"split": "random", "seed": seed, "task": "read", **columns})
+
+
+def test_regret_table() -> None:
+    store = Bookstore(settings(users=30, books=40, interactions=200))
+    rows = store.everything()
+    pairs = ibis.memtable(pd.DataFrame({"split": "random", "user": rows.user, "item": rows.book}))
+    nothing = pairs.limit(0)
+    known = sparse.csr_matrix((np.ones(len(rows)), (rows.user, rows.book)), shape=(30, 40))
+    catalogue = np.bincount(rows.book, minlength=40) > 0
+    best = metrics.top_items(store.truth.utilities("read", np.arange(30)), known, catalogue, 5)
+    chance = metrics.top_items(np.random.default_rng(0).random((30, 40), np.float32), known, catalogue, 5)
+    dataset = DatasetSettings.model_validate(
+        {
+            "name": "bookstore",
+            "interactions": {"user_id": "u", "item_id": "i"},
+            "users": {"user_id": "u"},
+            "items": {"item_id": "i"},
+            "tasks": {"read": {"kind": "binary", "label": "read"}},
+        }
+    )
+
+    def measure(users: int) -> pd.DataFrame:
+        entities = (ibis.memtable({"user": np.arange(users)}), ibis.memtable({"item": np.arange(40)}))
+        return measure_regret(
+            ["shared_bottom", "left_out", "random"],
+            dataset,
+            EvaluationSettings(ks=[3, 5], headline_k=5),
+            store.truth.arrays(),
+            *entities,
+            pairs,
+            nothing,
+            pairs,
+            ranked(best),
+            ranked(best[:0]),
+            ranked(chance),
+        )
+
+    table = measure(30).set_index(["model", "k"])
+    assert list(table.index) == [("shared_bottom", 3), ("shared_bottom", 5), ("random", 3), ("random", 5)]
+    assert table.loc["shared_bottom", "regret"].abs().max() < 1e-9
+    assert table.loc["random", "regret"].min() > 0.05
+    assert (table["oracle"] - table["value"] - table["regret"]).abs().max() < 1e-9
+    assert set(table["users"]) == {30}
+    with pytest.raises(DataError, match="30 users"):
+        measure(31)
+
+
+def test_simulation_by_one_command(project: Project) -> None:
+    """In the overlay it writes all four files; elsewhere it does not start, so it cannot write over other tables."""
+    refused = project.run("--pipelines", "simulation")
+    assert refused.returncode != 0
+    small = "simulation.users=50,simulation.books=60,simulation.interactions=500"
+    result = project.run("--env", "bookstore", "--pipelines", "simulation", "--params", small)
+    assert result.returncode == 0, result.stderr
+    folder = project.folder / "data" / "01_raw" / "bookstore"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "books.parquet",
+        "ground_truth.safetensors",
+        "interactions.parquet",
+        "readers.parquet",
+    ]
+    assert [len(pd.read_parquet(folder / f"{name}.parquet")) for name in ("readers", "books", "interactions")] == [
+        50,
+        60,
+        500,
+    ]

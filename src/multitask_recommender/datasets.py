@@ -43,14 +43,15 @@ class _WholeFile:
     _filepath: PurePosixPath
 
     def _replace(self, write: Callable[[], None]) -> None:
-        target = PurePosixPath(self._filepath)
+        original = self._filepath
+        target = PurePosixPath(original)
         partial = target.with_name(f".partial-{target.name}")
         self._filepath = partial
         try:
             write()
             os.replace(partial, target)
         finally:
-            self._filepath = target
+            self._filepath = original
             Path(partial).unlink(missing_ok=True)
 
 
