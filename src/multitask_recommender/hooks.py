@@ -26,7 +26,7 @@ from multitask_recommender.errors import DataError, SettingsError, find_study_er
 logger = logging.getLogger(__name__)
 
 PARAMETER_GROUPS = frozenset(
-    {"dataset", "splits", "study", "user_embedding", "cross_validation", "models", "evaluation"}
+    {"dataset", "splits", "study", "user_embedding", "cross_validation", "models", "evaluation", "simulation", "sweep"}
 )
 """Every top-level name of the ``parameters`` files."""
 
@@ -127,6 +127,8 @@ class RunReport:
         "task_affinity",
         "task_pair_gains",
         "costs",
+        "regret",
+        "sweep",
         "cv_results",
         "accuracy_figure",
         "verdicts_figure",
@@ -135,6 +137,7 @@ class RunReport:
         "affinity_figure",
         "dropped_rows",
         "left_out",
+        "sweep_figure",
     )
 
     @hook_impl
