@@ -34,7 +34,8 @@ class SweepSettings(Settings):
         validation_share: Share of the clicks on which each model chooses its parameters.
         settings: Parameters that both models share.
         search: What both models choose from, each for itself, by its error on the target task.
-        resamples: Resamples of every permutation test and bootstrap.
+        resamples: Resamples of every permutation test and bootstrap of a repeat; those over all repeats have more
+            where the number of combinations asks for it.
         smallest_effect: The smallest effect of interest, relative to the control.
         workers: Processes at the same time. The number changes no result.
         seed: Seed of everything random.
