@@ -231,19 +231,12 @@ def plot_affinity(cosines: pd.DataFrame, gains: pd.DataFrame) -> Figure:
     for place, ((task, other), rows) in enumerate(pairs):
         by_epoch = rows.groupby("epoch")["cosine"].agg(["mean", "min", "max"])
         colour = colours[place % len(colours)]
-        left.plot(by_epoch.index, by_epoch["mean"], color=colour, linestyle="-" if place < 6 else "--")
+        line = "-" if place < 6 else "--"
+        left.plot(by_epoch.index, by_epoch["mean"], color=colour, linestyle=line, label=f"{task}, {other}")
         left.fill_between(by_epoch.index, by_epoch["min"], by_epoch["max"], color=colour, alpha=0.15, linewidth=0)
-        left.annotate(
-            f"{task}, {other}",
-            (by_epoch.index[-1], by_epoch["mean"].iloc[-1]),
-            xytext=(4, 0),
-            textcoords="offset points",
-            fontsize=8,
-            va="center",
-            color=colour,
-        )
     left.axhline(0.0, color="#555555", linewidth=0.8)
-    left.margins(x=0.18)
+    if pairs:
+        left.legend(frameon=False, fontsize=9)
     left.set_xlabel("epoch")
     left.set_ylabel("cosine of the tasks' gradients")
     left.set_title("Gradients on shared parameters (mean and range over folds)")
