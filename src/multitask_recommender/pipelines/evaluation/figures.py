@@ -268,16 +268,17 @@ def _label_points(figure: Figure, labelled: list[tuple[Axes, Points]]) -> None:
     for axis, points in labelled:
         pixels = [axis.transData.transform((x, y)) for x, y, _ in points]
         taken = [(px - marker, py - marker, px + marker, py + marker) for px, py in pixels]
-        right_edge = axis.get_window_extent().x1
+        inside = axis.get_window_extent()
         for (x, y, text), (px, py) in sorted(zip(points, pixels, strict=True), key=lambda both: -both[0][1]):
             width, height = len(text) * size * 0.56 * dpi, size * 1.25 * dpi
-            to_right = px + gap + width <= right_edge
+            to_right = px + gap + width <= inside.x1
             left = px + gap if to_right else px - gap - width
             shift = 0.0
             for step in range(40):
                 shift = (step + 1) // 2 * height * (1 if step % 2 else -1)
                 low = py + shift - height / 2
-                if not any(
+                fits = inside.y0 <= low and low + height <= inside.y1
+                if fits and not any(
                     left < other[2] and other[0] < left + width and low < other[3] and other[1] < low + height
                     for other in taken
                 ):
