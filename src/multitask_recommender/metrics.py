@@ -74,10 +74,11 @@ def rankable_items(trained: IntArray, wanted: IntArray, items: int) -> BoolArray
         items: Number of items.
 
     Returns:
-        (items,), true for the items with training rows; for all items where no wanted item has any (cold items).
+        (items,), true for the items with training rows. Where no wanted item has any (cold items), true for the items
+        without: the question is then which of the new items a user gets.
     """
     catalogue = np.bincount(trained, minlength=items) > 0
-    return catalogue if catalogue[wanted].any() else np.ones(items, dtype=bool)
+    return catalogue if catalogue[wanted].any() else ~catalogue
 
 
 def top_items(score: FloatArray, excluded: sparse.csr_matrix, catalogue: BoolArray, k: int) -> IntArray:

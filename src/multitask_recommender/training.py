@@ -55,6 +55,7 @@ class UserBatch:
         row_user: (n,) place of each row's user within ``users``; ascending.
         row_item: (n,) items.
         labels: Task to (n,) labels, NaN where the task does not ask.
+        catalogue: (m,) numbers of the items with training rows, ascending.
         generator: Source of the batch's randomness, such as dropout.
     """
 
@@ -62,7 +63,15 @@ class UserBatch:
     row_user: Tensor
     row_item: Tensor
     labels: dict[str, Tensor]
+    catalogue: Tensor
     generator: torch.Generator
+
+    def of_catalogue(self, items: Tensor) -> Tensor:
+        """Return the rows of a table of all items (items, d) that belong to the catalogue (m, d).
+
+        That an item without training rows was never chosen says nothing about it: nobody was shown it.
+        """
+        return items if len(self.catalogue) == len(items) else items[self.catalogue]
 
 
 class UserRows:
@@ -80,6 +89,7 @@ class UserRows:
         self.offsets = torch.cat([torch.zeros(1, dtype=torch.int64), self.counts.cumsum(0)])
         self.item = torch.tensor(rows.item)
         self.labels = {task: torch.tensor(label) for task, label in rows.labels.items()}
+        self.catalogue = torch.unique(self.item)
         self.present = torch.nonzero(self.counts > 0).squeeze(1)
 
     def batch(self, users: Tensor, generator: torch.Generator) -> UserBatch:
@@ -89,7 +99,7 @@ class UserRows:
         begins = torch.repeat_interleave(self.offsets[users] - (counts.cumsum(0) - counts), counts)
         place = begins + torch.arange(len(row_user))
         labels = {task: label[place] for task, label in self.labels.items()}
-        return UserBatch(users, row_user, self.item[place], labels, generator)
+        return UserBatch(users, row_user, self.item[place], labels, self.catalogue, generator)
 
     def shuffled_batches(self, number: int, generator: torch.Generator) -> Iterator[UserBatch]:
         """Divide the users with rows into ``number`` random batches."""

@@ -141,7 +141,7 @@ class DocumentSystemModule(TwoTowerModule):
             loss = task_loss(task, outputs[:, place], items, batch, label, self.settings.positive_weight)
             if task.kind == "retrieval":
                 # Its rows are all pairs (i, j) of the batch, as in the document's double sum.
-                loss = loss * (~torch.isnan(label)).sum() / (len(outputs) * len(items))
+                loss = loss * len(label) / (len(outputs) * len(batch.catalogue))
             result[name] = getattr(self.settings, f"{task.kind}_weight") * loss
         result["penalty"] = self.settings.alpha * outputs.square().sum((1, 2)).mean()
         if self.user_embedding is not None:

@@ -66,7 +66,7 @@ class ESMMModule(MultiTaskModule):
         drawn = number * self.settings.negatives
         item_count = len(self.item)
         owner = batch.row_user.repeat(self.settings.negatives)
-        other = torch.randint(item_count, (drawn,), generator=batch.generator)
+        other = batch.catalogue[torch.randint(len(batch.catalogue), (drawn,), generator=batch.generator)]
         # A drawn pair that was observed is left out.
         unobserved = ~torch.isin(owner * item_count + other, batch.row_user * item_count + batch.row_item)
         user = torch.cat([batch.row_user, owner[unobserved]])

@@ -61,13 +61,14 @@ def softmax_loss(
     item_vectors: Tensor,
     row_user: Tensor,
     row_item: Tensor,
+    catalogue: Tensor,
     generator: torch.Generator,
     sampled: int = 1000,
 ) -> Tensor:
-    """Sum over the positives of -log softmax of the item's score among all items, in nats.
+    """Sum over the positives of -log softmax of the item's score among the catalogue, in nats.
 
-    Where the block of all scores is large, the sum over all items is estimated from a uniform sample, each weighted by
-    one over its expected number in the sample (logQ correction: Bengio and Senecal, 2008). The positive itself is
+    Where the block of all scores is large, the sum over the catalogue is estimated from a uniform sample, each weighted
+    by one over its expected number in the sample (logQ correction: Bengio and Senecal, 2008). The positive itself is
     always counted; that it can be among the sampled items as well is neglected.
 
     Args:
@@ -75,22 +76,28 @@ def softmax_loss(
         item_vectors: (items, d).
         row_user: (p,) places of the positives' users.
         row_item: (p,) the positives' items.
+        catalogue: (m,) numbers of the items that compete.
         generator: Source of the sample.
         sampled: Size of the sample.
     """
-    items = len(item_vectors)
+    items = len(catalogue)
     positive = pair_scores(user_vectors, item_vectors, row_user, row_item)
     if len(user_vectors) * items <= DENSE_BLOCK:
-        total = torch.logsumexp(user_vectors @ item_vectors.T, dim=1)[row_user]
+        total = torch.logsumexp(user_vectors @ item_vectors[catalogue].T, dim=1)[row_user]
     else:
-        some = torch.randint(items, (sampled,), generator=generator)
+        some = catalogue[torch.randint(items, (sampled,), generator=generator)]
         estimate = torch.logsumexp(user_vectors @ item_vectors[some].T, dim=1) + math.log(items / sampled)
         total = torch.logaddexp(positive, estimate[row_user])
     return (total - positive).sum()
 
 
 def bpr_loss(
-    user_vectors: Tensor, item_vectors: Tensor, row_user: Tensor, row_item: Tensor, generator: torch.Generator
+    user_vectors: Tensor,
+    item_vectors: Tensor,
+    row_user: Tensor,
+    row_item: Tensor,
+    catalogue: Tensor,
+    generator: torch.Generator,
 ) -> Tensor:
     """Sum over the positives of -log sigmoid(s_ui - s_uj), with one item j drawn per positive, in nats.
 
@@ -102,10 +109,11 @@ def bpr_loss(
         item_vectors: (items, d).
         row_user: (p,) places of the positives' users.
         row_item: (p,) the positives' items.
+        catalogue: (m,) numbers of the items that are drawn from.
         generator: Source of the drawn items.
     """
     items = len(item_vectors)
-    drawn = torch.randint(items, (len(row_item),), generator=generator)
+    drawn = catalogue[torch.randint(len(catalogue), (len(row_item),), generator=generator)]
     negative = ~torch.isin(row_user * items + drawn, row_user * items + row_item)
     user, above, below = row_user[negative], row_item[negative], drawn[negative]
     difference = pair_scores(user_vectors, item_vectors, user, above) - pair_scores(

@@ -57,6 +57,8 @@ class MultiTaskSettings(Settings):
         history_exponent: The sum over a history of n items is divided by n to this power.
         history_dropout: Share of a user's rows hidden from the encoder in a step; the pointwise losses are taken on
             the hidden rows alone (a denoising encoder).
+        item_dropout: Share of the items that show nothing but their features in a step, so that the features learn to
+            stand for an item on their own, as they have to for a new one (DropoutNet: Volkovs et al., NeurIPS 2017).
         retrieval_loss: Loss of the retrieval tasks.
         positive_weight: Additional weight of an observed pair in the squared loss of a retrieval task.
         retrieval_penalty: Weight of the squared length of the identity vectors, per user or item, that a retrieval
@@ -84,6 +86,7 @@ class MultiTaskSettings(Settings):
     sequence_length: int = Field(default=32, ge=1)
     history_exponent: float = Field(default=0.75, ge=0, le=1)
     history_dropout: float = Field(default=0.5, ge=0, lt=1)
+    item_dropout: float = Field(default=0.0, ge=0, lt=1)
     retrieval_loss: RetrievalLoss = "squared"
     positive_weight: float = Field(default=4.0, ge=0)
     retrieval_penalty: float = Field(default=30.0, ge=0)
@@ -182,6 +185,8 @@ class MultiTaskModule(TwoTowerModule):
         scale = 0.1 if retrieves else 0.03
         self.user = nn.Parameter(torch.randn(side.users, dimension, generator=generator) * scale)
         self.item = nn.Parameter(torch.randn(side.items, dimension, generator=generator) * scale)
+        # An item without training rows has nothing but its features; no loss moves its vector away from 0.
+        self.item.data[np.bincount(rows.item, minlength=side.items) == 0] = 0.0
         self._make_user_embedding(side, dimension, generator)
         self.context = FeatureTable(side.user_features, dimension) if settings.user_features else None
         # The additional columns are the feature part of the item biases, one per task.
@@ -289,13 +294,22 @@ class MultiTaskModule(TwoTowerModule):
 
         return self.encoder(summed, batch.row_user, kept, row_vectors)
 
-    def encode_items(self) -> tuple[Tensor, Tensor]:
-        """Return the shared vectors y (items, D) and the items' biases (items, tasks)."""
+    def encode_items(self, shown: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the shared vectors y (items, D) and the items' biases (items, tasks).
+
+        Args:
+            shown: (items, 1) 1 for an item that shows its identity, 0 for one that shows its features alone; None: all
+                show it.
+        """
+        item: Tensor = self.item
+        bias: Tensor = self.item_bias
+        if shown is not None:
+            item, bias = item * shown, bias * shown
         if self.features is None:
-            return self.item, self.item_bias
+            return item, bias
         encoded = self.features()
         dimension = self.item.shape[1]
-        return self.item + encoded[:, :dimension], self.item_bias + encoded[:, dimension:]
+        return item + encoded[:, :dimension], bias + encoded[:, dimension:]
 
     def _with_user_biases(self, vectors: Vectors, users: Tensor) -> Vectors:
         bias = self.user_bias[users] + self.constant
@@ -316,18 +330,21 @@ class MultiTaskModule(TwoTowerModule):
         """Return task to (B, d + 2): the towers' outputs with the biases as two more coordinates."""
         return self._with_user_biases(self.user_tower(self.encode_users(batch)), batch.users)
 
-    def item_vectors(self) -> Vectors:
-        """Return task to (items, d + 2)."""
-        shared, bias = self.encode_items()
+    def item_vectors(self, shown: Tensor | None = None) -> Vectors:
+        """Return task to (items, d + 2); ``shown`` as in :meth:`encode_items`."""
+        shared, bias = self.encode_items(shown)
         return self._with_item_biases(self.item_tower(shared), bias)
 
     def losses(self, batch: UserBatch) -> dict[str, Tensor]:
-        """Return the tasks' losses on a batch with a part of every history hidden, and the penalties."""
+        """Return the tasks' losses on a batch with a part of the histories and identities hidden, and the penalties."""
         drop = self.settings.history_dropout
         hidden = torch.rand(len(batch.row_item), generator=batch.generator) < drop
         kept = (~hidden) / (1.0 - drop)
         users = self._with_user_biases(self.user_tower(self.encode_users(batch, kept)), batch.users)
-        result = self.task_losses(users, self.item_vectors(), batch, hidden)
+        shown = None
+        if self.settings.item_dropout > 0 and self.features is not None:
+            shown = (torch.rand(len(self.item), 1, generator=batch.generator) >= self.settings.item_dropout).float()
+        result = self.task_losses(users, self.item_vectors(shown), batch, hidden)
         result["penalty"] = self._penalty(batch, hidden)
         return result
 

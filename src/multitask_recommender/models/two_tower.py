@@ -91,10 +91,11 @@ def task_loss(
     positive_weight: float,
     retrieval_loss: RetrievalLoss = "squared",
 ) -> Tensor:
-    """Loss of one task on one batch, per row on which the task asks.
+    """Loss of one task on one batch.
 
-    Retrieval: the whole-data squared, softmax or BPR loss divided by the number of positives; binary: mean
-    cross-entropy; regression: mean squared error of the standardised label.
+    Retrieval: the whole-data squared, softmax or BPR loss over the catalogue, divided by the number of rows, so that
+    tasks with few positives weigh as their errors do; binary: mean cross-entropy; regression: mean squared error of
+    the standardised label, both over the rows on which the task asks.
 
     Args:
         task: The task.
@@ -109,13 +110,13 @@ def task_loss(
         positive = ~torch.isnan(label)
         user, item = batch.row_user[positive], batch.row_item[positive]
         if retrieval_loss == "softmax":
-            total = softmax_loss(user_vectors, item_vectors, user, item, batch.generator)
+            total = softmax_loss(user_vectors, item_vectors, user, item, batch.catalogue, batch.generator)
         elif retrieval_loss == "bpr":
-            total = bpr_loss(user_vectors, item_vectors, user, item, batch.generator)
+            total = bpr_loss(user_vectors, item_vectors, user, item, batch.catalogue, batch.generator)
         else:
             scores = pair_scores(user_vectors, item_vectors, user, item)
-            total = whole_data_squared_loss(user_vectors, item_vectors, scores, positive_weight)
-        return total / positive.sum().clamp(min=1)
+            total = whole_data_squared_loss(user_vectors, batch.of_catalogue(item_vectors), scores, positive_weight)
+        return total / max(len(label), 1)
     scores = pair_scores(user_vectors, item_vectors, batch.row_user, batch.row_item)
     return cross_entropy(label, scores) if task.kind == "binary" else squared_error(label, scores)
 
