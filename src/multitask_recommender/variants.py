@@ -254,6 +254,14 @@ _ALL = (
         quick=False,
     ),
     Variant(
+        "joint_adam",
+        document_system.JointSystem,
+        document_system.DocumentSystemSettings,
+        "multi_task",
+        "Document, joint, Adam",
+        quick=False,
+    ),
+    Variant(
         "single_task",
         shared_bottom.SharedBottom,
         SharedBottomSettings,

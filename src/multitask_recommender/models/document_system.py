@@ -107,6 +107,9 @@ class DocumentSystemModule(TwoTowerModule):
         if settings.item_identity:
             columns.append(sparse.identity(side.items, dtype=np.float32, format="csr"))
         self.phi = FeatureTable(sparse.hstack(columns, format="csr"), settings.dimension, generator, scale=0.1)
+        if settings.item_identity:
+            # An item without training rows stays at what its features say.
+            self.phi.vectors.data[-side.items :] = 0.0
         self.g = _ACTIVATIONS[settings.activation]()
 
     def embed(self, batch: UserBatch) -> Tensor:

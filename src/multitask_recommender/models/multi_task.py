@@ -69,6 +69,7 @@ class MultiTaskSettings(Settings):
         bias_penalty: Weight of the squared biases, per row.
         encoder_penalty: Weight of the squared length of the history and feature vectors.
         wide_penalty: lambda of the wide part of the retrieval tasks; null: no wide part.
+        wide_weight: Factor on the wide part in the score.
         wide_feature_weight: Weight of the items' features in the wide part.
         wide_neighbours: Weights kept per item in the wide part, the largest in magnitude; null keeps all.
         retrieval_weight: Weight of the loss of a retrieval task.
@@ -95,6 +96,7 @@ class MultiTaskSettings(Settings):
     bias_penalty: float = Field(default=0.02, ge=0)
     encoder_penalty: float = Field(default=1.0, ge=0)
     wide_penalty: float | None = Field(default=None, gt=0)
+    wide_weight: float = Field(default=1.0, gt=0)
     wide_feature_weight: float = Field(default=0.0, ge=0)
     wide_neighbours: int | None = Field(default=None, ge=1)
     retrieval_weight: float = Field(default=1.0, gt=0)
@@ -513,7 +515,7 @@ class MultiTaskRecommender(NeuralRecommender[M]):
         """Score with the towers, and add the wide part."""
         scores = super().score(users)
         for task, (history, weights) in self._wide.items():
-            scores[task] = scores[task] + multiply(history[users], weights)
+            scores[task] = scores[task] + self.settings.wide_weight * multiply(history[users], weights)
         return scores
 
     def parameter_count(self) -> int:
