@@ -329,6 +329,7 @@ def test_esmm_orders_by_the_product_and_predicts_the_condition(rows: Interaction
         {"retrieval_loss": "softmax"},
         {"retrieval_loss": "bpr"},
         {"share_embeddings": False},
+        {"item_dropout": 0.5},
     ],
 )
 def test_gradients_of_every_choice_are_right(

@@ -114,17 +114,23 @@ def vectors() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     return users, items, torch.tensor([0, 0, 2, 4]), torch.tensor([7, 9, 7, 39])
 
 
+def all_of(items: torch.Tensor) -> torch.Tensor:
+    return torch.arange(len(items))
+
+
 def test_softmax_loss_equals_cross_entropy_over_all_items() -> None:
     users, items, row_user, row_item = vectors()
     expected = nn.functional.cross_entropy((users @ items.T)[row_user], row_item, reduction="sum")
-    assert torch.allclose(losses.softmax_loss(users, items, row_user, row_item, new_generator(1)), expected)
+    assert torch.allclose(
+        losses.softmax_loss(users, items, row_user, row_item, all_of(items), new_generator(1)), expected
+    )
 
 
 def test_sampled_softmax_estimates_the_whole_one(monkeypatch: pytest.MonkeyPatch) -> None:
     users, items, row_user, row_item = vectors()
-    whole = losses.softmax_loss(users, items, row_user, row_item, new_generator(1))
+    whole = losses.softmax_loss(users, items, row_user, row_item, all_of(items), new_generator(1))
     monkeypatch.setattr(losses, "DENSE_BLOCK", 0)
-    sampled = losses.softmax_loss(users, items, row_user, row_item, new_generator(1), sampled=40_000)
+    sampled = losses.softmax_loss(users, items, row_user, row_item, all_of(items), new_generator(1), sampled=40_000)
     # The positive is counted on top of the sample, which matters little among 40 items.
     assert float(sampled) == pytest.approx(float(whole), rel=0.15)
 
@@ -132,12 +138,12 @@ def test_sampled_softmax_estimates_the_whole_one(monkeypatch: pytest.MonkeyPatch
 def test_bpr_compares_with_items_that_are_not_the_users() -> None:
     users, items, row_user, row_item = vectors()
     zero = torch.zeros_like(users)
-    count = float(losses.bpr_loss(zero, items, row_user, row_item, new_generator(1))) / np.log(2)
+    count = float(losses.bpr_loss(zero, items, row_user, row_item, all_of(items), new_generator(1))) / np.log(2)
     assert count == pytest.approx(round(count), abs=1e-9)
     assert count <= len(row_user)
     few = items[:2]
     only = torch.tensor([0, 0]), torch.tensor([0, 1])
-    assert float(losses.bpr_loss(users, few, *only, new_generator(1))) == 0.0
+    assert float(losses.bpr_loss(users, few, *only, all_of(few), new_generator(1))) == 0.0
 
 
 @pytest.mark.parametrize("loss", [losses.softmax_loss, losses.bpr_loss])
@@ -146,7 +152,7 @@ def test_retrieval_losses_have_right_gradients(loss: object) -> None:
     users.requires_grad_()
     items.requires_grad_()
     assert torch.autograd.gradcheck(
-        lambda u, i: loss(u, i, row_user, row_item, new_generator(1)),  # type: ignore[operator]
+        lambda u, i: loss(u, i, row_user, row_item, all_of(items), new_generator(1)),  # type: ignore[operator]
         (users, items),
     )
 

@@ -1,0 +1,138 @@
+"""Items without training rows: what they are ranked by, and that nothing is learnt from their absence."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+
+from conftest import TASKS
+from multitask_recommender import metrics
+from multitask_recommender.interactions import Interactions, SideInformation
+from multitask_recommender.models import losses
+from multitask_recommender.models.document_system import DocumentSystemSettings
+from multitask_recommender.models.multi_task import MultiTaskSettings
+from multitask_recommender.models.two_tower import task_loss
+from multitask_recommender.recommender import Recommender
+from multitask_recommender.training import TrainingSettings, UserRows, new_generator
+from multitask_recommender.variants import VARIANTS
+
+USERS, ITEMS = 60, 32
+NEW = np.array([30, 31])
+"""The first has the features of the items that users with even numbers choose, the second of the others."""
+
+
+@pytest.fixture
+def divided() -> tuple[Interactions, SideInformation]:
+    """Users with even numbers choose even items, the others odd ones; a feature says which an item is."""
+    random = np.random.default_rng(1)
+    user = np.repeat(np.arange(USERS), 6)
+    item = np.concatenate([2 * random.choice(15, 6, replace=False) + number % 2 for number in range(USERS)])
+    order = np.lexsort((item, user))
+    user, item = user[order], item[order]
+    rating = (1 + (user + item) % 5).astype(np.float32)
+    always = np.ones(len(user), bool)
+    rows = Interactions(
+        user=user,
+        item=item,
+        labels={"watch": np.ones(len(user), np.float32), "like": (rating >= 4).astype(np.float32), "rating": rating},
+        relevant={"watch": always, "like": rating >= 4, "rating": rating >= 4},
+    )
+    features = sparse.csr_matrix(np.eye(2, dtype=np.float32)[np.arange(ITEMS) % 2])
+    vectors = np.eye(2, dtype=np.float32)[np.arange(USERS) % 2] - 0.5
+    side = SideInformation(TASKS, USERS, ITEMS, sparse.csr_matrix((USERS, 0), dtype=np.float32), features, vectors)
+    return rows, side
+
+
+def model_of(name: str) -> Recommender:
+    variant = VARIANTS[name]
+    training = TrainingSettings(learning_rate=0.02, encoder_rate=1.0, epochs=40, batches=2)
+    settings = variant.settings()
+    if isinstance(settings, MultiTaskSettings):
+        own = {"dimension": 8, "training": training, "item_dropout": 0.3, "retrieval_penalty": 1.0}
+        if name == "wide_shared_bottom":
+            own |= {"wide_penalty": 10.0, "wide_feature_weight": 5.0}
+        settings = settings.model_copy(update=own)
+    elif isinstance(settings, DocumentSystemSettings):
+        settings = settings.model_copy(update={"item_identity": True, "training": training, "retrieval_weight": 10.0})
+    return variant.make(settings, TASKS)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["content_based", "two_stage", "joint_adam", "single_task", "shared_bottom", "wide_shared_bottom", "mmoe", "ple"],
+)
+def test_new_items_are_ranked_by_their_features(name: str, divided: tuple[Interactions, SideInformation]) -> None:
+    rows, side = divided
+    model = model_of(name)
+    model.fit(rows, side, seed=1)
+    watch = model.score(np.arange(USERS))["watch"][:, NEW]
+    preferred = np.argmax(watch, axis=1)
+    assert (preferred == np.arange(USERS) % 2).mean() > 0.9
+
+
+def test_new_items_have_no_identity(divided: tuple[Interactions, SideInformation]) -> None:
+    """Two new items with the same features get the same scores, however long the training."""
+    rows, side = divided
+    alike = side.item_features.tolil()
+    alike[NEW[1]] = alike[NEW[0]]
+    for name in ("shared_bottom", "joint_adam"):
+        model = model_of(name)
+        model.fit(rows, replace(side, item_features=alike.tocsr()), seed=1)
+        for score in model.score(np.arange(USERS)).values():
+            assert np.allclose(score[:, NEW[0]], score[:, NEW[1]], atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["squared", "softmax", "bpr"])
+@pytest.mark.parametrize("block", [0, losses.DENSE_BLOCK])
+def test_nothing_is_learnt_from_the_absence_of_new_items(
+    loss: str, block: int, divided: tuple[Interactions, SideInformation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(losses, "DENSE_BLOCK", block)
+    rows, _ = divided
+    batch = UserRows(rows, USERS).batch(torch.arange(USERS), new_generator(1))
+    assert batch.catalogue.tolist() == sorted(set(rows.item.tolist()))
+    users = torch.randn(USERS, 4, generator=new_generator(2))
+    items = torch.randn(ITEMS, 4, generator=new_generator(3), requires_grad=True)
+    task_loss(TASKS["watch"], users, items, batch, batch.labels["watch"], 4.0, loss).backward()  # type: ignore[arg-type]
+    assert items.grad is not None
+    assert torch.count_nonzero(items.grad[NEW]) == 0
+    assert torch.count_nonzero(items.grad[:30].abs().sum(1)) == 30
+
+
+def test_retrieval_tasks_weigh_as_their_errors_do(divided: tuple[Interactions, SideInformation]) -> None:
+    """The loss is the sum over all pairs divided by the rows of the batch, not by the positives of the task."""
+    rows, _ = divided
+    batch = UserRows(rows, USERS).batch(torch.arange(USERS), new_generator(1))
+    users, items = (torch.randn(n, 4, generator=new_generator(n)) for n in (USERS, ITEMS))
+    label = torch.where(torch.arange(len(rows)) % 10 == 0, 1.0, torch.nan)
+    target = torch.zeros(USERS, ITEMS)
+    target[batch.row_user[::10], batch.row_item[::10]] = 1.0
+    scores = users @ items.T
+    expected = ((1 + 4 * target) * (target - scores) ** 2)[:, :30].sum() / len(rows)
+    loss = task_loss(TASKS["watch"], users, items, batch, label, 4.0)
+    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_list_holds_new_items_alone_where_only_they_are_wanted() -> None:
+    trained = np.array([0, 0, 2])
+    assert metrics.rankable_items(trained, np.array([2, 3]), 5).tolist() == [True, False, True, False, False]
+    assert metrics.rankable_items(trained, np.array([3]), 5).tolist() == [False, True, False, True, True]
+
+
+def test_the_wide_part_enters_with_its_weight(divided: tuple[Interactions, SideInformation]) -> None:
+    rows, side = divided
+    variant = VARIANTS["wide_shared_bottom"]
+    training = {"epochs": 2, "batches": 2}
+    scores = []
+    for penalty, weight in ((None, 1.0), (10.0, 1.0), (10.0, 3.0)):
+        settings = {"dimension": 4, "training": training, "wide_penalty": penalty, "wide_weight": weight}
+        model = variant.make(variant.settings.model_validate(settings), TASKS)
+        model.fit(rows, side, seed=1)
+        scores.append(model.score(np.arange(USERS))["watch"])
+    towers, once, thrice = scores
+    assert np.abs(once - towers).max() > 0.01
+    assert np.allclose(thrice - towers, 3 * (once - towers), atol=1e-5)
