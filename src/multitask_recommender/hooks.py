@@ -154,10 +154,12 @@ class RunReport:
                     print(own.rename(columns=lambda name: name.split(" ", 1)[1]).to_string(na_rep=""))
             print()
         shown = [name for name in self._SHOWN if name in outputs]
-        shown += sorted(name for name in outputs if name.endswith(".recommendations"))[:1]
-        for name in shown:
+        lists = (name for name in sorted(outputs) if name.endswith(".recommendations"))
+        # A model that the study left out has an empty table.
+        example = next((name for name in lists if len(catalog.load(name))), None)
+        for name in [*shown, *([example] if example else [])]:
             print(f"wrote {catalog.get(name)._filepath}")
-        if any(name.endswith(".recommendations") for name in outputs):
+        if example:
             print("(one file of recommendations per model, in the folder named after it)")
 
 

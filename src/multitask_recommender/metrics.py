@@ -7,6 +7,7 @@ return one value a user, so that comparisons can be paired by user.
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse, stats
 
@@ -94,14 +95,15 @@ def top_items(score: FloatArray, excluded: sparse.csr_matrix, catalogue: BoolArr
         (users, k) items, best first; equal scores in the order of the item numbers; ``PADDING`` at the end of the
         list of a user with fewer than k candidates.
     """
-    masked = np.where(catalogue[None, :] & ~np.isnan(score), score, -np.inf).astype(np.float64)
-    rows, columns = excluded.nonzero()
-    masked[rows, columns] = -np.inf
-    width = min(k, masked.shape[1])
-    threshold = -np.partition(-masked, width - 1, axis=1)[:, width - 1]
+    lowest = score.dtype.type(-np.inf)
+    masked = np.where(catalogue[None, :] & ~np.isnan(score), score, lowest)
+    masked[excluded.nonzero()] = lowest
+    threshold = torch.from_numpy(masked).topk(min(k, masked.shape[1])).values[:, -1:].numpy()
     result = np.full((len(masked), k), PADDING, dtype=np.int64)
     # All items at or above the k-th best score, so that ties at the end of the list break by item number.
-    row, item = np.nonzero((masked >= threshold[:, None]) & np.isfinite(masked))
+    row, item = np.nonzero(masked >= threshold)
+    candidate = np.isfinite(masked[row, item])
+    row, item = row[candidate], item[candidate]
     order = np.lexsort((item, -masked[row, item], row))
     row, item = row[order], item[order]
     starts = np.searchsorted(row, np.arange(len(masked)))
