@@ -16,12 +16,15 @@ class StudySettings(Settings):
         seed: The seed that every random number of the study is derived from, save the splits.
         repeats: Seed numbers per stochastic model: each is fitted so many times.
         quick: Leave out the models that are not marked as quick in the list of variants; their outputs are empty.
+        affinity_folds: Folds that the affinity of the tasks is measured on, at most as many as there are; every fold
+            costs a fit per task, per pair of tasks and of all together.
         recommendations: Length of the lists of recommendations per user and task.
     """
 
     seed: int = Field(ge=0)
     repeats: int = Field(ge=1)
     quick: bool = False
+    affinity_folds: int = Field(default=3, ge=1)
     recommendations: int = Field(default=10, ge=1)
 
     def runs(self, variant: Variant, dataset: DatasetSettings) -> bool:

@@ -33,8 +33,8 @@ def measure_task_affinity(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Train every task alone, every pair of tasks and all together, and measure each on held-out folds.
 
-    It takes the shared-bottom model with its chosen settings, on the first split, once per seed number; the seed
-    number's fold is held out. No test row is read.
+    It takes the shared-bottom model with its chosen settings, on the first split, once per fold that is held out. No
+    test row is read.
 
     Returns:
         Cosines of the tasks' gradients on shared parameters, per epoch of training all tasks (``COSINE_COLUMNS``); and
@@ -65,7 +65,7 @@ def measure_task_affinity(
 
     groups = [[name] for name in names]
     groups += [list(pair) for pair in combinations(names, 2) if len(names) > 2]
-    jobs = [(fold, group) for fold in range(min(study.repeats, splits.folds)) for group in [*groups, names]]
+    jobs = [(fold, group) for fold in range(min(study.affinity_folds, splits.folds)) for group in [*groups, names]]
     results = run_jobs(measure, jobs, cross_validation.workers, "task affinity")
     cosines: list[tuple[Any, ...]] = []
     errors: dict[tuple[int, str, str], float] = {}
