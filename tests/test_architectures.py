@@ -12,6 +12,7 @@ from conftest import TASKS, make_interactions, make_side
 from multitask_recommender.baselines.item_item import (
     Ease,
     EaseSettings,
+    FirstStepEase,
     ImplicitALS,
     ImplicitALSSettings,
     RandomWalk,
@@ -337,6 +338,30 @@ def test_gradients_of_every_choice_are_right(
 ) -> None:
     model = SharedBottom(SharedBottomSettings.model_validate({"dimension": 3, **changes}))
     check_gradient(model.build(rows, side, LabelScales(TASKS, rows.labels), new_generator(1)), rows, side)
+
+
+def test_later_steps_of_a_funnel_learn_item_weights_from_the_first(rows: Interactions, side: SideInformation) -> None:
+    bought = rows.labels["rating"] >= 4
+    tasks = {"watch": TASKS["watch"], "buy": TASKS["watch"].model_copy(update={"after": "watch"})}
+    labels = {"watch": rows.labels["watch"], "buy": np.where(bought, 1.0, np.nan).astype(np.float32)}
+    rows = replace(rows, labels=labels, relevant={"watch": rows.relevant["watch"], "buy": bought})
+    side = replace(side, tasks=tasks)
+    users = np.arange(side.users)
+    plain, first = Ease(EaseSettings(penalty=10.0)), FirstStepEase(EaseSettings(penalty=10.0))
+    for model in (plain, first):
+        model.fit(rows, side, seed=1)
+    assert np.array_equal(first.score(users)["buy"], plain.score(users)["watch"])
+    assert not np.allclose(first.score(users)["buy"], plain.score(users)["buy"])
+    assert first.parameter_count() == plain.parameter_count() // 2
+    training = TrainingSettings(epochs=1, batches=2)
+    scores = []
+    for penalty in (None, 10.0):
+        towers = SharedBottom(SharedBottomSettings(dimension=4, wide_penalty=penalty, training=training))
+        towers.fit(rows, side, seed=1)
+        scores.append(towers.score(users))
+    for task in tasks:
+        wide = scores[1][task] - scores[0][task]
+        assert np.allclose(wide, plain.score(users)["watch"], atol=1e-5)
 
 
 @pytest.mark.parametrize("model", [ESMM(ESMMSettings(dimension=3)), AITM(AITMSettings(dimension=3))])

@@ -218,6 +218,15 @@ _ALL = (
     ),
     Variant("ease", item_item.Ease, item_item.EaseSettings, "baseline", "EASE", per_task=True, quick=False),
     Variant(
+        "ease_first_step",
+        item_item.FirstStepEase,
+        item_item.EaseSettings,
+        "baseline",
+        "EASE on the first step",
+        quick=False,
+        funnel=True,
+    ),
+    Variant(
         "ials", item_item.ImplicitALS, item_item.ImplicitALSSettings, "baseline", "iALS", per_task=True, quick=False
     ),
     Variant(

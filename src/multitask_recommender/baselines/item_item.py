@@ -13,6 +13,7 @@ from multitask_recommender.baselines.neighbours import ItemNeighbours, keep_larg
 from multitask_recommender.interactions import FloatArray, IntArray, Interactions, SideInformation, pair_matrix
 from multitask_recommender.recommender import Arrays, LearningCurve, Recommender
 from multitask_recommender.settings_base import Settings
+from multitask_recommender.tasks import Task, funnel_chain
 
 LARGEST_CATALOGUE = 30_000
 """Most items for a dense item-item matrix (3.6 GB in float32)."""
@@ -117,12 +118,16 @@ def multiply(history: sparse.csr_matrix, weights: Weights) -> FloatArray:
 class Ease(Recommender[EaseSettings]):
     """EASE^R: score = x_u B, see :func:`ease_weights`."""
 
+    def learnt_from(self, tasks: dict[str, Task]) -> dict[str, str]:
+        """Return for every task the task whose relevant rows it is learnt from: itself."""
+        return {name: name for name in self.scored_tasks(tasks)}
+
     def fit(self, train: Interactions, side: SideInformation, seed: int) -> LearningCurve:
-        """Solve the item-item weights of every task from its relevant rows."""
+        """Solve the item-item weights from relevant rows."""
         if side.items > LARGEST_CATALOGUE:
             raise ValueError(f"EASE needs a dense matrix of {side.items} x {side.items} items")
         state: Arrays = {}
-        for task in self.scored_tasks(side.tasks):
+        for task in dict.fromkeys(self.learnt_from(side.tasks).values()):
             relevant = train.relevant[task]
             history = pair_matrix(train.user[relevant], train.item[relevant], (side.users, side.items))
             weights = ease_weights(history, side.item_features, self.settings.penalty, self.settings.feature_weight)
@@ -133,7 +138,8 @@ class Ease(Recommender[EaseSettings]):
 
     def score(self, users: IntArray) -> dict[str, FloatArray]:
         """Multiply histories with the weights."""
-        return {task: multiply(history[users], weights) for task, (history, weights) in self._matrices.items()}
+        scores = {task: multiply(history[users], weights) for task, (history, weights) in self._matrices.items()}
+        return {task: scores[source] for task, source in self._sources.items()}
 
     def state(self) -> Arrays:
         """Return weights and histories."""
@@ -142,9 +148,10 @@ class Ease(Recommender[EaseSettings]):
     def restore(self, state: Arrays, side: SideInformation) -> None:
         """Take weights and histories back."""
         self._state = dict(state)
+        self._sources = self.learnt_from(side.tasks)
         shape = (side.users, side.items)
         self._matrices: dict[str, tuple[sparse.csr_matrix, Weights]] = {}
-        for task in self.scored_tasks(side.tasks):
+        for task in dict.fromkeys(self._sources.values()):
             weights = read_weights(f"{task}.weights", state, side.items)
             assert weights is not None
             self._matrices[task] = (pair_matrix(state[f"{task}.user"], state[f"{task}.item"], shape), weights)
@@ -152,6 +159,18 @@ class Ease(Recommender[EaseSettings]):
     def parameter_count(self) -> int:
         """Return the number of item-item weights."""
         return sum(weights.size for _, weights in self._matrices.values())
+
+
+class FirstStepEase(Ease):
+    """EASE that ranks every step of a funnel by what its first step teaches.
+
+    It says what a later step, such as a purchase, gains from the plentiful data of the first, such as views, without
+    any model of several tasks.
+    """
+
+    def learnt_from(self, tasks: dict[str, Task]) -> dict[str, str]:
+        """Return for every task the first step of its funnel; itself for a task outside a funnel."""
+        return {name: funnel_chain(tasks, name)[0] for name in self.scored_tasks(tasks)}
 
 
 class ImplicitALSSettings(Settings):

@@ -13,6 +13,7 @@ from typing import Annotated, ClassVar, Literal, TypeVar
 import numpy as np
 import torch
 from pydantic import Field
+from scipy import sparse
 from torch import Tensor, nn
 
 from multitask_recommender.baselines.item_item import (
@@ -39,7 +40,7 @@ from multitask_recommender.models.two_tower import (
 )
 from multitask_recommender.recommender import Arrays, LearningCurve
 from multitask_recommender.settings_base import Settings
-from multitask_recommender.tasks import Task
+from multitask_recommender.tasks import Task, funnel_chain
 from multitask_recommender.training import TrainingSettings, UserBatch
 
 
@@ -458,12 +459,18 @@ class MultiTaskModule(TwoTowerModule):
         return result
 
 
+def _wide_sources(tasks: dict[str, Task]) -> dict[str, str]:
+    """Return for every retrieval task whose relevant rows its wide part is learnt from."""
+    first = {name: funnel_chain(tasks, name)[0] for name, task in tasks.items() if task.kind == "retrieval"}
+    return {name: source if tasks[source].kind == "retrieval" else name for name, source in first.items()}
+
+
 class MultiTaskRecommender(NeuralRecommender[M]):
     """A multi-task architecture over shared representations: what its towers are, subclasses say.
 
     With ``wide_penalty`` the retrieval tasks also get a wide part, the item-item weights of EASE (see
     :func:`ease_weights`), solved in closed form and added to the score of the towers: a wide and deep model
-    (Cheng et al., DLRS 2016).
+    (Cheng et al., DLRS 2016). The steps of a funnel share the wide part of its first step, which has the most data.
     """
 
     module: ClassVar[type[MultiTaskModule]] = MultiTaskModule
@@ -489,15 +496,14 @@ class MultiTaskRecommender(NeuralRecommender[M]):
         penalty = self.settings.wide_penalty
         if penalty is not None:
             state = self.state()
-            for name, task in side.tasks.items():
-                if task.kind == "retrieval":
-                    relevant = train_rows.relevant[name]
-                    user, item = train_rows.user[relevant], train_rows.item[relevant]
-                    history = pair_matrix(user, item, (side.users, side.items))
-                    weights = ease_weights(history, side.item_features, penalty, self.settings.wide_feature_weight)
-                    kept = keep_largest_weights(weights, self.settings.wide_neighbours)
-                    state |= store_weights(f"wide.{name}.weights", kept)
-                    state |= {f"wide.{name}.user": user, f"wide.{name}.item": item}
+            for source in dict.fromkeys(_wide_sources(side.tasks).values()):
+                relevant = train_rows.relevant[source]
+                user, item = train_rows.user[relevant], train_rows.item[relevant]
+                history = pair_matrix(user, item, (side.users, side.items))
+                weights = ease_weights(history, side.item_features, penalty, self.settings.wide_feature_weight)
+                kept = keep_largest_weights(weights, self.settings.wide_neighbours)
+                state |= store_weights(f"wide.{source}.weights", kept)
+                state |= {f"wide.{source}.user": user, f"wide.{source}.item": item}
             self.restore(state, side)
         return curve
 
@@ -505,17 +511,24 @@ class MultiTaskRecommender(NeuralRecommender[M]):
         """Take weights, vectors and the wide part back."""
         super().restore(state, side)
         shape = (side.users, side.items)
-        self._wide: dict[str, tuple[Weights, Weights]] = {
-            name: (pair_matrix(state[f"wide.{name}.user"], state[f"wide.{name}.item"], shape), weights)
-            for name in side.tasks
-            if (weights := read_weights(f"wide.{name}.weights", state, side.items)) is not None
+        self._wide: dict[str, tuple[sparse.csr_matrix, Weights]] = {
+            source: (pair_matrix(state[f"wide.{source}.user"], state[f"wide.{source}.item"], shape), weights)
+            for source in dict.fromkeys(_wide_sources(side.tasks).values())
+            if (weights := read_weights(f"wide.{source}.weights", state, side.items)) is not None
+        }
+        self._wide_sources = {
+            task: source for task, source in _wide_sources(side.tasks).items() if source in self._wide
         }
 
     def score(self, users: IntArray) -> dict[str, FloatArray]:
         """Score with the towers, and add the wide part."""
         scores = super().score(users)
-        for task, (history, weights) in self._wide.items():
-            scores[task] = scores[task] + self.settings.wide_weight * multiply(history[users], weights)
+        wide = {
+            source: self.settings.wide_weight * multiply(history[users], weights)
+            for source, (history, weights) in self._wide.items()
+        }
+        for task, source in self._wide_sources.items():
+            scores[task] = scores[task] + wide[source]
         return scores
 
     def parameter_count(self) -> int:
