@@ -57,6 +57,19 @@ def test_calibration_error_equals_torchmetrics() -> None:
     assert metrics.expected_calibration_error(LABEL, PROBABILITY) == pytest.approx(float(expected), abs=1e-6)
 
 
+def test_auc_by_user_is_the_auc_of_every_users_rows() -> None:
+    random = np.random.default_rng(1)
+    user, label = random.integers(0, 40, 300), random.integers(0, 2, 300)
+    score = random.integers(0, 6, 300) / 5  # With ties.
+    users, areas = metrics.auc_by_user(label, score, user)
+    expected = {u: metrics.auc(label[user == u], score[user == u]) for u in np.unique(user)}
+    expected = {u: area for u, area in expected.items() if not np.isnan(area)}
+    assert users.tolist() == list(expected)
+    assert areas == pytest.approx(list(expected.values()), abs=1e-12)
+    one_class = metrics.auc_by_user([1, 1, 0], [0.1, 0.2, 0.3], np.array([4, 4, 5]))
+    assert [len(part) for part in one_class] == [0, 0]
+
+
 def test_auc_of_one_class_is_not_a_number() -> None:
     assert np.isnan(metrics.auc([1, 1], [0.2, 0.3]))
 

@@ -7,6 +7,7 @@ return one value a user, so that comparisons can be paired by user.
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse, stats
@@ -41,6 +42,28 @@ def auc(label: ArrayLike, score: ArrayLike) -> float:
         return float("nan")
     ranks = stats.rankdata(np.asarray(score, np.float64))
     return float((ranks[positive].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def auc_by_user(label: ArrayLike, score: ArrayLike, user: IntArray) -> tuple[IntArray, Values]:
+    """Compute :func:`auc` of every user's own rows.
+
+    Args:
+        label: (rows,) 0 or 1.
+        score: (rows,).
+        user: (rows,) number of each row's user.
+
+    Returns:
+        Users who have rows of both classes, ascending, and their areas.
+    """
+    rows = pd.DataFrame({"user": user, "positive": np.asarray(label, np.float64) > 0})
+    rows["rank"] = pd.Series(np.asarray(score, np.float64)).groupby(user).rank()
+    rows["positive_rank"] = rows["rank"].where(rows["positive"], 0.0)
+    own = rows.groupby("user").agg(rows=("rank", "size"), positives=("positive", "sum"), ranks=("positive_rank", "sum"))
+    negatives = own["rows"] - own["positives"]
+    both = (own["positives"] > 0) & (negatives > 0)
+    own, negatives = own[both], negatives[both]
+    area = (own["ranks"] - own["positives"] * (own["positives"] + 1) / 2) / (own["positives"] * negatives)
+    return own.index.to_numpy(np.int64), area.to_numpy(np.float64)
 
 
 def log_loss(label: ArrayLike, probability: ArrayLike) -> float:

@@ -52,10 +52,8 @@ def _pointwise_totals(task: Task, user: IntArray, label: np.ndarray, score: np.n
         add("rmse", (label - score) ** 2)
         add("mae", np.abs(label - score))
     if task.kind == "binary":
-        own = [(u, metrics.auc(label[user == u], score[user == u])) for u in np.unique(user)]
-        known = [(u, value) for u, value in own if not np.isnan(value)]
-        if known:
-            users, values = (np.array(part) for part in zip(*known, strict=True))
+        users, values = metrics.auc_by_user(label, score, user)
+        if len(users):
             totals.append(("auc", 0, users, values, np.ones(len(users))))
         if predicts:
             p = np.clip(score.astype(np.float64), 1e-7, 1 - 1e-7)
