@@ -121,7 +121,8 @@ def top_items(score: FloatArray, excluded: sparse.csr_matrix, catalogue: BoolArr
     lowest = score.dtype.type(-np.inf)
     masked = np.where(catalogue[None, :] & ~np.isnan(score), score, lowest)
     masked[excluded.nonzero()] = lowest
-    threshold = torch.from_numpy(masked).topk(min(k, masked.shape[1])).values[:, -1:].numpy()
+    best, _ = torch.from_numpy(masked).topk(min(k, masked.shape[1]))
+    threshold = best[:, -1:].numpy()
     result = np.full((len(masked), k), PADDING, dtype=np.int64)
     # All items at or above the k-th best score, so that ties at the end of the list break by item number.
     row, item = np.nonzero(masked >= threshold)
