@@ -9,7 +9,7 @@ DATA_WHEEL := recbole==1.2.1
 export KEDRO_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint data lab viz map notebooks bench-quality clean
+.PHONY: help run test lint data new-dataset lab viz map notebooks bench-quality clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ data: $(VENV)/.data ## get the data: MovieLens-100k inside a wheel
 
 run: $(VENV)/.runtime $(VENV)/.data ## the whole study and its headline table
 	$(BIN)/kedro run
+
+new-dataset: $(VENV)/.runtime ## a commented starting point for your own data: make new-dataset NAME=my_books
+	$(BIN)/python -m multitask_recommender.new_dataset '$(NAME)'
 
 lint: $(VENV)/.development
 	$(BIN)/ruff check .

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -16,16 +18,29 @@ from multitask_recommender.baselines.item_item import (
     RandomWalkSettings,
 )
 from multitask_recommender.interactions import Interactions, SideInformation
+from multitask_recommender.models.aitm import AITM, AITMSettings, AITMTower
 from multitask_recommender.models.cross_stitch import CrossStitchTower
+from multitask_recommender.models.esmm import ESMM, ESMMModule, ESMMSettings, funnel_steps, log_complement
 from multitask_recommender.models.mmoe import MMoETower
 from multitask_recommender.models.multi_task import MultiTaskModule, MultiTaskSettings, Tower
 from multitask_recommender.models.ple import PLESettings, PLETower
-from multitask_recommender.models.shared_bottom import SharedBottom, SharedBottomTower
+from multitask_recommender.models.shared_bottom import (
+    SharedBottom,
+    SharedBottomSettings,
+    SharedBottomTower,
+    UnsharedEmbeddingsTower,
+)
 from multitask_recommender.models.stem import STEMTower
-from multitask_recommender.models.two_tower import LabelScales
+from multitask_recommender.models.two_tower import LabelScales, TwoTowerModule
+from multitask_recommender.pipelines.recommender.nodes import expert_utilisation
 from multitask_recommender.training import TrainingSettings, UserRows, new_generator
 
 D = 6
+FUNNEL = {
+    "watch": TASKS["watch"],
+    "like": TASKS["like"].model_copy(update={"after": "watch"}),
+    "rating": TASKS["rating"],
+}
 X = torch.randn(9, D, generator=new_generator(5))
 
 
@@ -37,6 +52,8 @@ def towers() -> dict[str, Tower]:
         "cgc": PLETower(TASKS, PLESettings(dimension=D), new_generator(1)),
         "ple": PLETower(TASKS, PLESettings(dimension=D, levels=2), new_generator(1)),
         "stem": STEMTower(TASKS, D, new_generator(1)),
+        "aitm": AITMTower(FUNNEL, D, new_generator(1)),
+        "unshared": UnsharedEmbeddingsTower(TASKS, D, new_generator(1)),
     }
     for tower in made.values():
         # Away from the special values that they start at.
@@ -140,14 +157,32 @@ def test_collapsed_gates_can_be_seen(rows: Interactions, side: SideInformation) 
     pair[0].task_gates["like"].bias.data.copy_(torch.tensor([20.0, 0.0, 0.0]))
     module = MultiTaskModule(rows, side, MultiTaskSettings(dimension=D), scales, pair, new_generator(1))
     used = module.expert_utilisation(UserRows(rows, side.users).batch(torch.arange(40), new_generator(1)))
-    assert used["user.like"].tolist() == pytest.approx([1, 0, 0], abs=1e-6)
-    assert used["item.like"].tolist() == pytest.approx([1 / 3] * 3, abs=1e-6)
+    weights = {name: float(mean) for name, mean in used.items()}
+    assert [weights[f"user/like/shared {n}"] for n in (1, 2, 3)] == pytest.approx([1, 0, 0], abs=1e-6)
+    assert [weights[f"item/like/shared {n}"] for n in (1, 2, 3)] == pytest.approx([1 / 3] * 3, abs=1e-6)
+
+
+def test_an_expert_that_no_task_uses_is_reported() -> None:
+    state = {
+        "utilisation/user/watch/shared 1": np.array(0.99),
+        "utilisation/user/watch/shared 2": np.array(0.01),
+        "utilisation/user/like/shared 1": np.array(0.97),
+        "utilisation/user/like/shared 2": np.array(0.03),
+        "utilisation/item/watch/shared 1": np.array(0.99),
+        "utilisation/item/watch/shared 2": np.array(0.01),
+        "utilisation/item/like/shared 1": np.array(0.5),
+        "utilisation/item/like/shared 2": np.array(0.5),
+        "weights.other": np.zeros(3),
+    }
+    table = expert_utilisation(state)
+    assert len(table) == 8
+    assert set(map(tuple, table.loc[table["collapsed"], ["side", "expert"]].to_numpy())) == {("user", "shared 2")}
 
 
 def test_wide_part_is_added_to_retrieval_alone(rows: Interactions, side: SideInformation) -> None:
     training = TrainingSettings(epochs=2, batches=2)
-    plain = SharedBottom(MultiTaskSettings(dimension=4, training=training))
-    wide = SharedBottom(MultiTaskSettings(dimension=4, training=training, wide_penalty=10.0))
+    plain = SharedBottom(SharedBottomSettings(dimension=4, training=training))
+    wide = SharedBottom(SharedBottomSettings(dimension=4, training=training, wide_penalty=10.0))
     ease = Ease(EaseSettings(penalty=10.0))
     for model in (plain, wide, ease):
         model.fit(rows, side, seed=1)
@@ -197,3 +232,137 @@ def test_ials_lowers_its_objective(rows: Interactions, side: SideInformation) ->
 
     assert objective(20) < objective(1)
     assert objective(20) == pytest.approx(objective(40), rel=0.02)
+
+
+def test_unshared_embeddings_keep_tasks_apart() -> None:
+    tower = towers()["unshared"]
+    shared = torch.randn(9, tower.width, generator=new_generator(5)).requires_grad_()
+    for place, name in enumerate(TASKS):
+        (gradient,) = torch.autograd.grad(tower(shared)[name].square().sum(), shared)
+        assert [part.abs().sum().item() > 0 for part in gradient.split(D, dim=1)] == [t == place for t in range(3)]
+
+
+def test_aitm_hands_information_down_the_funnel_alone() -> None:
+    tower = towers()["aitm"]
+    assert isinstance(tower, AITMTower)
+    before = tower(X)
+    tower.own["watch"].maps.data.add_(0.5)
+    after = tower(X)
+    changed = {name for name in FUNNEL if not torch.allclose(before[name], after[name])}
+    assert changed == {"watch", "like"}
+    weights = tower.transfer_weights("like", torch.randn(9, 2, D, generator=new_generator(3)))
+    assert torch.allclose(weights.sum(1), torch.ones(9))
+
+
+def test_aitm_calibrator_measures_steps_likelier_than_the_one_before() -> None:
+    tasks = {"view": TASKS["watch"], "cart": TASKS["watch"].model_copy(update={"after": "view"})}
+    rows = make_interactions(30, 20, 6, seed=1)
+    rows = Interactions(
+        rows.user,
+        rows.item,
+        dict.fromkeys(tasks, rows.labels["watch"]),
+        dict.fromkeys(tasks, rows.relevant["watch"]),
+    )
+    side = replace(make_side(30, 20), tasks=tasks)
+    model = AITM(AITMSettings(dimension=4, calibrator_weight=2.0))
+    module = model.build(rows, side, LabelScales(tasks, rows.labels), new_generator(1))
+    batch = UserRows(rows, side.users).batch(torch.arange(30), new_generator(1))
+    users = {"view": torch.zeros(30, 3), "cart": torch.full((30, 3), 0.5)}
+    items = {"view": torch.zeros(20, 3), "cart": torch.ones(20, 3)}
+    hidden = torch.ones(len(batch.row_item), dtype=torch.bool)
+    assert float(module.task_losses(users, items, batch, hidden)["calibrator"]) == pytest.approx(2.0 * 1.5)
+    swapped = {"view": users["cart"], "cart": users["view"]}, {"view": items["cart"], "cart": items["view"]}
+    assert float(module.task_losses(*swapped, batch, hidden)["calibrator"]) == 0.0
+
+
+def test_log_complement_is_exact_at_both_ends() -> None:
+    log_p = torch.log(torch.tensor([1e-12, 1e-3, 0.3, 0.7, 0.999], dtype=torch.float64)).requires_grad_()
+    assert torch.allclose(log_complement(log_p), torch.log1p(-log_p.exp()), atol=1e-12)
+    assert torch.autograd.gradcheck(log_complement, (log_p,))
+
+
+def esmm_module(rows: Interactions, side: SideInformation) -> ESMMModule:
+    model = ESMM(ESMMSettings(dimension=4, history_dropout=0.0, negatives=3))
+    module = model.build(rows, side, LabelScales(side.tasks, rows.labels), new_generator(1))
+    assert isinstance(module, ESMMModule)
+    return module
+
+
+def test_esmm_loss_is_the_cross_entropy_of_the_joint_steps(rows: Interactions, side: SideInformation) -> None:
+    """Without scores every conditional probability is one half: one step has p = 1/2, two steps have p = 1/4."""
+    side = replace(side, tasks=FUNNEL)
+    module = esmm_module(rows, side)
+    batch = UserRows(rows, side.users).batch(torch.arange(side.users), new_generator(1))
+    flat = {name: torch.zeros(side.users, 3) for name in FUNNEL}, {name: torch.zeros(side.items, 3) for name in FUNNEL}
+    losses = module.task_losses(*flat, batch, torch.ones(len(rows), dtype=torch.bool))
+    assert list(losses) == list(FUNNEL)
+    key = batch.row_user * side.items + batch.row_item
+    assert len(torch.unique(key)) == len(rows)
+    positives = float((rows.labels["like"] > 0).sum())
+    # The number of drawn pairs that were not observed follows from the first step, whose p is 1/2 everywhere.
+    pairs = float(losses["watch"]) / module.weights["watch"] * len(rows) / np.log(2)
+    assert len(rows) < pairs < 4 * len(rows)
+    expected = (positives * np.log(4) + (pairs - positives) * np.log(4 / 3)) / len(rows)
+    assert float(losses["like"]) / module.weights["like"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_esmm_orders_by_the_product_and_predicts_the_condition(rows: Interactions, side: SideInformation) -> None:
+    side = replace(side, tasks=FUNNEL)
+    model = ESMM(ESMMSettings(dimension=4, training=TrainingSettings(epochs=2, batches=2)))
+    model.fit(rows, side, seed=1)
+    scores = model.score(np.arange(4))
+    order = model.ranking_scores(scores)
+    assert funnel_steps(FUNNEL) == {"watch": ["watch"], "like": ["watch", "like"]}
+    assert np.allclose(order["like"], scores["watch"] * scores["like"])
+    assert np.array_equal(order["rating"], scores["rating"])
+    assert scores["watch"].min() >= 0
+    assert scores["watch"].max() <= 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"encoder": "nonlinear"},
+        {"encoder": "sequential", "sequence_length": 4},
+        {"user_embedding": "pretrained"},
+        {"user_embedding": "none"},
+        {"retrieval_loss": "softmax"},
+        {"retrieval_loss": "bpr"},
+        {"share_embeddings": False},
+    ],
+)
+def test_gradients_of_every_choice_are_right(
+    changes: dict[str, object], rows: Interactions, side: SideInformation
+) -> None:
+    model = SharedBottom(SharedBottomSettings.model_validate({"dimension": 3, **changes}))
+    check_gradient(model.build(rows, side, LabelScales(TASKS, rows.labels), new_generator(1)), rows, side)
+
+
+@pytest.mark.parametrize("model", [ESMM(ESMMSettings(dimension=3)), AITM(AITMSettings(dimension=3))])
+def test_gradients_of_funnel_models_are_right(model: ESMM | AITM, rows: Interactions, side: SideInformation) -> None:
+    side = replace(side, tasks=FUNNEL)
+    check_gradient(model.build(rows, side, LabelScales(FUNNEL, rows.labels), new_generator(1)), rows, side)
+
+
+def check_gradient(module: TwoTowerModule, rows: Interactions, side: SideInformation) -> None:
+    """The gradient of the whole loss equals central differences along random directions."""
+    parameters = list(module.parameters())
+    for place, parameter in enumerate(parameters):
+        parameter.data.add_(0.1 * torch.randn(parameter.shape, generator=new_generator(place)))
+
+    def loss() -> torch.Tensor:
+        batch = UserRows(rows, side.users).batch(torch.arange(side.users), new_generator(3))
+        return torch.stack(list(module.losses(batch).values())).sum()
+
+    total = loss()
+    total.backward()
+    for seed in range(3):
+        direction = [torch.randn(p.shape, generator=new_generator(seed + 50)) for p in parameters]
+        slope = sum((p.grad * d).sum().item() for p, d in zip(parameters, direction, strict=True) if p.grad is not None)
+        values = []
+        with torch.no_grad():
+            for sign in (1e-3, -2e-3, 1e-3):
+                for parameter, own in zip(parameters, direction, strict=True):
+                    parameter.add_(sign * own)
+                values.append(float(loss()))
+        assert slope == pytest.approx((values[0] - values[1]) / 2e-3, rel=2e-2, abs=2e-2)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 
 import numpy as np
 import pandas as pd
@@ -12,10 +13,11 @@ from multitask_recommender.cross_validation import (
     CrossValidationSettings,
     best_candidates,
     candidates,
+    check_labels,
     cross_validate,
     validation_errors,
 )
-from multitask_recommender.errors import TrainingError
+from multitask_recommender.errors import StudyError, TrainingError
 from multitask_recommender.randomness import derive_seed
 from multitask_recommender.variants import VARIANTS
 
@@ -92,7 +94,7 @@ def test_a_constant_model_has_error_one() -> None:
     variant = VARIANTS["global_mean"]
     model = variant.make(variant.settings(), TASKS)
     model.fit(rows, side, 1)
-    errors = validation_errors(variant, model.score, rows, rows, side)
+    errors = validation_errors(variant, model, rows, rows, side)
     assert errors == pytest.approx({"like": 1.0, "rating": 1.0}, rel=1e-5)
 
 
@@ -101,7 +103,9 @@ def test_a_perfect_ranker_has_error_zero() -> None:
     inside, held_out = rows.where(rows.fold != 0), rows.where(rows.fold == 0)
     truth = np.zeros((20, 30), np.float32)
     truth[held_out.user, held_out.item] = 1
-    errors = validation_errors(VARIANTS["popularity"], lambda users: {"watch": truth[users]}, inside, held_out, side)
+    model = VARIANTS["popularity"].make(VARIANTS["popularity"].settings(), side.tasks)
+    model.score = lambda users: {"watch": truth[users]}  # type: ignore[method-assign]
+    errors = validation_errors(VARIANTS["popularity"], model, inside, held_out, side)
     assert errors["watch"] == pytest.approx(0.0, abs=1e-12)
 
 
@@ -119,3 +123,23 @@ def test_a_perfect_ranker_has_error_zero() -> None:
 def test_bad_blocks_are_refused(block: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         VARIANTS["shared_bottom"].parameters.model_validate(block)
+
+
+def test_a_task_without_positives_in_a_fold_is_refused() -> None:
+    rows = make_interactions(20, 30, 8, seed=2)
+    check_labels(rows, TASKS, 3, "shared_bottom", "random")
+    assert rows.fold is not None
+    rows.labels["like"][rows.fold == 1] = 0.0
+    with pytest.raises(
+        StudyError, match=r"'like' has no positive label .* in fold 2 of 3[\s\S]*'shared_bottom', random"
+    ):
+        check_labels(rows, TASKS, 3, "shared_bottom", "random")
+    rows.labels["like"][:] = 0.0
+    rows.labels["like"][np.flatnonzero(rows.fold == 0)[0]] = 1.0
+    with pytest.raises(StudyError, match="outside fold 1 of 3"):
+        check_labels(rows, {"like": TASKS["like"]}, 3, "shared_bottom", "random")
+
+
+def test_an_error_of_training_survives_another_process_and_says_where() -> None:
+    error = pickle.loads(pickle.dumps(TrainingError("It is nan in epoch 2.", "lower it").within("fold 2 of 5")))
+    assert str(error) == "It is nan in epoch 2.\n  where: fold 2 of 5\n  what to do: lower it"

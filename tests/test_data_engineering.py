@@ -40,7 +40,7 @@ def validated(tables: dict[str, ir.Table]) -> tuple[ir.Table, ir.Table, ir.Table
         nodes.standardise_items(tables["items"], tables["item_links"], tables["item_graph"], DATASET),
         DATASET,
         SPLITS,
-    )
+    )[:3]
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from multitask_recommender.interactions import Interactions, SideInformation
 from multitask_recommender.models import losses
 from multitask_recommender.models.document_system import DocumentSystemModule, DocumentSystemSettings
 from multitask_recommender.models.histories import sum_history
-from multitask_recommender.models.multi_task import MultiTaskModule, MultiTaskSettings
-from multitask_recommender.models.shared_bottom import SharedBottom
+from multitask_recommender.models.multi_task import MultiTaskModule
+from multitask_recommender.models.shared_bottom import SharedBottom, SharedBottomSettings
 from multitask_recommender.models.sparse_features import FeatureTable
 from multitask_recommender.models.two_tower import LabelScales
 from multitask_recommender.settings_base import Settings
@@ -90,7 +90,7 @@ def test_gradients_are_right(kind: str, rows: Interactions, side: SideInformatio
     scales = LabelScales(TASKS, rows.labels)
     module: Any
     if kind == "shared_bottom":
-        settings = MultiTaskSettings(dimension=3, penalise="task_vectors")
+        settings = SharedBottomSettings(dimension=3, penalise="task_vectors")
         towers = (
             SharedBottom(settings).tower(TASKS, new_generator(5)),
             SharedBottom(settings).tower(TASKS, new_generator(6)),
@@ -195,7 +195,7 @@ def test_single_task_control_learns_from_one_task_alone(rows: Interactions, side
 
 def test_single_task_control_has_the_size_of_the_multi_task_path(rows: Interactions, side: SideInformation) -> None:
     """Per task, the control's parameters are within 5 % of what the shared-bottom model uses for that task."""
-    settings = MultiTaskSettings(dimension=64, training=TrainingSettings(epochs=1, batches=2))
+    settings = SharedBottomSettings(dimension=64, training=TrainingSettings(epochs=1, batches=2))
     multi = SharedBottom(settings)
     multi.fit(rows, side, seed=1)
     heads = 2 * 64 * 64

@@ -17,10 +17,23 @@ from execute import execute
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
+SWEEP = "05_when_does_multitask_help.ipynb"
+
+
+@pytest.fixture(scope="session")
+def swept_project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The tiny sweep over simulated bookstores after its run, without the study."""
+    project = Project(tmp_path_factory.mktemp("sweep"))
+    result = project.run("--pipelines", "when_multitask_helps")
+    assert result.returncode == 0, result.stderr
+    return project
+
+
 @pytest.mark.parametrize("name", [path.name for path in NOTEBOOKS])
-def test_notebook(name: str, finished_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notebook(name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEDRO_ENV", "test")
-    notebook = execute(finished_project.folder / "notebooks" / name)
+    project = request.getfixturevalue("swept_project" if name == SWEEP else "finished_project")
+    notebook = execute(project.folder / "notebooks" / name)
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert any("image/png" in output.get("data", {}) for output in outputs)
 

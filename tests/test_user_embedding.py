@@ -8,6 +8,7 @@ import torch
 
 from conftest import make_interactions, make_side
 from multitask_recommender.interactions import Interactions, pair_matrix
+from multitask_recommender.models.history_encoders import EncoderName
 from multitask_recommender.models.user_embedding import (
     UserEmbedding,
     UserEmbeddingModel,
@@ -41,6 +42,24 @@ def test_expanded_loss_equals_its_definition(context: bool) -> None:
     expected = ((h - z @ module.weight.T) ** 2).sum(1) + 0.3 * (z**2).sum(1)
     assert module.loss(batch).item() == pytest.approx(expected.mean().item(), rel=1e-5)
     assert torch.allclose(module(batch.users, batch.row_user, batch.row_item), z, atol=1e-6)
+
+
+@pytest.mark.parametrize("encoder", ["nonlinear", "sequential"])
+def test_other_encoders_reconstruct_the_whole_history(encoder: EncoderName) -> None:
+    """Without dropout the loss is its definition; with dropout the hidden part is still to be reconstructed."""
+    rows = make_interactions(USERS, ITEMS, 7, seed=2)
+    batch = UserRows(rows, USERS).batch(torch.arange(USERS), new_generator(3))
+    losses = []
+    for dropout in (0.0, 0.9):
+        settings = UserEmbeddingSettings(dimension=5, penalty=0.3, encoder=encoder, history_dropout=dropout)
+        module = UserEmbedding(ITEMS, None, settings, new_generator(1))
+        assert isinstance(module.encoder.outward, torch.nn.Parameter)
+        module.encoder.outward.data.normal_(0.0, 0.3, generator=new_generator(5))
+        z = module(batch.users, batch.row_user, batch.row_item)
+        expected = ((history(rows) - z @ module.weight.T) ** 2).sum(1) + 0.3 * (z**2).sum(1)
+        losses.append((module.loss(batch).item(), expected.mean().item()))
+    assert losses[0][0] == pytest.approx(losses[0][1], rel=1e-5)
+    assert losses[1][0] != pytest.approx(losses[1][1], rel=1e-2)
 
 
 @pytest.mark.parametrize("penalty", [0.0, 0.1, 0.5, 1.0, 1.5])

@@ -149,19 +149,62 @@ def test_two_runs_give_the_same_bytes(finished_project: Project, project: Projec
 
 
 def test_other_splits_run_end_to_end(project: Project) -> None:
-    """Chronological, temporal and cold items; and models that are not quick take part when asked."""
     parameters = project.folder / "conf" / "test" / "parameters.yml"
-    text = parameters.read_text().replace("strategies: [random]", "strategies: [chronological, temporal, cold_items]")
-    parameters.write_text(text.replace("quick: true", "quick: false"))
+    text = parameters.read_text()
+    parameters.write_text(text.replace("strategies: [random]", "strategies: [chronological, temporal, cold_items]"))
     result = project.run()
     assert result.returncode == 0, result.stderr
     table = pd.read_csv(project.outputs / "08_reporting" / "metrics.csv")
     assert set(table["split"]) == {"chronological", "temporal", "cold_items"}
-    assert set(table["model"]) == {name for name, variant in VARIANTS.items() if variant.core}
+    assert set(table["model"]) == set(CORE)
     ndcg = table.query("split == 'cold_items' and task == 'watch' and metric == 'ndcg' and k == 10")
     ndcg = ndcg.set_index("model")["value"]
     # Only item features can rank items without interactions.
     assert ndcg["content_based"] > ndcg["random"] > ndcg["item_knn"]
+
+
+def test_every_model_runs_end_to_end(project: Project) -> None:
+    result = project.run("--pipelines", "every_model", "--params", "study.quick=false")
+    assert result.returncode == 0, result.stderr
+    folder = project.outputs / "08_reporting"
+    metrics = pd.read_csv(folder / "metrics.csv")
+    assert list(metrics["model"].drop_duplicates()) == list(VARIANTS)
+    for kind in ("retrieval", "binary", "regression"):
+        left_out = {"retrieval": "watch", "binary": "like", "regression": "rating"}[kind]
+        tasks = set(metrics.loc[metrics["model"] == f"without_{kind}", "task"])
+        assert tasks == {"watch", "like", "rating"} - {left_out}
+
+    # A derived model differs from its base in what its name says alone.
+    chosen = {
+        name: json.loads((project.outputs / "06_models" / name / "chosen_settings.json").read_text())["random"]
+        for name in ("shared_bottom", "sequential_encoder", "upgrad")
+    }
+    assert chosen["sequential_encoder"] == {**chosen["shared_bottom"], "encoder": "sequential"}
+    training = {**chosen["shared_bottom"]["training"], "balancing": "upgrad"}
+    assert chosen["upgrad"] == {**chosen["shared_bottom"], "training": training}
+
+    used = pd.read_csv(folder / "expert_utilisation.csv")
+    assert set(used["model"]) == {"mmoe", "cgc", "ple", "stem"}
+    sums = used.groupby(["model", "split", "seed", "side", "task"])["weight"].sum()
+    assert np.allclose(sums, 1.0, atol=1e-5)
+
+    affinity = pd.read_csv(folder / "task_affinity.csv")
+    assert set(zip(affinity["task"], affinity["other"], strict=True)) == {
+        ("watch", "like"),
+        ("watch", "rating"),
+        ("like", "rating"),
+    }
+    assert affinity["cosine"].between(-1, 1).all()
+    gains = pd.read_csv(folder / "task_pair_gains.csv")
+    assert len(gains) == 9  # Six for pairs, three for all together.
+    assert np.allclose(gains["gain"], 1 - gains["error"] / gains["error_alone"])
+
+    compared = pd.read_csv(folder / "comparisons.csv")
+    pairs = set(zip(compared["model"], compared["control"], strict=True))
+    assert ("upgrad", "shared_bottom") in pairs
+    assert ("upgrad", "ease") not in pairs
+    assert ("shared_bottom", "no_user_embedding") in pairs
+    assert ("wide_shared_bottom", "no_user_embedding") not in pairs
 
 
 def test_test_labels_change_no_weight(finished_project: Project, project: Project) -> None:

@@ -15,17 +15,18 @@ import pandas as pd
 from pydantic import Field
 
 from multitask_recommender import metrics
-from multitask_recommender.errors import TrainingError
+from multitask_recommender.errors import StudyError, TrainingError
 from multitask_recommender.interactions import (
     FloatArray,
-    IntArray,
     Interactions,
     SideInformation,
     pair_matrix,
 )
 from multitask_recommender.jobs import run_jobs
 from multitask_recommender.randomness import derive_seed
+from multitask_recommender.recommender import Recommender
 from multitask_recommender.settings_base import Settings
+from multitask_recommender.tasks import Task
 from multitask_recommender.variants import Variant, VariantParameters
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ def candidates(search: dict[str, list[Any]], limit: int, seed: int) -> list[dict
 
 
 def ranking_error(
-    score: Callable[[IntArray], dict[str, FloatArray]],
+    model: Recommender,
     train: Interactions,
     held_out: Interactions,
     task: str,
@@ -81,7 +82,7 @@ def ranking_error(
     """Return 1 - NDCG@10 of the held-out relevant rows under full ranking, over the users who have any.
 
     Args:
-        score: (B,) users to task to (B, items) scores.
+        model: The fitted model.
         train: Rows whose pairs are known.
         held_out: Rows to find.
         task: The task whose relevance counts.
@@ -94,7 +95,7 @@ def ranking_error(
     positives = np.bincount(user, minlength=shape[0])
     values = []
     for block in np.array_split(np.nonzero(positives)[0], math.ceil((positives > 0).sum() / _BLOCK) or 1):
-        lists = metrics.top_items(score(block)[task], known[block], catalogue, _K)
+        lists = metrics.top_items(model.ranking_scores(model.score(block))[task], known[block], catalogue, _K)
         hits = metrics.find_hits(lists, block, user, item, shape[1])
         values.append(metrics.ranking_metrics(hits, positives[block])["ndcg"])
     return float(1.0 - np.concatenate(values).mean())
@@ -102,7 +103,7 @@ def ranking_error(
 
 def validation_errors(
     variant: Variant,
-    score: Callable[[IntArray], dict[str, FloatArray]],
+    model: Recommender,
     train: Interactions,
     held_out: Interactions,
     side: SideInformation,
@@ -116,7 +117,7 @@ def validation_errors(
     predicted: dict[str, FloatArray] = {}
     for block in np.array_split(np.arange(side.users), math.ceil(side.users / _BLOCK)):
         rows = (held_out.user >= block[0]) & (held_out.user <= block[-1])
-        scores = score(block)
+        scores = model.score(block)
         for task, values in scores.items():
             predicted.setdefault(task, np.empty(len(held_out), np.float32))
             predicted[task][rows] = values[held_out.user[rows] - block[0], held_out.item[rows]]
@@ -131,7 +132,7 @@ def validation_errors(
             entropy = -rate * math.log(rate) - (1 - rate) * math.log(1 - rate)
             errors[task] = metrics.log_loss(label[asked], prediction[asked]) / entropy
         else:
-            errors[task] = ranking_error(score, train, held_out, task, (side.users, side.items))
+            errors[task] = ranking_error(model, train, held_out, task, (side.users, side.items))
     return errors
 
 
@@ -156,6 +157,36 @@ def best_candidates(table: pd.DataFrame, number: int) -> list[int]:
     folds = table.groupby("candidate")["fold"].nunique()
     means = table.groupby("candidate")["error"].mean()[folds == folds.max()]
     return sorted(means.sort_values(kind="stable").index[:number].tolist())
+
+
+def check_labels(train: Interactions, tasks: dict[str, Task], folds: int, model: str, split: str) -> None:
+    """Refuse a task that can't be learnt, or can't be measured, in a fold.
+
+    Args:
+        train: Training rows with their folds.
+        tasks: The tasks of the model.
+        folds: Number of folds.
+        model: Name of the model, for the message.
+        split: Name of the split, for the message.
+
+    Raises:
+        StudyError: If the rows inside or outside a fold have no positive label (no label, for a regression task).
+    """
+    assert train.fold is not None
+    for name, task in tasks.items():
+        label = train.labels[name]
+        useful = ~np.isnan(label) if task.kind == "regression" else label > 0
+        inside = np.bincount(train.fold[useful], minlength=folds)
+        for fold in range(folds):
+            for count, place in ((inside[fold], "in"), (inside.sum() - inside[fold], "outside")):
+                if count == 0:
+                    what = "label" if task.kind == "regression" else "positive label"
+                    raise StudyError(
+                        f"Task '{name}' has no {what} among the training rows {place} fold {fold + 1} of {folds}.\n"
+                        f"  where: model '{model}', {split} split, 'dataset.tasks.{name}'\n"
+                        "  what to do: check the task's label expression, use fewer folds ('splits.folds'), or leave "
+                        "the task out."
+                    )
 
 
 def cross_validate(
@@ -189,15 +220,18 @@ def cross_validate(
         The choice.
 
     Raises:
+        StudyError: If a task has no positive label in a fold.
         TrainingError: If every candidate diverges.
     """
     assert train.fold is not None
+    check_labels(train, side_without(0).tasks, folds, variant.name, split)
     grid = candidates(parameters.search or {}, settings.candidates, derive_seed(seed, variant.name, "search"))
     tasks = variant.scored_tasks(side_without(0).tasks)
     # Each group of tasks shares one choice of parameters.
     groups = [[task] for task in tasks] if variant.per_task else [tasks]
     columns = ["candidate", "parameters", "fold", "task", "error"]
     table = pd.DataFrame(columns=columns)
+    failure: TrainingError | None = None
     alive = {place: list(range(len(grid))) for place in range(len(groups))}
     for fold in range(folds):
         if max(map(len, alive.values())) == 1:
@@ -212,26 +246,27 @@ def cross_validate(
             inside: Interactions = inside,
             held_out: Interactions = held_out,
             fit_seed: int = fit_seed,
-        ) -> dict[str, float]:
+        ) -> dict[str, float] | TrainingError:
             number, own = job
             some = side.with_tasks(own) if variant.per_task else side
             model = variant.make(parameters.with_values(grid[number]), some.tasks)
             try:
                 model.fit(inside, some, fit_seed)
-            except TrainingError:
-                return dict.fromkeys(own, math.inf)
-            return validation_errors(variant, model.score, inside, held_out, some)
+            except TrainingError as failed:
+                return failed
+            return validation_errors(variant, model, inside, held_out, some)
 
         jobs = [
             (number, group) for place, group in enumerate(groups) if len(alive[place]) > 1 for number in alive[place]
         ]
         title = f"{variant.name}, {split}: cross-validation, fold {fold + 1} of {folds}"
         results = run_jobs(measure, jobs, settings.workers, title)
-        rows = [
-            (number, json.dumps(grid[number]), fold, task, error)
-            for (number, _), errors in zip(jobs, results, strict=True)
-            for task, error in errors.items()
-        ]
+        rows = []
+        for (number, group), result in zip(jobs, results, strict=True):
+            if isinstance(result, TrainingError):
+                failure = result.within(f"model '{variant.name}', {split} split, fold {fold + 1} of {folds}")
+                result = dict.fromkeys(group, math.inf)
+            rows += [(number, json.dumps(grid[number]), fold, task, value) for task, value in result.items()]
         new = pd.DataFrame(rows, columns=columns)
         table = new if table.empty else pd.concat([table, new], ignore_index=True)
         for place, group in enumerate(groups):
@@ -243,10 +278,12 @@ def cross_validate(
         own = table[table["task"].isin(group)]
         number = best_candidates(own, 1)[0]
         if not np.isfinite(own.loc[own["candidate"] == number, "error"].mean()):
+            assert failure is not None
             raise TrainingError(
-                f"Every parameter combination of model '{variant.name}' diverged in cross-validation "
-                f"({split} split, task {', '.join(group)}).",
+                f"Every parameter combination of model '{variant.name}' diverged in cross-validation, for task "
+                f"{', '.join(group)}. The last one: {failure.problem}",
                 "add smaller learning rates to the model's search space.",
+                failure.where,
             )
         best[place] = grid[number]
     chosen: dict[str, Any] = dict(zip(tasks, best, strict=True)) if variant.per_task else best[0]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 
 import ibis.expr.types as ir
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from kedro.io import AbstractDataset
 from kedro_datasets.ibis import FileDataset
 from kedro_datasets.json import JSONDataset
@@ -21,20 +23,35 @@ from safetensors.numpy import load_file, save_file
 Arrays = dict[str, np.ndarray]
 
 
+class TableStream(Protocol):
+    """Tables of one schema, one after the other.
+
+    Attributes:
+        schema: The columns of every table.
+    """
+
+    schema: pa.Schema
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        """Yield the tables."""
+        ...
+
+
 class _WholeFile:
     """Mixin: the file appears under its name only when it is complete, so that a killed run leaves no half."""
 
     _filepath: PurePosixPath
 
     def _replace(self, write: Callable[[], None]) -> None:
-        target = self._filepath
+        original = self._filepath
+        target = PurePosixPath(original)
         partial = target.with_name(f".partial-{target.name}")
         self._filepath = partial
         try:
             write()
             os.replace(partial, target)
         finally:
-            self._filepath = target
+            self._filepath = original
             Path(partial).unlink(missing_ok=True)
 
 
@@ -110,3 +127,31 @@ class ArraysFile(_WholeFile, AbstractDataset[Arrays, Arrays]):
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._filepath)}
+
+
+class StreamedTable(_WholeFile, FileDataset):
+    """A raw table in parquet that a simulation writes, table by table, so that it need not fit into memory.
+
+    It takes a table of pyarrow, or an object with a ``schema`` that yields such tables, and loads as an Ibis
+    expression. The file's row groups do not depend on the sizes of the tables.
+    """
+
+    _ROW_GROUP = 2**17
+
+    def save(self, data: TableStream | pa.Table) -> None:
+        """Write all tables."""
+
+        def write() -> None:
+            Path(self._filepath).parent.mkdir(parents=True, exist_ok=True)
+            with pq.ParquetWriter(self._filepath, data.schema, compression="zstd") as writer:
+                waiting = data.schema.empty_table()
+                for table in [data] if isinstance(data, pa.Table) else data:
+                    waiting = pa.concat_tables([waiting, table])
+                    whole = len(waiting) // self._ROW_GROUP * self._ROW_GROUP
+                    if whole:
+                        writer.write_table(waiting.slice(0, whole), row_group_size=self._ROW_GROUP)
+                        waiting = waiting.slice(whole)
+                if len(waiting):
+                    writer.write_table(waiting)
+
+        self._replace(write)

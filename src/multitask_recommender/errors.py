@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 
 class StudyError(Exception):
     """A fault in the user's data or configuration. The command line shows its text without a traceback."""
@@ -21,6 +23,7 @@ class DataError(StudyError):
         column: Name of the column in the raw file.
         rows: Positions of the first offending rows, 0 for the first data row.
         count: How many rows offend.
+        first_line: Line of the first data row in a text file, for the message.
     """
 
     def __init__(
@@ -32,6 +35,7 @@ class DataError(StudyError):
         column: str | None = None,
         rows: list[int] | None = None,
         count: int | None = None,
+        first_line: int = 2,
     ) -> None:
         self.table = table
         self.problem = problem
@@ -40,19 +44,21 @@ class DataError(StudyError):
         self.rows = rows or []
         self.count = count if count is not None else len(self.rows)
         self.file: str | None = None
+        # A text file has a heading in line 1, so data row 0 stands in line 2; a table that knows better replaces this.
+        self.locate: Callable[[int], str] = lambda row: f"row {row + 1} (line {row + first_line})"
         super().__init__(problem)
 
     def __str__(self) -> str:
-        where = [f"table '{self.table}'"]
+        where = [f"table '{self.table}'"] if self.table else []
         if self.file:
             where.append(f"file {self.file}")
         if self.column:
             where.append(f"column '{self.column}'")
         if self.rows:
-            # A text file has a heading in line 1, so data row 0 stands in line 2.
-            shown = ", ".join(f"{row + 1} (line {row + 2})" for row in self.rows)
+            first, *others = map(self.locate, self.rows)
+            shown = ", ".join([first, *(other.removeprefix("row ") for other in others)])
             more = f" and {self.count - len(self.rows)} more" if self.count > len(self.rows) else ""
-            where.append(f"row {shown}{more}")
+            where.append(shown + more)
         return f"{self.problem}\n  where: {', '.join(where)}\n  what to do: {self.remedy}"
 
 
@@ -62,10 +68,20 @@ class TrainingError(StudyError):
     Args:
         problem: What happened, naming model, task and epoch.
         remedy: What to do about it.
+        where: Model, split, fold or seed number in which it happened.
     """
 
-    def __init__(self, problem: str, remedy: str) -> None:
-        super().__init__(f"{problem}\n  what to do: {remedy}")
+    def __init__(self, problem: str, remedy: str, where: str | None = None) -> None:
+        super().__init__(problem, remedy, where)  # All of them, so that it survives the way out of another process.
+        self.problem, self.remedy, self.where = problem, remedy, where
+
+    def within(self, where: str) -> TrainingError:
+        """Return the same error with the place in which it happened."""
+        return TrainingError(self.problem, self.remedy, where)
+
+    def __str__(self) -> str:
+        where = f"\n  where: {self.where}" if self.where else ""
+        return f"{self.problem}{where}\n  what to do: {self.remedy}"
 
 
 def find_study_error(error: BaseException | None) -> StudyError | None:

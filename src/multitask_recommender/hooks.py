@@ -26,7 +26,7 @@ from multitask_recommender.errors import DataError, SettingsError, find_study_er
 logger = logging.getLogger(__name__)
 
 PARAMETER_GROUPS = frozenset(
-    {"dataset", "splits", "study", "user_embedding", "cross_validation", "models", "evaluation"}
+    {"dataset", "splits", "study", "user_embedding", "cross_validation", "models", "evaluation", "simulation", "sweep"}
 )
 """Every top-level name of the ``parameters`` files."""
 
@@ -56,7 +56,7 @@ class ReadableErrors:
     """Shows an error that the user can settle as its message alone, and names the file of a faulty table."""
 
     def __init__(self) -> None:
-        self._files: dict[str, str] = {}
+        self._datasets: dict[str, Any] = {}
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
@@ -73,26 +73,34 @@ class ReadableErrors:
         """
         for name in sorted(pipeline.inputs()):
             dataset = catalog.get(name)
-            path = getattr(dataset, "_filepath", None)
-            if path is None or getattr(dataset, "_fs_prefix", False):
-                continue
-            self._files[name] = str(path)
-            if not Path(path).exists():
-                error = DataError(
-                    name,
-                    "The file does not exist.",
-                    "run 'make data' for MovieLens-100k, put your file there, or name another one in the catalog; "
-                    "if it is the output of another pipeline, run that one first.",
-                )
-                error.file = str(path)
-                raise error
+            self._datasets[name] = dataset
+            for path in _local_paths(dataset):
+                if not path.exists():
+                    error = DataError(
+                        name,
+                        "The file does not exist.",
+                        "run 'make data' for MovieLens-100k, put your file there, or name another one in the catalog; "
+                        "if it is the output of another pipeline, run that one first.",
+                    )
+                    error.file = str(path)
+                    raise error
 
     @hook_impl
     def on_node_error(self, error: Exception) -> None:
         """Complete the error with the file of its table."""
         found = find_study_error(error)
-        if isinstance(found, DataError):
-            found.file = self._files.get(found.table)
+        dataset = self._datasets.get(found.table) if isinstance(found, DataError) else None
+        if isinstance(found, DataError) and dataset is not None:
+            found.file = str(getattr(dataset, "_filepath", "")) or None
+            found.locate = getattr(dataset, "locate", found.locate)
+
+
+def _local_paths(dataset: Any) -> list[Path]:
+    """Local files that a data set reads; none for memory and remote addresses."""
+    path = getattr(dataset, "_filepath", None)
+    if path is None or getattr(dataset, "_fs_prefix", False):
+        return []
+    return [Path(own) for own in getattr(dataset, "paths", [path])]
 
 
 def _show_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -115,12 +123,21 @@ class RunReport:
         "headline",
         "comparisons",
         "group_metrics",
+        "expert_utilisation",
+        "task_affinity",
+        "task_pair_gains",
         "costs",
+        "regret",
+        "sweep",
         "cv_results",
         "accuracy_figure",
         "verdicts_figure",
         "trade_off_figure",
         "cost_figure",
+        "affinity_figure",
+        "dropped_rows",
+        "left_out",
+        "sweep_figure",
     )
 
     @hook_impl
@@ -214,10 +231,11 @@ def _plain(value: Any) -> Any:
 def _checksums(pipeline: Pipeline, catalog: Any) -> dict[str, str]:
     checksums = {}
     for name in sorted(pipeline.inputs()):
-        path = getattr(catalog.get(name), "_filepath", None)
-        if path is not None and Path(path).is_file():
-            with Path(path).open("rb") as file:
-                checksums[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        paths = [path for path in _local_paths(catalog.get(name)) if path.is_file()]
+        for path in paths:
+            with path.open("rb") as file:
+                key = name if len(paths) == 1 else f"{name}/{path.name}"
+                checksums[key] = hashlib.file_digest(file, "sha256").hexdigest()
     return checksums
 
 

@@ -7,7 +7,10 @@ from kedro.pipeline import Pipeline
 from multitask_recommender.pipelines.data_engineering import pipeline as data_engineering
 from multitask_recommender.pipelines.evaluation import pipeline as evaluation
 from multitask_recommender.pipelines.recommender import pipeline as recommender
+from multitask_recommender.pipelines.regret import pipeline as regret
+from multitask_recommender.pipelines.simulation import pipeline as simulation
 from multitask_recommender.pipelines.user_embedding import pipeline as user_embedding
+from multitask_recommender.pipelines.when_multitask_helps import pipeline as when_multitask_helps
 from multitask_recommender.variants import VARIANTS
 
 # The evaluation reads outputs of the models' namespaces by their full names, which is what the dot is reserved for.
@@ -23,9 +26,14 @@ def register_pipelines() -> dict[str, Pipeline]:
         "recommender": recommender.create_pipeline(core),
         "evaluation": evaluation.create_pipeline(core),
     }
+    study = sum(pipelines.values(), Pipeline([]))
+    simulated = {"simulation": simulation.create_pipeline(), "regret": regret.create_pipeline(core)}
     before = pipelines["data_engineering"] + pipelines["user_embedding"]
     return {
         **pipelines,
         "every_model": before + recommender.create_pipeline(every) + evaluation.create_pipeline(every),
-        "__default__": sum(pipelines.values(), Pipeline([])),
+        **simulated,
+        "when_multitask_helps": when_multitask_helps.create_pipeline(),
+        "simulated_study": sum(simulated.values(), study),
+        "__default__": study,
     }

@@ -72,6 +72,13 @@ class Recommender(ABC, Generic[S]):
             Task to (B, items) scores.
         """
 
+    def ranking_scores(self, scores: dict[str, FloatArray]) -> dict[str, FloatArray]:
+        """Turn the result of :meth:`score` into what orders the items; the same, unless a model says otherwise.
+
+        They differ where a prediction is about the pairs on which a task asks, and the order about all items.
+        """
+        return scores
+
     @abstractmethod
     def state(self) -> Arrays:
         """Return the learnt arrays by name."""

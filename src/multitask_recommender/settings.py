@@ -3,8 +3,7 @@
 import importlib.util
 from pathlib import Path
 
-from kedro.config import OmegaConfigLoader
-
+from multitask_recommender.configuration import StudyConfigLoader
 from multitask_recommender.hooks import ParameterNames, ReadableErrors, RunRecord, RunReport
 
 
@@ -21,7 +20,7 @@ def package_file(package: str, path: str) -> str:
 
 
 HOOKS = (ParameterNames(), RunReport(), RunRecord(), ReadableErrors())
-CONFIG_LOADER_CLASS = OmegaConfigLoader
+CONFIG_LOADER_CLASS = StudyConfigLoader
 CONFIG_LOADER_ARGS = {
     "base_env": "base",
     "default_run_env": "local",

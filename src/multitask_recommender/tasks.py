@@ -38,3 +38,16 @@ class Task(Settings):
         if self.kind == "regression" and self.relevant is None:
             raise ValueError("a regression task needs a 'relevant' expression, the like threshold of the data")
         return self
+
+
+def funnel_chain(tasks: dict[str, Task], name: str) -> list[str]:
+    """Return the steps of a task's funnel from the first down to the task itself, as far as they are among ``tasks``.
+
+    Args:
+        tasks: The tasks by name; no funnel runs in a circle.
+        name: Name of a task.
+    """
+    chain = [name]
+    while (before := tasks[chain[0]].after) is not None and before in tasks:
+        chain.insert(0, before)
+    return chain

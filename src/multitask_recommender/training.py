@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from multitask_recommender.errors import TrainingError
 from multitask_recommender.interactions import Interactions
+from multitask_recommender.models.loss_balancing import Balancing, GradientAggregation, make_loss_balancing
 from multitask_recommender.recommender import LearningCurve
 from multitask_recommender.settings_base import Settings
 
@@ -29,6 +30,7 @@ class TrainingSettings(Settings):
         batches: Batches of users an epoch.
         gradient_clip: Largest length of the gradient over all parameters; longer ones are scaled down to it.
             Null: no limit.
+        balancing: How the tasks' losses are balanced beyond their static weights (see ``loss_balancing``).
         averaging: Decay per step of an exponential moving average of the weights over the last 40 % of the steps, which
             replaces them in the end (Polyak and Juditsky, 1992). Null: the last weights are kept.
     """
@@ -40,6 +42,7 @@ class TrainingSettings(Settings):
     epochs: int = Field(default=30, ge=1)
     batches: int = Field(default=8, ge=1)
     gradient_clip: float | None = Field(default=None, gt=0)
+    balancing: Balancing = "static"
     averaging: float | None = Field(default=None, gt=0, lt=1)
 
 
@@ -124,8 +127,10 @@ def train(
     rows: UserRows,
     settings: TrainingSettings,
     generator: torch.Generator,
+    tasks: Sequence[str] = (),
+    observe: Callable[[int, Mapping[str, Tensor]], None] | None = None,
 ) -> LearningCurve:
-    """Minimise the sum of the losses.
+    """Minimise the sum of the losses, those of tasks balanced as the settings say.
 
     Args:
         name: Name of the model, for error messages.
@@ -134,6 +139,8 @@ def train(
         rows: The training rows.
         settings: Optimiser, schedule and number of steps.
         generator: Source of all randomness.
+        tasks: Which losses are those of tasks.
+        observe: Called on the first batch of every epoch with its number and the losses, before their gradients.
 
     Returns:
         The mean of every loss per epoch.
@@ -143,7 +150,9 @@ def train(
     """
     slow, experts = module.slow_parameters(), module.expert_parameters()
     apart = {id(parameter) for parameter in (*slow, *experts)}
-    fast = [parameter for parameter in module.parameters() if id(parameter) not in apart]
+    balancing = make_loss_balancing(settings.balancing, tasks, generator)
+    parameters = list(module.parameters())
+    fast = [parameter for parameter in (*parameters, *balancing.parameters()) if id(parameter) not in apart]
     factors = (1.0, settings.encoder_rate, settings.expert_rate)
     groups = [
         {"params": parameters, "lr": settings.learning_rate * factor}
@@ -172,15 +181,23 @@ def train(
         number = 0
         for batch in rows.shuffled_batches(settings.batches, generator):
             parts = losses(batch)
+            if observe is not None and number == 0:
+                observe(epoch, parts)
             optimiser.zero_grad(set_to_none=True)
-            torch.stack(list(parts.values())).sum().backward()
+            own = {name: loss for name, loss in parts.items() if name in tasks}
+            others = [loss for name, loss in parts.items() if name not in tasks]
+            if isinstance(balancing, GradientAggregation):
+                torch.stack(others).sum().backward(retain_graph=True)
+                balancing.backward(own, parameters)
+            else:
+                torch.stack([*balancing(own).values(), *others]).sum().backward()
             if settings.gradient_clip is not None:
-                nn.utils.clip_grad_norm_(module.parameters(), settings.gradient_clip)
+                nn.utils.clip_grad_norm_(parameters, settings.gradient_clip)
             optimiser.step()
             schedule.step()
             step += 1
             if settings.averaging is not None and step >= 0.6 * steps:
-                weights = [parameter.detach() for parameter in module.parameters()]
+                weights = [parameter.detach() for parameter in parameters]
                 if average:
                     torch._foreach_lerp_(average, weights, 1.0 - settings.averaging)
                 else:
@@ -192,11 +209,12 @@ def train(
         for part, mean in means.items():
             if not math.isfinite(mean):
                 raise TrainingError(
-                    f"The loss '{part}' of model '{name}' is {mean} in epoch {epoch + 1} of {settings.epochs}.",
+                    f"The loss of '{part}' in model '{name}' is {mean} in epoch {epoch + 1} of {settings.epochs}.",
                     "lower the model's learning_rate, or check the labels of that task for extreme values.",
                 )
+        balancing.end_epoch({name: mean for name, mean in means.items() if name in tasks})
         curve.epochs.append(means)
-    for parameter, averaged in zip(module.parameters(), average, strict=False):
+    for parameter, averaged in zip(parameters, average, strict=False):
         parameter.data.copy_(averaged)
     module.eval()
     return curve

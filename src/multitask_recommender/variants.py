@@ -5,21 +5,23 @@ To add a model: write its module, add one line here and one block in ``conf/base
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from pydantic import create_model, model_validator
+from pydantic import Field, create_model, model_validator
 
 from multitask_recommender.baselines import item_item, matrix_factorisation, neighbours, simple
-from multitask_recommender.models import cross_stitch, document_system, mmoe, ple, shared_bottom, stem
+from multitask_recommender.models import aitm, cross_stitch, document_system, esmm, mmoe, ple, shared_bottom, stem
 from multitask_recommender.models.multi_task import MultiTaskSettings
+from multitask_recommender.models.shared_bottom import SharedBottomSettings
 from multitask_recommender.per_task import PerTask
 from multitask_recommender.recommender import Recommender
 from multitask_recommender.settings_base import Settings
-from multitask_recommender.tasks import Task
+from multitask_recommender.tasks import Task, TaskKind
 
-Kind = Literal["baseline", "single_task", "multi_task"]
+Kind = Literal["baseline", "single_task", "multi_task", "ablation"]
 
 
 class VariantParameters(Settings):
@@ -44,24 +46,39 @@ class VariantParameters(Settings):
 
     def with_values(self, values: dict[str, Any]) -> Settings:
         """Return the settings with searched parameters set, checked as if they stood in the YAML file."""
-        tree = self.settings.model_dump()
-        for path, value in values.items():
-            *groups, name = path.split(".")
-            place = tree
-            for group in groups:
-                place = place.get(group, {}) if isinstance(place, dict) else {}
-            if not isinstance(place, dict):
-                raise ValueError(f"search names an unknown parameter '{path}'")
-            place[name] = value
-            if groups and place is not _walk(tree, groups):
-                raise ValueError(f"search names an unknown parameter '{path}'")
-        return type(self.settings).model_validate(tree)
+        return with_values(self.settings, values)
+
+
+def with_values(settings: Settings, values: dict[str, Any]) -> Settings:
+    """Return settings with some parameters (nested ones with dots) changed, checked as if they stood in a file."""
+    tree = settings.model_dump()
+    for path, value in values.items():
+        *groups, name = path.split(".")
+        place = tree
+        for group in groups:
+            place = place.get(group, {}) if isinstance(place, dict) else {}
+        if not isinstance(place, dict):
+            raise ValueError(f"search names an unknown parameter '{path}'")
+        place[name] = value
+        if groups and place is not _walk(tree, groups):
+            raise ValueError(f"search names an unknown parameter '{path}'")
+    return type(settings).model_validate(tree)
 
 
 def _walk(tree: Any, groups: list[str]) -> Any:
     for group in groups:
         tree = tree.get(group) if isinstance(tree, dict) else None
     return tree
+
+
+class DerivedParameters(Settings):
+    """The YAML block of a model that is another one with something changed.
+
+    Attributes:
+        changes: Parameter (nested ones with dots) to its value, on top of what was chosen for the other model.
+    """
+
+    changes: dict[str, Any] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -78,6 +95,12 @@ class Variant:
         user_vectors: Whether it reads the frozen vectors of the user embedding model.
         core: Whether the default run includes it; ``kedro run --pipelines every_model`` runs all.
         quick: Whether a run with ``study.quick`` includes it.
+        based_on: Name of the model whose chosen settings it takes over with a change, instead of being tuned.
+        leaves_out: Kind of the tasks that it is not trained on.
+        funnel: Whether it is for tasks that form a funnel.
+        first_split: Whether it is run on the first split alone.
+        package: Name of an optional package that it needs.
+        item_features: Whether it is nothing without item features.
     """
 
     name: str
@@ -89,10 +112,18 @@ class Variant:
     user_vectors: bool = False
     core: bool = True
     quick: bool = True
+    based_on: str | None = None
+    leaves_out: TaskKind | None = None
+    funnel: bool = False
+    first_split: bool = False
+    package: str | None = None
+    item_features: bool = False
 
     @cached_property
-    def parameters(self) -> type[VariantParameters]:
+    def parameters(self) -> type[Settings]:
         """The class of the model's YAML block."""
+        if self.based_on is not None:
+            return DerivedParameters
         return create_model(
             f"Parameters of {self.name}",
             __base__=VariantParameters,
@@ -112,6 +143,25 @@ class Variant:
         assert isinstance(settings, Settings)
         return self.recommender(settings)
 
+    def trained_tasks(self, tasks: dict[str, Task]) -> dict[str, Task]:
+        """Return the tasks that the model is trained on."""
+        return {name: task for name, task in tasks.items() if task.kind != self.leaves_out}
+
+    def obstacle(self, tasks: dict[str, Task]) -> str | None:
+        """Return why the model can't take part in a study of these tasks, or None."""
+        own = self.trained_tasks(tasks)
+        if self.package is not None and importlib.util.find_spec(self.package) is None:
+            return f"the package '{self.package}' is not installed"
+        if self.funnel and not any(task.after in own for task in own.values()):
+            return "no task is declared to come 'after' another"
+        if self.leaves_out is not None and (len(own) == len(tasks) or not own):
+            return f"leaving out the tasks of kind '{self.leaves_out}' leaves all tasks or none"
+        return None
+
+    def runs_on(self, splits: list[str]) -> list[str]:
+        """Return the splits that the model is run on."""
+        return splits[:1] if self.first_split else splits
+
     def scored_tasks(self, tasks: dict[str, Task]) -> list[str]:
         """Return the names of the tasks for which the model gives scores."""
         return [name for name, task in tasks.items() if task.kind in self.recommender.ranks]
@@ -119,6 +169,28 @@ class Variant:
     def predicts(self, task: Task) -> bool:
         """Return whether the model's scores for the task predict its label."""
         return task.kind in self.recommender.predicts
+
+
+def _architecture(
+    name: str, recommender: type[Recommender], settings: type[Settings], title: str, funnel: bool = False
+) -> Variant:
+    """A tuned multi-task model beside the main ones: first split, not in a quick study."""
+    return Variant(name, recommender, settings, "multi_task", title, quick=False, funnel=funnel, first_split=True)
+
+
+def _derived(name: str, kind: Kind, title: str, **more: Any) -> Variant:
+    """The shared-bottom model with something changed: first split, not in a quick study."""
+    return Variant(
+        name,
+        shared_bottom.SharedBottom,
+        SharedBottomSettings,
+        kind,
+        title,
+        quick=False,
+        based_on="shared_bottom",
+        first_split=True,
+        **more,
+    )
 
 
 _ALL = (
@@ -136,6 +208,7 @@ _ALL = (
         "baseline",
         "Content-based",
         per_task=True,
+        item_features=True,
     ),
     Variant(
         "rp3beta", item_item.RandomWalk, item_item.RandomWalkSettings, "baseline", "RP3beta", per_task=True, quick=False
@@ -155,7 +228,7 @@ _ALL = (
     Variant(
         "svd_plus_plus",
         shared_bottom.PointwiseSharedBottom,
-        MultiTaskSettings,
+        SharedBottomSettings,
         "baseline",
         "SVD++ (denoising)",
         per_task=True,
@@ -180,33 +253,51 @@ _ALL = (
     Variant(
         "single_task",
         shared_bottom.SharedBottom,
-        MultiTaskSettings,
+        SharedBottomSettings,
         "single_task",
         "Single-task control",
         per_task=True,
     ),
-    Variant("shared_bottom", shared_bottom.SharedBottom, MultiTaskSettings, "multi_task", "Shared-bottom"),
+    Variant("shared_bottom", shared_bottom.SharedBottom, SharedBottomSettings, "multi_task", "Shared-bottom"),
     Variant(
         "wide_shared_bottom",
         shared_bottom.SharedBottom,
-        MultiTaskSettings,
+        SharedBottomSettings,
         "multi_task",
         "Wide shared-bottom",
         quick=False,
     ),
-    Variant("mmoe", mmoe.MMoE, mmoe.MMoESettings, "multi_task", "MMoE", core=False, quick=False),
-    Variant(
-        "cross_stitch",
-        cross_stitch.CrossStitch,
-        cross_stitch.CrossStitchSettings,
-        "multi_task",
-        "Cross-stitch",
-        core=False,
-        quick=False,
+    _architecture("mmoe", mmoe.MMoE, mmoe.MMoESettings, "MMoE"),
+    _architecture("cross_stitch", cross_stitch.CrossStitch, cross_stitch.CrossStitchSettings, "Cross-stitch"),
+    _architecture("cgc", ple.PLE, ple.PLESettings, "CGC"),
+    _architecture("ple", ple.PLE, ple.PLESettings, "PLE"),
+    _architecture("stem", stem.STEM, MultiTaskSettings, "STEM"),
+    _architecture("esmm", esmm.ESMM, esmm.ESMMSettings, "ESMM", funnel=True),
+    _architecture("aitm", aitm.AITM, aitm.AITMSettings, "AITM", funnel=True),
+    _architecture("softmax_retrieval", shared_bottom.SharedBottom, SharedBottomSettings, "Softmax retrieval"),
+    _architecture("bpr_retrieval", shared_bottom.SharedBottom, SharedBottomSettings, "BPR retrieval"),
+    _derived("nonlinear_encoder", "multi_task", "Non-linear encoder"),
+    _derived("sequential_encoder", "multi_task", "Sequential encoder"),
+    _derived("uncertainty_weighting", "multi_task", "Uncertainty weighting"),
+    _derived("dynamic_weight_average", "multi_task", "Dynamic weight average"),
+    _derived("random_weighting", "multi_task", "Random weighting"),
+    *(
+        _derived(name, "multi_task", title, core=False, package="torchjd")
+        for name, title in (
+            ("pcgrad", "PCGrad"),
+            ("cagrad", "CAGrad"),
+            ("nash_mtl", "Nash-MTL"),
+            ("aligned_mtl", "Aligned-MTL"),
+            ("upgrad", "UPGrad"),
+        )
     ),
-    Variant("cgc", ple.PLE, ple.PLESettings, "multi_task", "CGC", core=False, quick=False),
-    Variant("ple", ple.PLE, ple.PLESettings, "multi_task", "PLE", core=False, quick=False),
-    Variant("stem", stem.STEM, MultiTaskSettings, "multi_task", "STEM", core=False, quick=False),
+    _derived("pretrained_user_embedding", "ablation", "Pre-trained user embedding", user_vectors=True),
+    _derived("no_user_embedding", "ablation", "No user embedding"),
+    _derived("no_features", "ablation", "No features"),
+    _derived("unshared_embeddings", "ablation", "Unshared embeddings"),
+    _derived("without_retrieval", "ablation", "Without retrieval tasks", leaves_out="retrieval"),
+    _derived("without_binary", "ablation", "Without binary tasks", leaves_out="binary"),
+    _derived("without_regression", "ablation", "Without regression tasks", leaves_out="regression"),
 )
 VARIANTS: dict[str, Variant] = {variant.name: variant for variant in _ALL}
 """Every model by name, in the order of tables and figures."""

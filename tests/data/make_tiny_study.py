@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from multitask_recommender.simulation import simulate_study
+from multitask_recommender.simulation.films import simulate_study
 
 FOLDER = Path(__file__).parent / "tiny_study"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 from implicit.cpu.als import AlternatingLeastSquares
@@ -16,6 +16,7 @@ from multitask_recommender.settings_base import Settings
 
 LARGEST_CATALOGUE = 30_000
 """Most items for a dense item-item matrix (3.6 GB in float32)."""
+_BLOCK = 1024
 
 
 class EaseSettings(Settings):
@@ -24,10 +25,12 @@ class EaseSettings(Settings):
     Attributes:
         penalty: lambda, the L2 penalty of the item-item weights.
         feature_weight: Weight of the items' features in the Gram matrix; 0 leaves them out.
+        neighbours: Weights kept per item, the largest in magnitude; null keeps all, which takes items x items numbers.
     """
 
     penalty: float = Field(default=300.0, gt=0)
     feature_weight: float = Field(default=0.0, ge=0)
+    neighbours: int | None = Field(default=None, ge=1)
 
 
 def ease_weights(
@@ -48,16 +51,67 @@ def ease_weights(
     Returns:
         (items, items) B.
     """
-    gram = (history.T @ history).toarray().astype(np.float32)
-    if feature_weight > 0:
-        gram += feature_weight * (features @ features.T).toarray().astype(np.float32)
+    if feature_weight == 0 or features.nnz == 0:
+        # The weights of an item without history are zero: solve for the others alone.
+        active = np.flatnonzero(np.diff(history.tocsc().indptr))
+        if len(active) < history.shape[1]:
+            weights = np.zeros((history.shape[1],) * 2, dtype=np.float32)
+            weights[np.ix_(active, active)] = ease_weights(history[:, active], features[active], penalty, 0.0)
+            return weights
+    gram = (history.T @ history).astype(np.float32).toarray()
+    if feature_weight > 0 and features.nnz > 0:
+        for start in range(0, len(gram), _BLOCK):
+            common = features[start : start + _BLOCK] @ features.T
+            gram[start : start + _BLOCK] += feature_weight * common.toarray().astype(np.float32)
     gram[np.diag_indices_from(gram)] += penalty
+    # Every step below works in the one matrix: catalogues of 10,000 items take 400 MB each time it is copied.
     factor = linalg.cholesky(gram, lower=True, overwrite_a=True, check_finite=False)
-    inverse, _ = linalg.lapack.spotri(factor, lower=1, overwrite_c=1)
-    inverse = np.tril(inverse) + np.tril(inverse, -1).T
-    weights = -inverse / np.diag(inverse)[None, :]
+    weights, _ = linalg.lapack.spotri(factor, lower=1, overwrite_c=1)
+    for start in range(0, len(weights), _BLOCK):
+        own = slice(start, start + _BLOCK)
+        weights[:start, own] = weights[own, :start].T
+        weights[own, own] = np.tril(weights[own, own]) + np.tril(weights[own, own], -1).T
+    weights = weights.T  # Symmetric so far, and from here on in the order of rows.
+    weights /= -np.diag(weights)[None, :].copy()
     np.fill_diagonal(weights, 0.0)
-    return weights.astype(np.float32)
+    return weights.astype(np.float32, copy=False)
+
+
+Weights: TypeAlias = FloatArray | sparse.csr_matrix
+
+
+def keep_largest_weights(weights: FloatArray, neighbours: int | None) -> Weights:
+    """Keep the weights to every item (column) that are largest in magnitude, as a sparse matrix; None: all."""
+    if neighbours is None or neighbours >= len(weights):
+        return weights
+    blocks = []
+    for start in range(0, len(weights), _BLOCK):
+        block = np.ascontiguousarray(weights[:, start : start + _BLOCK].T)
+        threshold = np.partition(np.abs(block), -neighbours, axis=1)[:, -neighbours, None]
+        blocks.append(sparse.csr_matrix(np.where(np.abs(block) >= threshold, block, 0.0)))
+    return sparse.vstack(blocks, format="csr").T.tocsr()
+
+
+def store_weights(name: str, weights: Weights) -> Arrays:
+    """Return item-item weights as named arrays."""
+    if isinstance(weights, np.ndarray):
+        return {name: weights}
+    parts = {"data": weights.data, "indices": weights.indices.astype(np.int32), "indptr": weights.indptr}
+    return {f"{name}.{part}": array for part, array in parts.items()}
+
+
+def read_weights(name: str, state: Arrays, items: int) -> Weights | None:
+    """Return the item-item weights that :func:`store_weights` stored under a name, or None."""
+    if f"{name}.data" not in state:
+        return state.get(name)
+    parts = tuple(state[f"{name}.{part}"] for part in ("data", "indices", "indptr"))
+    return sparse.csr_matrix(parts, shape=(items, items))
+
+
+def multiply(history: sparse.csr_matrix, weights: Weights) -> FloatArray:
+    """Return the dense product of histories (B, items) and item-item weights."""
+    product = history @ weights
+    return product.toarray() if sparse.issparse(product) else product
 
 
 class Ease(Recommender[EaseSettings]):
@@ -71,19 +125,15 @@ class Ease(Recommender[EaseSettings]):
         for task in self.scored_tasks(side.tasks):
             relevant = train.relevant[task]
             history = pair_matrix(train.user[relevant], train.item[relevant], (side.users, side.items))
-            state |= {
-                f"{task}.weights": ease_weights(
-                    history, side.item_features, self.settings.penalty, self.settings.feature_weight
-                ),
-                f"{task}.user": train.user[relevant],
-                f"{task}.item": train.item[relevant],
-            }
+            weights = ease_weights(history, side.item_features, self.settings.penalty, self.settings.feature_weight)
+            state |= store_weights(f"{task}.weights", keep_largest_weights(weights, self.settings.neighbours))
+            state |= {f"{task}.user": train.user[relevant], f"{task}.item": train.item[relevant]}
         self.restore(state, side)
         return LearningCurve()
 
     def score(self, users: IntArray) -> dict[str, FloatArray]:
         """Multiply histories with the weights."""
-        return {task: history[users] @ weights for task, (history, weights) in self._matrices.items()}
+        return {task: multiply(history[users], weights) for task, (history, weights) in self._matrices.items()}
 
     def state(self) -> Arrays:
         """Return weights and histories."""
@@ -93,10 +143,11 @@ class Ease(Recommender[EaseSettings]):
         """Take weights and histories back."""
         self._state = dict(state)
         shape = (side.users, side.items)
-        self._matrices = {
-            task: (pair_matrix(state[f"{task}.user"], state[f"{task}.item"], shape), state[f"{task}.weights"])
-            for task in self.scored_tasks(side.tasks)
-        }
+        self._matrices: dict[str, tuple[sparse.csr_matrix, Weights]] = {}
+        for task in self.scored_tasks(side.tasks):
+            weights = read_weights(f"{task}.weights", state, side.items)
+            assert weights is not None
+            self._matrices[task] = (pair_matrix(state[f"{task}.user"], state[f"{task}.item"], shape), weights)
 
     def parameter_count(self) -> int:
         """Return the number of item-item weights."""

@@ -6,6 +6,8 @@ from torch import Tensor
 
 DENSE_BLOCK = 4_000_000
 """Most numbers held as one block of users x items: larger batches are gathered row by row."""
+SPARSEST = 64
+"""Most numbers of such a block per row of the batch: a block that is emptier takes longer than gathering."""
 
 
 def sum_history(row_user: Tensor, row_item: Tensor, weight: Tensor, users: int, table: Tensor) -> Tensor:
@@ -19,9 +21,9 @@ def sum_history(row_user: Tensor, row_item: Tensor, weight: Tensor, users: int, 
         table: (items, d) vectors.
 
     Returns:
-        (B, d). A small block is made dense and multiplied, which is several times faster than gathering.
+        (B, d). A small and not too sparse block is made dense and multiplied, which is several times faster.
     """
-    if users * len(table) <= DENSE_BLOCK:
+    if users * len(table) <= min(DENSE_BLOCK, SPARSEST * len(row_item)):
         block = table.new_zeros(users, len(table))
         block[row_user, row_item] = weight.to(table.dtype)
         return block @ table

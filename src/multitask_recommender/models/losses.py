@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from multitask_recommender.models.histories import DENSE_BLOCK
+from multitask_recommender.models.histories import DENSE_BLOCK, SPARSEST
+
+RetrievalLoss = Literal["squared", "softmax", "bpr"]
+"""How a retrieval task is trained: on the whole matrix, against all items, or against one drawn item."""
 
 
 def pair_scores(user_vectors: Tensor, item_vectors: Tensor, row_user: Tensor, row_item: Tensor) -> Tensor:
@@ -19,10 +25,10 @@ def pair_scores(user_vectors: Tensor, item_vectors: Tensor, row_user: Tensor, ro
         row_item: (n,) items.
 
     Returns:
-        (n,) inner products. Where the block of all scores is small, it is computed whole, which is faster than
-        gathering two vectors per row.
+        (n,) inner products. Where the block of all scores is small and not too sparse, it is computed whole, which is
+        faster than gathering two vectors per row.
     """
-    if len(user_vectors) * len(item_vectors) <= DENSE_BLOCK:
+    if len(user_vectors) * len(item_vectors) <= min(DENSE_BLOCK, SPARSEST * len(row_item)):
         return (user_vectors @ item_vectors.T)[row_user, row_item]
     return (user_vectors[row_user] * item_vectors[row_item]).sum(-1)
 
@@ -48,6 +54,64 @@ def whole_data_squared_loss(
     everywhere = ((user_vectors.T @ user_vectors) * (item_vectors.T @ item_vectors)).sum()
     weight = 1.0 + positive_weight
     return everywhere + (weight * (1.0 - positive_scores) ** 2 - positive_scores**2).sum()
+
+
+def softmax_loss(
+    user_vectors: Tensor,
+    item_vectors: Tensor,
+    row_user: Tensor,
+    row_item: Tensor,
+    generator: torch.Generator,
+    sampled: int = 1000,
+) -> Tensor:
+    """Sum over the positives of -log softmax of the item's score among all items, in nats.
+
+    Where the block of all scores is large, the sum over all items is estimated from a uniform sample, each weighted by
+    one over its expected number in the sample (logQ correction: Bengio and Senecal, 2008). The positive itself is
+    always counted; that it can be among the sampled items as well is neglected.
+
+    Args:
+        user_vectors: (B, d).
+        item_vectors: (items, d).
+        row_user: (p,) places of the positives' users.
+        row_item: (p,) the positives' items.
+        generator: Source of the sample.
+        sampled: Size of the sample.
+    """
+    items = len(item_vectors)
+    positive = pair_scores(user_vectors, item_vectors, row_user, row_item)
+    if len(user_vectors) * items <= DENSE_BLOCK:
+        total = torch.logsumexp(user_vectors @ item_vectors.T, dim=1)[row_user]
+    else:
+        some = torch.randint(items, (sampled,), generator=generator)
+        estimate = torch.logsumexp(user_vectors @ item_vectors[some].T, dim=1) + math.log(items / sampled)
+        total = torch.logaddexp(positive, estimate[row_user])
+    return (total - positive).sum()
+
+
+def bpr_loss(
+    user_vectors: Tensor, item_vectors: Tensor, row_user: Tensor, row_item: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Sum over the positives of -log sigmoid(s_ui - s_uj), with one item j drawn per positive, in nats.
+
+    j is uniform over the catalogue; a draw that is a positive of the user is left out.
+    Source: Rendle et al., BPR: Bayesian Personalized Ranking from Implicit Feedback, UAI 2009, section 4.1.
+
+    Args:
+        user_vectors: (B, d).
+        item_vectors: (items, d).
+        row_user: (p,) places of the positives' users.
+        row_item: (p,) the positives' items.
+        generator: Source of the drawn items.
+    """
+    items = len(item_vectors)
+    drawn = torch.randint(items, (len(row_item),), generator=generator)
+    negative = ~torch.isin(row_user * items + drawn, row_user * items + row_item)
+    user, above, below = row_user[negative], row_item[negative], drawn[negative]
+    difference = pair_scores(user_vectors, item_vectors, user, above) - pair_scores(
+        user_vectors, item_vectors, user, below
+    )
+    return -functional.logsigmoid(difference).sum()
 
 
 def squared_error(label: Tensor, score: Tensor) -> Tensor:

@@ -51,6 +51,10 @@ class MMoETower(Tower):
         """Return task to (n, experts) gate weights."""
         return {name: gate(shared) for name, gate in self.task_gates.items()}
 
+    def expert_names(self, task: str) -> list[str]:
+        """Return the names of the experts that a task's gate weighs."""
+        return [f"shared {number + 1}" for number in range(len(self.experts.maps))]
+
     def expert_parameters(self) -> list[nn.Parameter]:
         """Return experts and gates."""
         return [*self.experts.parameters(), *self.task_gates.parameters()]

@@ -8,17 +8,27 @@ module is the single-task control.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from multitask_recommender.baselines.item_item import ease_weights
+from multitask_recommender.baselines.item_item import (
+    Weights,
+    ease_weights,
+    keep_largest_weights,
+    multiply,
+    read_weights,
+    store_weights,
+)
 from multitask_recommender.baselines.simple import solve_biases
+from multitask_recommender.errors import SettingsError
 from multitask_recommender.interactions import FloatArray, IntArray, Interactions, SideInformation, pair_matrix
 from multitask_recommender.models.histories import sum_history
+from multitask_recommender.models.history_encoders import EncoderName, make_history_encoder
+from multitask_recommender.models.losses import RetrievalLoss
 from multitask_recommender.models.sparse_features import FeatureTable
 from multitask_recommender.models.two_tower import (
     LabelScales,
@@ -40,9 +50,15 @@ class MultiTaskSettings(Settings):
         dimension: Length of the shared vectors and of every task's vectors.
         user_features: Whether the users' features are used.
         item_features: Whether the items' features are used.
+        user_embedding: ``joint``: the history encoder is trained with the tasks; ``pretrained``: the frozen vectors of
+            the user embedding model take its place; ``none``: a user has an identity vector and context alone.
+        encoder: The history encoder where it is trained jointly (see ``history_encoders``).
+        sequence_length: How many of the latest items the sequential encoder reads.
+        history_exponent: The sum over a history of n items is divided by n to this power.
         history_dropout: Share of a user's rows hidden from the encoder in a step; the pointwise losses are taken on
             the hidden rows alone (a denoising encoder).
-        positive_weight: Additional weight of an observed pair in a retrieval task.
+        retrieval_loss: Loss of the retrieval tasks.
+        positive_weight: Additional weight of an observed pair in the squared loss of a retrieval task.
         retrieval_penalty: Weight of the squared length of the identity vectors, per user or item, that a retrieval
             task asks for.
         penalty: The same per row of the user or item, that the other tasks ask for.
@@ -52,6 +68,7 @@ class MultiTaskSettings(Settings):
         encoder_penalty: Weight of the squared length of the history and feature vectors.
         wide_penalty: lambda of the wide part of the retrieval tasks; null: no wide part.
         wide_feature_weight: Weight of the items' features in the wide part.
+        wide_neighbours: Weights kept per item in the wide part, the largest in magnitude; null keeps all.
         retrieval_weight: Weight of the loss of a retrieval task.
         binary_weight: Weight of the loss of a binary task.
         regression_weight: Weight of the loss of a regression task.
@@ -62,7 +79,12 @@ class MultiTaskSettings(Settings):
     dimension: int = Field(default=64, ge=1)
     user_features: bool = True
     item_features: bool = True
+    user_embedding: Literal["joint", "pretrained", "none"] = "joint"
+    encoder: EncoderName = "linear"
+    sequence_length: int = Field(default=32, ge=1)
+    history_exponent: float = Field(default=0.75, ge=0, le=1)
     history_dropout: float = Field(default=0.5, ge=0, lt=1)
+    retrieval_loss: RetrievalLoss = "squared"
     positive_weight: float = Field(default=4.0, ge=0)
     retrieval_penalty: float = Field(default=30.0, ge=0)
     penalty: float = Field(default=0.12, ge=0)
@@ -71,6 +93,7 @@ class MultiTaskSettings(Settings):
     encoder_penalty: float = Field(default=1.0, ge=0)
     wide_penalty: float | None = Field(default=None, gt=0)
     wide_feature_weight: float = Field(default=0.0, ge=0)
+    wide_neighbours: int | None = Field(default=None, ge=1)
     retrieval_weight: float = Field(default=1.0, gt=0)
     binary_weight: float = Field(default=0.5, gt=0)
     regression_weight: float = Field(default=1.25, gt=0)
@@ -98,6 +121,10 @@ class Tower(nn.Module, ABC):
         """Return task to (n, experts) gate weights; empty for an architecture without gates."""
         return {}
 
+    def expert_names(self, task: str) -> list[str]:
+        """Return the names of the experts that a task's gate weighs, in order."""
+        return []
+
     def expert_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of experts and gates, which are trained slowest."""
         return []
@@ -115,15 +142,16 @@ def history_task(tasks: dict[str, Task]) -> str | None:
 class MultiTaskModule(TwoTowerModule):
     """Shared bottom, towers and biases.
 
-    x_u = p_u + (1 / sqrt(n_u)) sum_{j in h_u} (a_j + e_uj b_j) + C c_u        (users)
+    x_u = p_u + R(n_u^-c sum_{j in h_u} (a_j + e_uj b_j)) + C c_u              (users)
     y_i = q_i + phi(v_i)                                                       (items)
     s_t(u, i) = U_t(x_u) . V_t(y_i) + user bias + item bias + constant, per task t
 
     h_u is the user's history, n_u its length, e_uj how much the user's label of item j differs from what the biases
-    predict (for the first regression or else binary task), c_u the context, v_i the item's features, U_t and V_t the
-    towers. The encoder follows SVD++ (Koren, KDD 2008, equation 15), with a share of the history hidden in every step
-    as in a denoising autoencoder (Vincent et al., ICML 2008). Only the identity vectors p and q carry a strong penalty:
-    uniform for retrieval (Hu et al., ICDM 2008), per row for the pointwise tasks (Zhou et al., AAIM 2008).
+    predict (for the first regression or else binary task), R the history encoder (the identity for the linear one), c_u
+    the context, v_i the item's features, U_t and V_t the towers. The linear encoder follows SVD++ (Koren, KDD 2008,
+    equation 15), with a share of the history hidden in every step as in a denoising autoencoder (Vincent et al., ICML
+    2008). Only the identity vectors p and q carry a strong penalty: uniform for retrieval (Hu et al., ICDM 2008), per
+    row for the pointwise tasks (Zhou et al., AAIM 2008).
 
     Args:
         rows: Training rows.
@@ -154,7 +182,7 @@ class MultiTaskModule(TwoTowerModule):
         scale = 0.1 if retrieves else 0.03
         self.user = nn.Parameter(torch.randn(side.users, dimension, generator=generator) * scale)
         self.item = nn.Parameter(torch.randn(side.items, dimension, generator=generator) * scale)
-        self.history = nn.Parameter(torch.zeros(side.items, dimension))
+        self._make_user_embedding(side, dimension, generator)
         self.context = FeatureTable(side.user_features, dimension) if settings.user_features else None
         # The additional columns are the feature part of the item biases, one per task.
         width = dimension + len(side.tasks)
@@ -164,9 +192,24 @@ class MultiTaskModule(TwoTowerModule):
         self.item_bias = nn.Parameter(torch.zeros(side.items, len(side.tasks)))
         self.constant = nn.Parameter(torch.zeros(len(side.tasks)))
         self._start_at_biases(rows, side)
-        self.history_task = history_task(side.tasks)
-        if self.history_task is not None:
-            self.label_history = nn.Parameter(torch.zeros(side.items, dimension))
+
+    def _make_user_embedding(self, side: SideInformation, dimension: int, generator: torch.Generator) -> None:
+        """Make what turns histories into vectors."""
+        settings = self.settings
+        self.history_task = None
+        self.history = self.label_history = self.projection = None
+        if settings.user_embedding == "joint":
+            self.history = nn.Parameter(torch.zeros(side.items, dimension))
+            self.history_task = history_task(side.tasks)
+            if self.history_task is not None:
+                self.label_history = nn.Parameter(torch.zeros(side.items, dimension))
+            self.encoder = make_history_encoder(settings.encoder, dimension, settings.sequence_length, generator)
+        elif settings.user_embedding == "pretrained":
+            if side.user_vectors is None:
+                raise SettingsError("'user_embedding: pretrained' needs a variant that reads the user vectors.")
+            vectors = torch.from_numpy(side.user_vectors)
+            self._pretrained = vectors / vectors.square().mean().sqrt().clamp(min=1e-12)
+            self.projection = nn.Parameter(torch.zeros(vectors.shape[1], dimension))
 
     def _start_at_biases(self, rows: Interactions, side: SideInformation) -> None:
         """Set the pointwise tasks' biases to their solution without factors."""
@@ -217,18 +260,34 @@ class MultiTaskModule(TwoTowerModule):
             batch: Users with their rows.
             kept: (n,) weight of each row in the history: 0 for a hidden row, 1 / (1 - dropout) for a kept one.
         """
-        users = len(batch.users)
-        count = torch.bincount(batch.row_user, minlength=users).clamp(min=1)
-        value = count.to(self.history.dtype).rsqrt()[batch.row_user]
-        if kept is not None:
-            value = value * kept
-        encoded = sum_history(batch.row_user, batch.row_item, value, users, self.history)
-        if self.history_task is not None:
-            value = value * self._residual(batch)
-            encoded = encoded + sum_history(batch.row_user, batch.row_item, value, users, self.label_history)
+        encoded = self.user[batch.users]
+        if self.history is not None:
+            encoded = encoded + self._encode_history(batch, kept, self.history)
+        elif self.projection is not None:
+            encoded = encoded + self._pretrained[batch.users] @ self.projection
         if self.context is not None:
             encoded = encoded + self.context(batch.users)
-        return self.user[batch.users] + encoded
+        return encoded
+
+    def _encode_history(self, batch: UserBatch, kept: Tensor | None, table: Tensor) -> Tensor:
+        users = len(batch.users)
+        count = torch.bincount(batch.row_user, minlength=users).clamp(min=1)
+        value = count.to(table.dtype).pow(-self.settings.history_exponent)[batch.row_user]
+        if kept is not None:
+            value = value * kept
+        summed = sum_history(batch.row_user, batch.row_item, value, users, table)
+        residual = None
+        if self.label_history is not None:
+            residual = self._residual(batch)
+            summed = summed + sum_history(batch.row_user, batch.row_item, value * residual, users, self.label_history)
+
+        def row_vectors(rows: Tensor) -> Tensor:
+            vectors = table[batch.row_item[rows]]
+            if self.label_history is None or residual is None:
+                return vectors
+            return vectors + residual[rows, None] * self.label_history[batch.row_item[rows]]
+
+        return self.encoder(summed, batch.row_user, kept, row_vectors)
 
     def encode_items(self) -> tuple[Tensor, Tensor]:
         """Return the shared vectors y (items, D) and the items' biases (items, tasks)."""
@@ -268,18 +327,42 @@ class MultiTaskModule(TwoTowerModule):
         hidden = torch.rand(len(batch.row_item), generator=batch.generator) < drop
         kept = (~hidden) / (1.0 - drop)
         users = self._with_user_biases(self.user_tower(self.encode_users(batch, kept)), batch.users)
-        items = self.item_vectors()
-        result: dict[str, Tensor] = {}
-        for name, task in self.tasks.items():
-            label = batch.labels[name]
-            if task.kind == "regression":
-                label = self.scales.standardise(name, label)
-            if task.kind != "retrieval" and drop > 0:
-                label = torch.where(hidden, label, torch.nan)
-            loss = task_loss(task, users[name], items[name], batch, label, self.settings.positive_weight)
-            result[name] = self.weights[name] * loss
+        result = self.task_losses(users, self.item_vectors(), batch, hidden)
         result["penalty"] = self._penalty(batch, hidden)
         return result
+
+    def task_label(self, name: str, batch: UserBatch, hidden: Tensor) -> Tensor:
+        """Return (n,) labels that a task's loss is taken on, NaN elsewhere: a pointwise task's on hidden rows alone."""
+        task, label = self.tasks[name], batch.labels[name]
+        if task.kind == "regression":
+            label = self.scales.standardise(name, label)
+        if task.kind != "retrieval" and self.settings.history_dropout > 0:
+            label = torch.where(hidden, label, torch.nan)
+        return label
+
+    def task_losses(self, users: Vectors, items: Vectors, batch: UserBatch, hidden: Tensor) -> dict[str, Tensor]:
+        """Return the tasks' weighted losses.
+
+        Args:
+            users: Task to (B, d) vectors.
+            items: Task to (items, d) vectors.
+            batch: The batch.
+            hidden: (n,) rows that the encoder did not see.
+        """
+        return {name: self.usual_loss(name, users, items, batch, hidden) for name in self.tasks}
+
+    def usual_loss(self, name: str, users: Vectors, items: Vectors, batch: UserBatch, hidden: Tensor) -> Tensor:
+        """Return the weighted loss of one task by its kind; arguments as in :meth:`task_losses`."""
+        loss = task_loss(
+            self.tasks[name],
+            users[name],
+            items[name],
+            batch,
+            self.task_label(name, batch, hidden),
+            self.settings.positive_weight,
+            self.settings.retrieval_loss,
+        )
+        return self.weights[name] * loss
 
     def _penalty(self, batch: UserBatch, hidden: Tensor) -> Tensor:
         """Return the penalties of a batch; each part in the same unit as the loss it belongs to.
@@ -304,7 +387,7 @@ class MultiTaskModule(TwoTowerModule):
 
         user, item = self.user[batch.users], self.item
         user_bias = self.user_bias[batch.users]
-        total = self.history.new_zeros(())
+        total = self.user.new_zeros(())
         for place, (name, task) in enumerate(self.tasks.items()):
             bias = (user_bias[:, place : place + 1], self.item_bias[:, place : place + 1])
             if task.kind == "retrieval":
@@ -327,10 +410,10 @@ class MultiTaskModule(TwoTowerModule):
                 strongest[sort] = max(strongest[sort], self.weights[name])
             total = total + strongest["uniform"] * settings.retrieval_penalty * uniform(user, item)
             total = total + strongest["per_row"] * settings.penalty * per_row(user, item)
-        tables = [self.history]
-        if self.history_task is not None:
-            tables.append(self.label_history)
+        tables = [table for table in (self.history, self.label_history, self.projection) if table is not None]
         tables += [table.vectors for table in (self.context, self.features) if table is not None]
+        if not tables:
+            return total
         encoder = torch.stack([table.square().sum() for table in tables]).sum()
         return total + settings.encoder_penalty * share * encoder / hidden_rows
 
@@ -344,14 +427,16 @@ class MultiTaskModule(TwoTowerModule):
         return [p for p in self.parameters() if id(p) not in others]
 
     def expert_utilisation(self, batch: UserBatch) -> dict[str, Tensor]:
-        """Return ``<side>.<task>`` to (experts,) mean gate weights, over the batch's users and over all items."""
-        users = self.user_tower.gates(self.encode_users(batch))
-        items = self.item_tower.gates(self.encode_items()[0])
-        return {
-            f"{side}.{task}": weights.mean(0)
-            for side, gates in (("user", users), ("item", items))
-            for task, weights in gates.items()
-        }
+        """Return ``<side>/<task>/<expert>`` to its mean gate weight, over the batch's users or over all items."""
+        result: dict[str, Tensor] = {}
+        for side, tower, shared in (
+            ("user", self.user_tower, self.encode_users(batch)),
+            ("item", self.item_tower, self.encode_items()[0]),
+        ):
+            for task, weights in tower.gates(shared).items():
+                for expert, mean in zip(tower.expert_names(task), weights.mean(0), strict=True):
+                    result[f"{side}/{task}/{expert}"] = mean
+        return result
 
 
 class MultiTaskRecommender(NeuralRecommender[M]):
@@ -362,6 +447,8 @@ class MultiTaskRecommender(NeuralRecommender[M]):
     (Cheng et al., DLRS 2016).
     """
 
+    module: ClassVar[type[MultiTaskModule]] = MultiTaskModule
+
     @abstractmethod
     def tower(self, tasks: dict[str, Task], generator: torch.Generator) -> Tower:
         """Make a tower; called once for the users and once for the items."""
@@ -371,7 +458,7 @@ class MultiTaskRecommender(NeuralRecommender[M]):
     ) -> TwoTowerModule:
         """Make the untrained module."""
         towers = (self.tower(side.tasks, generator), self.tower(side.tasks, generator))
-        return MultiTaskModule(train_rows, side, self.settings, scales, towers, generator)
+        return self.module(train_rows, side, self.settings, scales, towers, generator)
 
     def training_settings(self) -> TrainingSettings:
         """Return how the module is trained."""
@@ -389,7 +476,9 @@ class MultiTaskRecommender(NeuralRecommender[M]):
                     user, item = train_rows.user[relevant], train_rows.item[relevant]
                     history = pair_matrix(user, item, (side.users, side.items))
                     weights = ease_weights(history, side.item_features, penalty, self.settings.wide_feature_weight)
-                    state |= {f"wide.{name}.weights": weights, f"wide.{name}.user": user, f"wide.{name}.item": item}
+                    kept = keep_largest_weights(weights, self.settings.wide_neighbours)
+                    state |= store_weights(f"wide.{name}.weights", kept)
+                    state |= {f"wide.{name}.user": user, f"wide.{name}.item": item}
             self.restore(state, side)
         return curve
 
@@ -397,17 +486,17 @@ class MultiTaskRecommender(NeuralRecommender[M]):
         """Take weights, vectors and the wide part back."""
         super().restore(state, side)
         shape = (side.users, side.items)
-        self._wide = {
+        self._wide: dict[str, tuple[Weights, Weights]] = {
             name: (pair_matrix(state[f"wide.{name}.user"], state[f"wide.{name}.item"], shape), weights)
             for name in side.tasks
-            if (weights := state.get(f"wide.{name}.weights")) is not None
+            if (weights := read_weights(f"wide.{name}.weights", state, side.items)) is not None
         }
 
     def score(self, users: IntArray) -> dict[str, FloatArray]:
         """Score with the towers, and add the wide part."""
         scores = super().score(users)
         for task, (history, weights) in self._wide.items():
-            scores[task] = scores[task] + history[users] @ weights
+            scores[task] = scores[task] + multiply(history[users], weights)
         return scores
 
     def parameter_count(self) -> int:

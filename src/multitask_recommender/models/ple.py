@@ -109,6 +109,15 @@ class PLETower(Tower):
         assert isinstance(last, ExtractionLevel)
         return last.gates(self._before_last(shared))
 
+    def expert_names(self, task: str) -> list[str]:
+        """Return the names of the experts that a task's gate weighs."""
+        last = self.levels[-1]
+        assert isinstance(last, ExtractionLevel)
+        shared = 0 if last.shared is None else len(last.shared.maps)
+        own = last.own[task]
+        assert isinstance(own, Experts)
+        return [f"{task} {n + 1}" for n in range(len(own.maps))] + [f"shared {n + 1}" for n in range(shared)]
+
     def expert_parameters(self) -> list[nn.Parameter]:
         """Return experts and gates."""
         return list(self.levels.parameters())

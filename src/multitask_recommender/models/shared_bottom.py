@@ -39,12 +39,52 @@ class SharedBottomTower(Tower):
         return list(self.bottom.parameters())
 
 
-class SharedBottom(MultiTaskRecommender[MultiTaskSettings]):
+class UnsharedEmbeddingsTower(Tower):
+    """t_k = (x_k + x_k E) H_k: the map is shared, the vectors of users and items are not.
+
+    The shared vector holds one slice of length D per task. It is the shared-bottom tower without the sharing of
+    embeddings.
+
+    Args:
+        tasks: The tasks.
+        dimension: D, length of a slice and of the task vectors.
+        generator: Source of the initial weights.
+    """
+
+    def __init__(self, tasks: dict[str, Task], dimension: int, generator: Generator) -> None:
+        super().__init__()
+        self.dimension, self.width = dimension, dimension * len(tasks)
+        self.bottom = Experts(1, dimension, generator)
+        self.heads = identity_heads(tasks, dimension)
+
+    def forward(self, shared: Tensor) -> Vectors:
+        """Map (n, tasks D) vectors to task to (n, D)."""
+        slices = shared.split(self.dimension, dim=1)
+        return {name: self.bottom(own)[0] @ head for own, (name, head) in zip(slices, self.heads.items(), strict=True)}
+
+    def expert_parameters(self) -> list[nn.Parameter]:
+        """Return the bottom's map."""
+        return list(self.bottom.parameters())
+
+
+class SharedBottomSettings(MultiTaskSettings):
+    """Parameters of the shared-bottom towers.
+
+    Attributes:
+        share_embeddings: Whether all tasks read the same vectors of users and items; otherwise every task has a slice
+            of its own, of length ``dimension``.
+    """
+
+    share_embeddings: bool = True
+
+
+class SharedBottom(MultiTaskRecommender[SharedBottomSettings]):
     """Multi-task shared-bottom; the single-task control when it is given one task."""
 
     def tower(self, tasks: dict[str, Task], generator: Generator) -> Tower:
         """Make a tower."""
-        return SharedBottomTower(tasks, self.settings.dimension, generator)
+        kind = SharedBottomTower if self.settings.share_embeddings else UnsharedEmbeddingsTower
+        return kind(tasks, self.settings.dimension, generator)
 
 
 class PointwiseSharedBottom(SharedBottom):

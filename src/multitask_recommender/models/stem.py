@@ -53,6 +53,10 @@ class STEMTower(Tower):
         slices = self._slices(shared)
         return {name: gate(slices[place]) for place, (name, gate) in enumerate(self.task_gates.items(), start=1)}
 
+    def expert_names(self, task: str) -> list[str]:
+        """Return the names of the experts that a task's gate weighs."""
+        return ["shared", *self.heads]
+
     def expert_parameters(self) -> list[nn.Parameter]:
         """Return experts and gates."""
         return [*self.experts.parameters(), *self.task_gates.parameters()]

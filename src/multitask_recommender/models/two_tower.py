@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -12,8 +14,11 @@ from torch import Tensor
 
 from multitask_recommender.interactions import FloatArray, IntArray, Interactions, SideInformation
 from multitask_recommender.models.losses import (
+    RetrievalLoss,
+    bpr_loss,
     cross_entropy,
     pair_scores,
+    softmax_loss,
     squared_error,
     whole_data_squared_loss,
 )
@@ -70,10 +75,10 @@ class TwoTowerModule(TrainableModule):
 
     @abstractmethod
     def losses(self, batch: UserBatch) -> dict[str, Tensor]:
-        """Return the named, weighted losses of a batch."""
+        """Return the named, weighted losses of a batch; those of tasks by the task's name."""
 
     def expert_utilisation(self, batch: UserBatch) -> dict[str, Tensor]:
-        """Return ``<side>.<task>`` to (experts,) mean gate weights; empty for a module without gates."""
+        """Return ``<side>/<task>/<expert>`` to its mean gate weight; empty for a module without gates."""
         return {}
 
 
@@ -84,11 +89,12 @@ def task_loss(
     batch: UserBatch,
     label: Tensor,
     positive_weight: float,
+    retrieval_loss: RetrievalLoss = "squared",
 ) -> Tensor:
     """Loss of one task on one batch, per row on which the task asks.
 
-    Retrieval: the whole-data squared loss divided by the number of positives; binary: mean cross-entropy;
-    regression: mean squared error of the standardised label.
+    Retrieval: the whole-data squared, softmax or BPR loss divided by the number of positives; binary: mean
+    cross-entropy; regression: mean squared error of the standardised label.
 
     Args:
         task: The task.
@@ -97,11 +103,18 @@ def task_loss(
         batch: The batch.
         label: (n,) labels, standardised for a regression task; NaN on rows that do not count.
         positive_weight: See :func:`losses.whole_data_squared_loss`.
+        retrieval_loss: Which loss a retrieval task has.
     """
     if task.kind == "retrieval":
         positive = ~torch.isnan(label)
-        scores = pair_scores(user_vectors, item_vectors, batch.row_user[positive], batch.row_item[positive])
-        total = whole_data_squared_loss(user_vectors, item_vectors, scores, positive_weight)
+        user, item = batch.row_user[positive], batch.row_item[positive]
+        if retrieval_loss == "softmax":
+            total = softmax_loss(user_vectors, item_vectors, user, item, batch.generator)
+        elif retrieval_loss == "bpr":
+            total = bpr_loss(user_vectors, item_vectors, user, item, batch.generator)
+        else:
+            scores = pair_scores(user_vectors, item_vectors, user, item)
+            total = whole_data_squared_loss(user_vectors, item_vectors, scores, positive_weight)
         return total / positive.sum().clamp(min=1)
     scores = pair_scores(user_vectors, item_vectors, batch.row_user, batch.row_item)
     return cross_entropy(label, scores) if task.kind == "binary" else squared_error(label, scores)
@@ -112,11 +125,14 @@ class NeuralRecommender(Recommender[S]):
 
     After training, the vectors of all users and items are computed once per task, so that scoring is one matrix
     product and a list of recommendations is a maximum inner product search.
+
+    Attributes:
+        observe: Called in training on the first batch of every epoch with the module, the epoch and the losses.
     """
 
     predicts: ClassVar[frozenset[TaskKind]] = frozenset({"binary", "regression"})
     stochastic: ClassVar[bool] = True
-    name: ClassVar[str]
+    observe: Callable[[TwoTowerModule, int, Mapping[str, Tensor]], None] | None = None
 
     @abstractmethod
     def build(
@@ -134,14 +150,24 @@ class NeuralRecommender(Recommender[S]):
         scales = LabelScales(side.tasks, train_rows.labels)
         rows = UserRows(train_rows, side.users)
         module = self.build(train_rows, side, scales, generator)
-        curve = train(type(self).__name__, module, module.losses, rows, self.training_settings(), generator)
+        observe = None if self.observe is None else partial(self.observe, module)
+        curve = train(
+            type(self).__name__,
+            module,
+            module.losses,
+            rows,
+            self.training_settings(),
+            generator,
+            list(side.tasks),
+            observe,
+        )
         with torch.no_grad():
             items = module.item_vectors()
             blocks = [module.user_vectors(batch) for batch in rows.blocks(_BLOCK, generator)]
             # A sample of the users tells how much each expert is used.
             utilisation = module.expert_utilisation(next(iter(rows.blocks(_BLOCK, generator))))
         state: Arrays = {f"weights.{name}": value.numpy() for name, value in module.state_dict().items()}
-        state |= {f"utilisation.{name}": mean.numpy() for name, mean in utilisation.items()}
+        state |= {f"utilisation/{name}": mean.numpy() for name, mean in utilisation.items()}
         for task in side.tasks:
             state[f"user.{task}"] = torch.cat([block[task] for block in blocks]).numpy()
             state[f"item.{task}"] = items[task].numpy()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from multitask_recommender.interactions import FloatArray, IntArray, Interactions, SideInformation
 from multitask_recommender.models.histories import sum_history
+from multitask_recommender.models.history_encoders import EncoderName, make_history_encoder
 from multitask_recommender.models.sparse_features import FeatureTable
 from multitask_recommender.recommender import Arrays, LearningCurve, Recommender
 from multitask_recommender.settings_base import Settings
@@ -27,12 +28,19 @@ class UserEmbeddingSettings(Settings):
         dimension: Length k of a user's vector.
         penalty: lambda, the weight of the vectors' squared norm.
         context: Whether the user's context features enter the encoder.
+        encoder: What is made of the projected history (see ``history_encoders``); the document's is ``linear``.
+        sequence_length: How many of the latest items the sequential encoder reads.
+        history_dropout: Share of a history hidden from the encoder in a step, while the whole of it is to be
+            reconstructed (a denoising autoencoder); the document's is 0.
         training: Optimiser and schedule; the source document asks for stochastic gradient descent.
     """
 
     dimension: int = Field(default=32, ge=1)
     penalty: float = Field(default=0.1, ge=0)
     context: bool = True
+    encoder: EncoderName = "linear"
+    sequence_length: int = Field(default=32, ge=1)
+    history_dropout: float = Field(default=0.0, ge=0, lt=1)
     training: TrainingSettings = TrainingSettings(optimiser="sgd", learning_rate=1.0, epochs=40, batches=8)
 
 
@@ -42,9 +50,10 @@ def _unit_rows(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
 
 
 class UserEmbedding(TrainableModule):
-    """Linear autoencoder with tied weights over the user's history.
+    """Autoencoder with tied weights over the user's history, linear unless the settings say otherwise.
 
-    z_u = W h_u + C c_u, and the loss of a user is ||h_u - W' z_u||^2 + lambda ||z_u||^2.
+    z_u = W h_u + C c_u, and the loss of a user is ||h_u - W' z_u||^2 + lambda ||z_u||^2. An encoder R other than the
+    linear one makes it z_u = R(W h_u) + C c_u.
 
     ``h_u`` is the user's row of the history matrix scaled to length 1 (one over the root of the number of items), so
     that heavy users do not drown the others; ``c_u`` are the context features. The source document writes the loss
@@ -71,37 +80,45 @@ class UserEmbedding(TrainableModule):
         initial = torch.randn(items, settings.dimension, generator=generator) * scale
         self.weight = nn.Parameter(initial)  # (items, k): W transposed, one row per item
         self.context = None if context is None else FeatureTable(_unit_rows(context), settings.dimension)
-        self.penalty = settings.penalty
+        self.encoder = make_history_encoder(settings.encoder, settings.dimension, settings.sequence_length, generator)
+        self.penalty, self.history_dropout = settings.penalty, settings.history_dropout
 
-    def project_history(self, row_user: Tensor, row_item: Tensor, users: int) -> tuple[Tensor, Tensor]:
+    def project_history(
+        self, row_user: Tensor, row_item: Tensor, users: int, kept: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Compute W h_u from the rows of a batch.
 
         Args:
             row_user: (n,) place of each row's user.
             row_item: (n,) items.
             users: B, the number of users.
+            kept: (n,) weight of every row, 0 for a hidden one; None: all are seen.
 
         Returns:
             (B, k) projections, and (B,) squared lengths of h: 1, or 0 without history.
         """
         count = torch.bincount(row_user, minlength=users)
         value = count.clamp(min=1).to(self.weight.dtype).rsqrt()[row_user]
+        if kept is not None:
+            value = value * kept
         projected = sum_history(row_user, row_item, value, users, self.weight)
         return projected, (count > 0).to(self.weight.dtype)
 
-    def forward(self, users: Tensor, row_user: Tensor, row_item: Tensor) -> Tensor:
+    def forward(self, users: Tensor, row_user: Tensor, row_item: Tensor, kept: Tensor | None = None) -> Tensor:
         """Embed users.
 
         Args:
             users: (B,) numbers of the users.
             row_user: (n,) place of each history row's user.
             row_item: (n,) items of the histories.
+            kept: (n,) weight of every row, 0 for a hidden one; None: all are seen.
 
         Returns:
             (B, k) vectors z.
         """
-        projected, _ = self.project_history(row_user, row_item, len(users))
-        return projected if self.context is None else projected + self.context(users)
+        projected, _ = self.project_history(row_user, row_item, len(users), kept)
+        z = self.encoder(projected, row_user, kept, lambda rows: self.weight[row_item[rows]])
+        return z if self.context is None else z + self.context(users)
 
     def loss(self, batch: UserBatch) -> Tensor:
         """Return L_UserEmb averaged over the users of a batch: the document's sum divided by the number of users.
@@ -109,7 +126,11 @@ class UserEmbedding(TrainableModule):
         ||h - W'z||^2 is expanded to ||h||^2 - 2 (W h)'z + z' (W W') z, so that no vector over all items is made.
         """
         projected, length = self.project_history(batch.row_user, batch.row_item, len(batch.users))
-        z = projected if self.context is None else projected + self.context(batch.users)
+        kept = None
+        if self.history_dropout > 0:
+            seen = torch.rand(len(batch.row_item), generator=batch.generator) >= self.history_dropout
+            kept = seen / (1.0 - self.history_dropout)
+        z = self(batch.users, batch.row_user, batch.row_item, kept)
         gram = self.weight.T @ self.weight  # (k, k)
         reconstruction = length - 2 * (projected * z).sum(1) + ((z @ gram) * z).sum(1)
         return (reconstruction + self.penalty * (z**2).sum(1)).mean()

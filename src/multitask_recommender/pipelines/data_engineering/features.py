@@ -37,17 +37,28 @@ def _numeric_values(table: ir.Table, key: str, name: str, feature: Feature, trai
     return best.select("split", value=best.number.isnull().ifelse(None, label), **{key: best.key_})
 
 
+def _hashed(word: ir.StringValue, columns: int) -> ir.StringValue:
+    """Name one of ``columns`` by the first 24 bits of the word's MD5 digest, in arithmetic that engines agree on."""
+    digest = word.hexdigest("md5")
+    digits = [ibis.literal("0123456789abcdef").find(digest.substr(place, 1)).cast("int64") for place in range(6)]
+    number = sum((digit * 16**place for place, digit in enumerate(digits[1:], start=1)), start=digits[0])
+    return ibis.literal("words ") + (number % columns).cast("string")
+
+
 def _values(table: ir.Table, key: str, features: Mapping[str, Feature], trained: ir.Table) -> list[ir.Table]:
     """Per feature, rows (split, key, feature, value); an entity without a value has one row with null."""
     splits = trained.select("split").distinct()
     result = []
     for name, feature in features.items():
-        if feature.kind == "numeric":
+        if feature.is_number:
             values = _numeric_values(table, key, name, feature, trained)
         elif feature.kind == "category":
             values = splits.cross_join(table.select(key, value=table[name]))
         else:
-            several = table.select(key, value=table[name].unnest()).filter(ibis._.value != "").distinct()
+            several = table.select(key, value=table[name].unnest()).filter(ibis._.value != "")
+            if feature.hash_columns is not None:
+                several = several.mutate(value=_hashed(several.value, feature.hash_columns))
+            several = several.distinct()
             everyone = table.select(key)
             several = everyone.left_join(several, key).select(everyone[key], "value")
             values = splits.cross_join(several)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+
 import ibis
 import ibis.expr.types as ir
+import pandas as pd
 
+from multitask_recommender.errors import SettingsError
 from multitask_recommender.label_expressions import evaluate_label_expression
 from multitask_recommender.pipelines.data_engineering import features, splits, tables
 from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings, SplitSettings
+from multitask_recommender.pipelines.recommender.parameters import impossible
 from multitask_recommender.tasks import Task
+from multitask_recommender.variants import VARIANTS
+
+logger = logging.getLogger(__name__)
 
 
 def standardise_interactions(raw_interactions: ir.Table, dataset: DatasetSettings) -> ir.Table:
@@ -16,13 +24,16 @@ def standardise_interactions(raw_interactions: ir.Table, dataset: DatasetSetting
     return tables.standardise_interactions(raw_interactions, dataset.interactions)
 
 
-def standardise_users(raw_users: ir.Table, dataset: DatasetSettings) -> ir.Table:
+def standardise_users(raw_users: ir.Table | None, dataset: DatasetSettings) -> ir.Table:
     """Give the users canonical names and types (see ``tables.standardise_users``)."""
     return tables.standardise_users(raw_users, dataset)
 
 
 def standardise_items(
-    raw_items: ir.Table, raw_item_links: ir.Table, raw_item_graph: ir.Table, dataset: DatasetSettings
+    raw_items: ir.Table | None,
+    raw_item_links: ir.Table | None,
+    raw_item_graph: ir.Table | None,
+    dataset: DatasetSettings,
 ) -> ir.Table:
     """Give the items canonical names and types and join the relations of the item graph."""
     relations = (
@@ -33,15 +44,70 @@ def standardise_items(
 
 def validate_tables(
     interactions: ir.Table, users: ir.Table, items: ir.Table, dataset: DatasetSettings, split_settings: SplitSettings
-) -> tuple[ir.Table, ir.Table, ir.Table]:
+) -> tuple[ir.Table, ir.Table, ir.Table, pd.DataFrame, pd.DataFrame]:
     """Check the three tables together and number users and items (see ``tables.validate_tables``).
 
     Label expressions and splits are checked here too, so that nothing is written before all of the input is known good.
+
+    Returns:
+        interactions, users, items; the rows and values that were dropped (table, reason, rows); what cannot be computed
+        (what, reason). The last two go to the log as well.
     """
-    checked = tables.validate_tables(interactions, users, items, dataset)
+    *checked, dropped = tables.validate_tables(interactions, users, items, dataset)
     splits.check_splits(checked[0], split_settings)
-    label_interactions(checked[0], dataset)
-    return checked
+    _check_labels(label_interactions(checked[0], dataset), dataset)
+    for row in dropped.itertuples():
+        logger.warning("%s: %d x %s", row.table, row.rows, row.reason)
+    left_out = _left_out(dataset)
+    for row in left_out.itertuples():
+        logger.info("left out: %s (%s)", row.what, row.reason)
+    return checked[0], checked[1], checked[2], dropped, left_out
+
+
+def _check_labels(labelled: ir.Table, dataset: DatasetSettings) -> None:
+    """Refuse a task that nothing can be learnt of."""
+    measures = {f"{name}_low": labelled[name].min() for name in dataset.tasks}
+    measures |= {f"{name}_high": labelled[name].max() for name in dataset.tasks}
+    found = labelled.aggregate(**measures).execute().iloc[0]
+    for name, task in dataset.tasks.items():
+        low, high = found[f"{name}_low"], found[f"{name}_high"]
+        if pd.isna(low):
+            problem = "no interaction has a label"
+        elif task.kind == "binary" and (low == high or low < 0 or high > 1):
+            problem = f"the labels must be both 0 and 1, and they range from {low:g} to {high:g}"
+        else:
+            continue
+        raise SettingsError(
+            f"The task '{name}' cannot be learnt: {problem}.\n  where: 'dataset.tasks.{name}.label'\n"
+            "  what to do: correct the expression, or remove the task."
+        )
+
+
+def _left_out(dataset: DatasetSettings) -> pd.DataFrame:
+    """Say what cannot be computed on the data set: table (what, reason)."""
+    lines = [
+        (f"model {variant.name}", reason)
+        for variant in VARIANTS.values()
+        if (reason := impossible(variant, dataset)) is not None
+    ]
+    if dataset.interactions.timestamp is None:
+        lines += [(f"split {name}", "the interactions have no timestamps") for name in splits.NEED_TIME]
+    if dataset.items.title is None:
+        lines.append(("titles in recommendations", "the data set has none; they show the identifier"))
+    for side, described in (("user", dataset.users.features), ("item", dataset.items.features)):
+        if not described:
+            lines.append((f"{side} features in models", f"the data set has no {side} features"))
+    if not dataset.items.features:
+        lines.append(("ranking of cold items", "without item features, items that are new cannot be told apart"))
+    kinds = {task.kind for task in dataset.tasks.values()}
+    for kind, metrics in (
+        ("retrieval", "lists of a retrieval task"),
+        ("binary", "AUC, log loss, accuracy, calibration"),
+        ("regression", "RMSE, MAE"),
+    ):
+        if kind not in kinds:
+            lines.append((metrics, f"the data set has no task of kind {kind}"))
+    return pd.DataFrame(lines, columns=["what", "reason"])
 
 
 def assign_splits(interactions: ir.Table, split_settings: SplitSettings) -> ir.Table:
@@ -63,8 +129,7 @@ def _label(table: ir.Table, name: str, task: Task) -> ir.Value:
     return label
 
 
-def _relevance(table: ir.Table, name: str, task: Task) -> ir.Value:
-    label = table[name]
+def _relevance(table: ir.Table, label: ir.Value, name: str, task: Task) -> ir.Value:
     if task.kind == "regression" and task.relevant is not None:
         relevant = evaluate_label_expression(task.relevant, table, f"dataset.tasks.{name}.relevant")
         return (label.notnull() & relevant).fill_null(False)
@@ -78,22 +143,12 @@ def label_interactions(interactions: ir.Table, dataset: DatasetSettings) -> ir.T
         Table (row, user, item, timestamp, item_id, one float64 column per task, ``relevant_<task>``): null where
         the task does not ask.
     """
-    labelled = interactions.mutate(
-        **{
-            name: _label(interactions, name, task)
-            for name, task in dataset.tasks.items()
-            if name not in interactions.columns
-        }
-    )
-    # A task may carry the name of the signal it is made from, such as ``rating``.
-    for name, task in dataset.tasks.items():
-        if name in interactions.columns:
-            labelled = labelled.mutate(**{name: _label(interactions, name, task)})
-    labelled = labelled.mutate(
-        **{f"relevant_{name}": _relevance(labelled, name, task) for name, task in dataset.tasks.items()}
-    )
-    relevant = [f"relevant_{name}" for name in dataset.tasks]
-    return labelled.select("row", "user", "item", "item_id", "timestamp", *dataset.tasks, *relevant).order_by("row")
+    # In one step, because a task may carry the name of the signal that it and others are made from, such as ``rating``.
+    labels = {name: _label(interactions, name, task) for name, task in dataset.tasks.items()}
+    relevance = {
+        f"relevant_{name}": _relevance(interactions, labels[name], name, task) for name, task in dataset.tasks.items()
+    }
+    return interactions.select("row", "user", "item", "item_id", "timestamp", **labels, **relevance).order_by("row")
 
 
 def separate_parts(

@@ -36,7 +36,7 @@ def create_pipeline() -> Pipeline:
                     "params:dataset",
                     "params:splits",
                 ],
-                ["interactions", "users", "items"],
+                ["interactions", "users", "items", "dropped_rows", "left_out"],
                 name="validate_tables",
             ),
             node(nodes.assign_splits, ["interactions", "params:splits"], "splits", name="assign_splits"),

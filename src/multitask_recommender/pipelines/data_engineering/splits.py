@@ -13,6 +13,10 @@ EVERYTHING = "everything"
 """Name of the additional split whose training part is all interactions: the recommendations are made from it."""
 
 
+NEED_TIME = ("chronological", "temporal")
+"""Strategies that need timestamps."""
+
+
 def _shuffled_positions(count: int, seed: int) -> ir.Table:
     """Table (place, position): where the shuffle puts each of ``count`` things."""
     # The legacy generator, because published splits of MovieLens were made with it.
@@ -39,7 +43,7 @@ def check_splits(interactions: ir.Table, settings: SplitSettings) -> None:
         rows=interactions.count(), timed=interactions.timestamp.count(), items=interactions.item.nunique()
     ).execute()
     rows, timed, items = (int(counts[name].iloc[0]) for name in ("rows", "timed", "items"))
-    late = set(settings.strategies) & {"chronological", "temporal"}
+    late = set(settings.strategies) & set(NEED_TIME)
     if late and timed < rows:
         raise SettingsError(
             f"The split strategy '{min(late)}' needs timestamps, and the data set has none.\n"

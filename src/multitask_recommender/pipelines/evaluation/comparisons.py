@@ -41,6 +41,20 @@ COMPARED = {
 LOWER_IS_BETTER = frozenset({"rmse", "mae", "log_loss"})
 
 
+def is_control(model: str, control: str) -> bool:
+    """Return whether the study compares the first model with the second.
+
+    A tuned multi-task model is compared with the single-task control and every baseline; one that is another model with
+    something changed, with that model and the single-task control; and a model with its ablations.
+    """
+    one, other = VARIANTS[model], VARIANTS[control]
+    if one.kind != "multi_task":
+        return False
+    if one.based_on is not None:
+        return control == one.based_on or other.kind == "single_task"
+    return other.kind in ("single_task", "baseline") or (other.kind == "ablation" and other.based_on == model)
+
+
 def compare_models(
     dataset: DatasetSettings,
     study: StudySettings,
@@ -85,8 +99,8 @@ def compare_models(
     jobs: list[tuple[Any, ...]] = []
     names = [name for name in VARIANTS if name in set(means["model"])]
     for split in splits.names:
-        for model in (name for name in names if VARIANTS[name].kind == "multi_task"):
-            for control in (name for name in names if VARIANTS[name].kind != "multi_task"):
+        for model in names:
+            for control in (name for name in names if is_control(model, name)):
                 for task, kind in ((name, task.kind) for name, task in dataset.tasks.items()):
                     for metric in COMPARED[kind]:
                         k = settings.headline_k if metric in ("ndcg", "recall", "novelty") else 0

@@ -13,16 +13,24 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings
+from multitask_recommender.pipelines.evaluation.comparisons import LOWER_IS_BETTER
 from multitask_recommender.pipelines.evaluation.parameters import EvaluationSettings
 from multitask_recommender.variants import VARIANTS, Kind
 
-KIND_COLOURS: dict[Kind, str] = {"baseline": "#7F7F7F", "single_task": "#E69F00", "multi_task": "#0072B2"}
-KIND_MARKERS: dict[Kind, str] = {"baseline": "s", "single_task": "^", "multi_task": "o"}
+KIND_COLOURS: dict[Kind, str] = {
+    "baseline": "#7F7F7F",
+    "single_task": "#E69F00",
+    "multi_task": "#0072B2",
+    "ablation": "#009E73",
+}
+KIND_MARKERS: dict[Kind, str] = {"baseline": "s", "single_task": "^", "multi_task": "o", "ablation": "D"}
 KIND_TITLES: dict[Kind, str] = {
     "baseline": "baseline",
     "single_task": "single-task control",
     "multi_task": "multi-task",
+    "ablation": "ablation of shared-bottom",
 }
+KINDS_TUNED: tuple[Kind, ...] = ("baseline", "single_task", "multi_task")
 METRIC_TITLES = {
     "rmse": "RMSE (label units), lower is better",
     "auc": "AUC, higher is better",
@@ -100,6 +108,8 @@ def plot_trade_off(table: pd.DataFrame, dataset: DatasetSettings, settings: Eval
         other = _means(table, split, task, metric, settings.headline_k)
         points: Points = []
         for model, value in accuracy.items():
+            if VARIANTS[model].based_on is not None:
+                continue  # A model with one thing changed stands so near that names would cover each other.
             kind = VARIANTS[model].kind
             axis.plot(other[model], value, KIND_MARKERS[kind], color=KIND_COLOURS[kind], markersize=8)
             points.append((other[model], value, VARIANTS[model].title))
@@ -107,7 +117,7 @@ def plot_trade_off(table: pd.DataFrame, dataset: DatasetSettings, settings: Eval
         axis.set_xlabel(METRIC_TITLES[metric].format(k=settings.headline_k))
         axis.set_ylabel(METRIC_TITLES["ndcg"].format(k=settings.headline_k))
         _style(axis)
-    _kind_legend(figure, KIND_TITLES)
+    _kind_legend(figure, KINDS_TUNED)
     figure.suptitle(f"What accuracy costs in novelty and coverage: {dataset.name}, task {task}, {split} split")
     _label_points(figure, labelled)
     return figure
@@ -125,6 +135,8 @@ def plot_cost(
         metric = _MAIN_METRIC[task.kind]
         points: Points = []
         for model, value in _means(table, split, name, metric, settings.headline_k).items():
+            if VARIANTS[model].based_on is not None:
+                continue
             kind = VARIANTS[model].kind
             axis.plot(seconds[model], value, KIND_MARKERS[kind], color=KIND_COLOURS[kind], markersize=8)
             points.append((float(seconds[model]), value, VARIANTS[model].title))
@@ -134,7 +146,7 @@ def plot_cost(
         axis.set_ylabel(METRIC_TITLES[metric].format(k=settings.headline_k))
         axis.set_title(name)
         _style(axis)
-    _kind_legend(figure, KIND_TITLES)
+    _kind_legend(figure, KINDS_TUNED)
     figure.suptitle(f"Quality against cost: {dataset.name}, {split} split")
     _label_points(figure, labelled)
     return figure
@@ -143,44 +155,108 @@ def plot_cost(
 VERDICT_COLOURS = {"helps": "#0072B2", "equivalent": "#BBBBBB", "undecided": "#F5F5F5", "harms": "#D55E00"}
 
 
+def _strongest(comparisons: pd.DataFrame) -> pd.DataFrame:
+    """Keep, per model, split, task and metric, the baseline that stands best against it."""
+    sign = np.where(comparisons["metric"].isin(LOWER_IS_BETTER), -1.0, 1.0)
+    order = comparisons.assign(lead=sign * comparisons["difference"]).sort_values("lead", kind="stable")
+    return order.groupby(["split", "model", "task", "metric"], sort=False).head(1)
+
+
 def plot_verdicts(comparisons: pd.DataFrame, dataset: DatasetSettings) -> Figure:
-    """Plot all verdicts at a glance: models against controls, tasks and metrics, with the relative difference in %."""
-    splits = list(comparisons["split"].drop_duplicates())
-    single = [name for name in comparisons["control"].unique() if VARIANTS[name].kind == "single_task"]
-    rows = comparisons[["model", "control"]].drop_duplicates()
-    # The strongest questions first: against the single-task control, then against the baselines.
-    rows = pd.concat([rows[rows["control"].isin(single)], rows[~rows["control"].isin(single)]])
+    """Plot the verdicts at a glance: models x tasks and metrics, with the relative difference to the control in %.
+
+    Three blocks: every multi-task model against the single-task control, every tuned one against the baseline that is
+    strongest in that column (chosen after the fact, against the model), and the shared-bottom model against models
+    with something changed. All comparisons stand in the table.
+    """
+    kinds = comparisons["control"].map(lambda name: VARIANTS[name].kind)
+    based = comparisons["model"].map(lambda name: VARIANTS[name].based_on)
+    blocks = [
+        ("against the single-task control", comparisons[kinds == "single_task"], "model"),
+        ("against the strongest baseline", _strongest(comparisons[(kinds == "baseline") & based.isna()]), "model"),
+        ("against the shared-bottom model", comparisons[comparisons["control"] == based], "model"),
+        ("shared-bottom against its ablation", comparisons[kinds == "ablation"], "control"),
+    ]
+    blocks = [(title, rows.assign(row=rows[name]), name) for title, rows, name in blocks if len(rows)]
     columns = comparisons[["task", "metric"]].drop_duplicates()
-    figure, axes = _figure(len(splits), 1, 3.0 + 5.6 * len(splits), 1.6 + 0.24 * len(rows))
-    for axis, split in zip(axes[0], splits, strict=True):
-        own = comparisons[comparisons["split"] == split].set_index(["model", "control", "task", "metric"])
-        for y, pair in enumerate(rows.itertuples(index=False)):
-            for x, what in enumerate(columns.itertuples(index=False)):
-                key = (*pair, *what)
-                if key not in own.index:
-                    continue
-                verdict, relative = str(own.loc[key, "verdict"]), float(own.loc[key, "relative"])
-                colour = VERDICT_COLOURS[verdict]
-                axis.add_patch(mpl.patches.Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, color=colour))
-                dark = verdict in ("helps", "harms")
-                axis.text(
-                    x, y, f"{100 * relative:+.1f}", ha="center", va="center", fontsize=7, color="w" if dark else "k"
-                )
-        axis.set_xlim(-0.5, len(columns) - 0.5)
-        axis.set_ylim(len(rows) - 0.5, -0.5)
-        axis.set_xticks(range(len(columns)), [f"{task}\n{metric}" for task, metric in columns.to_numpy()], fontsize=8)
-        axis.xaxis.tick_top()
-        axis.tick_params(length=0)
-        axis.set_yticks(
-            range(len(rows)),
-            [f"{VARIANTS[m].title}  vs  {VARIANTS[c].title}" for m, c in rows.to_numpy()] if axis is axes[0, 0] else [],
-            fontsize=8,
+    splits = list(comparisons["split"].drop_duplicates())
+    heights = [rows["row"].nunique() for _, rows, _ in blocks]
+    with mpl.rc_context({"font.size": 10}):
+        figure = Figure(
+            figsize=(3.4 + 5.4 * len(splits), 2.0 + 0.27 * sum(heights) + 0.5 * len(blocks)), layout="constrained"
         )
-        axis.spines[:].set_visible(False)
-        axis.set_title(f"{split} split", pad=34)
+        axes = figure.subplots(
+            len(blocks), len(splits), squeeze=False, gridspec_kw={"height_ratios": [h + 0.5 for h in heights]}
+        )
+    for line, (title, rows, _) in enumerate(blocks):
+        names = [name for name in VARIANTS if name in set(rows["row"])]
+        for place, split in enumerate(splits):
+            axis = axes[line, place]
+            cells = rows[rows["split"] == split].set_index(["row", "task", "metric"])
+            for y, name in enumerate(names):
+                for x, what in enumerate(columns.itertuples(index=False)):
+                    if (name, *what) not in cells.index:
+                        continue
+                    verdict = str(cells.loc[(name, *what), "verdict"])
+                    relative = float(cells.loc[(name, *what), "relative"])
+                    axis.add_patch(
+                        mpl.patches.Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, color=VERDICT_COLOURS[verdict])
+                    )
+                    colour = "w" if verdict in ("helps", "harms") else "k"
+                    axis.text(x, y, f"{100 * relative:+.1f}", ha="center", va="center", fontsize=7, color=colour)
+            axis.set_xlim(-0.5, len(columns) - 0.5)
+            axis.set_ylim(len(names) - 0.5, -0.5)
+            axis.xaxis.tick_top()
+            axis.tick_params(length=0)
+            labels = [f"{task}\n{metric}" for task, metric in columns.to_numpy()] if line == 0 else []
+            axis.set_xticks(range(len(columns)) if labels else [], labels, fontsize=7)
+            titles = [VARIANTS[name].title for name in names] if place == 0 else []
+            axis.set_yticks(range(len(names)) if titles else [], titles, fontsize=8)
+            axis.spines[:].set_visible(False)
+            axis.set_title(f"{title}, {split} split", fontsize=9, loc="left", pad=30 if line == 0 else 6)
+            if not len(cells):
+                axis.text(0.0, 0.0, "not run on this split", fontsize=8, color="#777777", va="center")
     handles = [mpl.patches.Patch(color=colour, label=name) for name, colour in VERDICT_COLOURS.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
-    figure.suptitle(f"Multi-task models on {dataset.name}: verdicts, and difference to the control in %")
+    figure.suptitle(f"Multi-task models on {dataset.name}: verdicts, and difference in %")
+    return figure
+
+
+def plot_affinity(cosines: pd.DataFrame, gains: pd.DataFrame) -> Figure:
+    """Plot how the tasks' gradients agree over training, and what each task gains from those it is trained with."""
+    figure, axes = _figure(2, 1, 12, 4.4)
+    left, right = axes[0]
+    colours = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
+    pairs = list(cosines.groupby(["task", "other"], sort=False))
+    for place, ((task, other), rows) in enumerate(pairs):
+        by_epoch = rows.groupby("epoch")["cosine"].agg(["mean", "min", "max"])
+        colour = colours[place % len(colours)]
+        left.plot(by_epoch.index, by_epoch["mean"], color=colour, linestyle="-" if place < 6 else "--")
+        left.fill_between(by_epoch.index, by_epoch["min"], by_epoch["max"], color=colour, alpha=0.15, linewidth=0)
+        left.annotate(
+            f"{task}, {other}",
+            (by_epoch.index[-1], by_epoch["mean"].iloc[-1]),
+            xytext=(4, 0),
+            textcoords="offset points",
+            fontsize=8,
+            va="center",
+            color=colour,
+        )
+    left.axhline(0.0, color="#555555", linewidth=0.8)
+    left.margins(x=0.18)
+    left.set_xlabel("epoch")
+    left.set_ylabel("cosine of the tasks' gradients")
+    left.set_title("Gradients on shared parameters (mean and range over folds)")
+    _style(left)
+    grouped = list(gains.groupby(["task", "trained_with"], sort=False))
+    for place, (_, rows) in enumerate(grouped):
+        right.plot(100 * rows["gain"], np.full(len(rows), -place), "o", color="#0072B2", alpha=0.5, markersize=6)
+        right.plot(100 * rows["gain"].mean(), -place, "|", color="#000000", markersize=14, markeredgewidth=2)
+    right.axvline(0.0, color="#555555", linewidth=0.8)
+    right.set_yticks(-np.arange(len(grouped)), [f"{task}  with  {others}" for (task, others), _ in grouped], fontsize=9)
+    right.set_xlabel("decrease of the error on held-out folds, % of the task alone")
+    right.set_title("What a task gains from others (points: folds, bar: mean)")
+    _style(right)
     return figure
 
 

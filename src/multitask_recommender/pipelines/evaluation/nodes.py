@@ -199,7 +199,8 @@ def measure(
 
 def collect(*tables: pd.DataFrame) -> pd.DataFrame:
     """Put the models' tables into one, in the order of the list of variants; models that were left out have none."""
-    return pd.concat([table for table in tables if len(table)], ignore_index=True)
+    filled = [table for table in tables if len(table)]
+    return pd.concat(filled, ignore_index=True) if filled else tables[0]
 
 
 def collect_cv_results(*tables: pd.DataFrame) -> pd.DataFrame:

@@ -65,6 +65,12 @@ def create_pipeline(variants: Sequence[Variant]) -> Pipeline:
             node(nodes.collect, of_every_model("metrics"), "metrics", name="collect_metrics"),
             node(nodes.collect, of_every_model("group_metrics"), "group_metrics", name="collect_group_metrics"),
             node(
+                nodes.collect,
+                of_every_model("expert_utilisation"),
+                "expert_utilisation",
+                name="collect_expert_utilisation",
+            ),
+            node(
                 comparisons.compare_models,
                 [
                     "params:dataset",
@@ -93,6 +99,7 @@ def create_pipeline(variants: Sequence[Variant]) -> Pipeline:
             node(nodes.make_headline, ["metrics", *settings], "headline", name="make_headline"),
             node(figures.plot_accuracy, ["metrics", *settings], "accuracy_figure", name="plot_accuracy"),
             node(figures.plot_trade_off, ["metrics", *settings], "trade_off_figure", name="plot_trade_off"),
+            node(figures.plot_affinity, ["task_affinity", "task_pair_gains"], "affinity_figure", name="plot_affinity"),
             node(figures.plot_cost, ["metrics", "costs", *settings], "cost_figure", name="plot_cost"),
         ],
         namespace="evaluation",

@@ -15,6 +15,7 @@ from scipy import sparse
 
 from multitask_recommender import metrics
 from multitask_recommender.cross_validation import CrossValidationSettings, cross_validate
+from multitask_recommender.errors import TrainingError
 from multitask_recommender.interactions import (
     BoolArray,
     FloatArray,
@@ -24,7 +25,7 @@ from multitask_recommender.interactions import (
 )
 from multitask_recommender.jobs import run_jobs, single_threaded
 from multitask_recommender.measuring import Cost, measured
-from multitask_recommender.pipelines.data_engineering.parameters import SplitSettings
+from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings, SplitSettings
 from multitask_recommender.pipelines.data_engineering.splits import EVERYTHING
 from multitask_recommender.pipelines.evaluation.parameters import EvaluationSettings
 from multitask_recommender.pipelines.inputs import NO_FOLD, TrainingTables
@@ -32,13 +33,15 @@ from multitask_recommender.pipelines.recommender.parameters import StudySettings
 from multitask_recommender.randomness import derive_seed
 from multitask_recommender.recommender import Arrays, LearningCurve, Recommender
 from multitask_recommender.settings_base import Settings
-from multitask_recommender.variants import Variant, VariantParameters
+from multitask_recommender.variants import DerivedParameters, Variant, VariantParameters, with_values
 
 logger = logging.getLogger(__name__)
 _BLOCK = 512
 CV_COLUMNS = ["model", "split", "candidate", "parameters", "fold", "task", "error"]
 LIST_COLUMNS = ["split", "seed", "task", "user", "rank", "item", "score"]
 PREDICTION_COLUMNS = ["split", "seed", "task", "user", "item", "score"]
+CURVE_COLUMNS = ["split", "seed", "epoch", "loss", "value"]
+UTILISATION_COLUMNS = ["model", "split", "seed", "side", "task", "expert", "weight", "collapsed"]
 RECOMMENDATION_COLUMNS = ["user_id", "task", "rank", "item_id", "title", "score"]
 
 
@@ -62,7 +65,7 @@ def tune(
     """
     results: list[pd.DataFrame] = []
     chosen: dict[str, Any] = {}
-    for split in splits.names if study.runs(variant) else []:
+    for split in variant.runs_on(splits.names) if study.runs(variant, tables.dataset) else []:
         side = tables.side(split)
         choice = cross_validate(
             variant,
@@ -84,6 +87,27 @@ def tune(
     return (pd.concat(results) if results else pd.DataFrame(columns=CV_COLUMNS))[CV_COLUMNS], chosen
 
 
+def derive(
+    variant: Variant,
+    parameters: DerivedParameters,
+    base: dict[str, Any],
+    study: StudySettings,
+    splits: SplitSettings,
+    dataset: DatasetSettings,
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Take over what was chosen for another model, with a change: what the change does is all that differs.
+
+    Returns:
+        Table of no fits; settings by split.
+    """
+    chosen = {
+        split: with_values(variant.settings.model_validate(base[split]), parameters.changes).model_dump()
+        for split in variant.runs_on(splits.names)
+        if split in base and study.runs(variant, dataset)
+    }
+    return pd.DataFrame(columns=CV_COLUMNS), chosen
+
+
 def _settings(variant: Variant, chosen: dict[str, Any]) -> Settings | dict[str, Settings]:
     if variant.per_task:
         return {task: variant.settings.model_validate(values) for task, values in chosen.items()}
@@ -101,18 +125,19 @@ def fit(
     study: StudySettings,
     splits: SplitSettings,
     tables: TrainingTables,
-) -> tuple[Arrays, pd.DataFrame, dict[str, Any]]:
+) -> tuple[Arrays, pd.DataFrame, pd.DataFrame, dict[str, Any]]:
     """Fit the model with its chosen parameters on the training rows of every split, once per seed number.
 
-    The split ``everything``, from which recommendations are made, uses the parameters of the first split.
+    The split ``everything``, from which recommendations are made, uses the parameters of the first split; a model that
+    is another one with a change recommends nothing.
 
     Returns:
-        weights, named ``<split>/<seed number>/<array>``; learning curves (split, seed, epoch, loss, value); costs by
-        split: parameters, seconds and peak memory per fit.
+        weights, named ``<split>/<seed number>/<array>``; learning curves (split, seed, epoch, loss, value); the use of
+        the experts (``UTILISATION_COLUMNS``); costs by split: parameters, seconds and peak memory per fit.
     """
-    if not study.runs(variant):
-        return {}, pd.DataFrame(columns=["split", "seed", "epoch", "loss", "value"]), {}
-    names = [*splits.names, EVERYTHING]
+    if not chosen:
+        return {}, pd.DataFrame(columns=CURVE_COLUMNS), pd.DataFrame(columns=UTILISATION_COLUMNS), {}
+    names = [*chosen] if variant.based_on is not None else [*chosen, EVERYTHING]
     rows = {split: tables.rows(split) for split in names}
     sides = {split: replace(tables.side(split), user_vectors=tables.vectors(split, NO_FOLD)) for split in names}
 
@@ -121,16 +146,20 @@ def fit(
         settings = _settings(variant, chosen[split if split in chosen else splits.names[0]])
         model = variant.make(settings, sides[split].tasks)
         with measured() as cost:
-            curve = model.fit(rows[split], sides[split], derive_seed(study.seed, variant.name, split, seed))
+            try:
+                curve = model.fit(rows[split], sides[split], derive_seed(study.seed, variant.name, split, seed))
+            except TrainingError as error:
+                raise error.within(f"model '{variant.name}', {split} split, seed number {seed}") from error
         return model.state(), curve, model.parameter_count(), cost
 
-    jobs = [(split, seed) for split in splits.names for seed in _repeats(variant, study)]
-    jobs.append((EVERYTHING, 0))
+    jobs = [(split, seed) for split in chosen for seed in _repeats(variant, study)]
+    jobs += [(split, 0) for split in names if split == EVERYTHING]
     workers = cross_validation.workers if variant.recommender.stochastic else 1
     results = run_jobs(fit_once, jobs, workers, f"{variant.name}: training")
     weights: Arrays = {}
     curves: list[dict[str, Any]] = []
     costs: dict[str, Any] = {}
+    used: list[pd.DataFrame] = []
     for (split, seed), (state, curve, parameters, cost) in zip(jobs, results, strict=True):
         weights |= {f"{split}/{seed}/{name}": array for name, array in state.items()}
         curves += [
@@ -138,13 +167,35 @@ def fit(
             for number, losses in enumerate(curve.epochs)
             for name, value in losses.items()
         ]
+        used.append(expert_utilisation(state).assign(split=split, seed=seed))
         own = costs.setdefault(split, {"parameters": parameters, "seconds": [], "peak_mb": []})
         own["seconds"].append(cost.seconds)
         own["peak_mb"].append(cost.peak_mb)
     seconds = np.mean([cost.seconds for *_, cost in results])
     logger.info("%s: fitted %d times, %.2f s each", variant.name, len(jobs), seconds)
-    frame = pd.DataFrame(curves, columns=["split", "seed", "epoch", "loss", "value"])
-    return weights, frame, costs
+    utilisation = pd.concat(used, ignore_index=True).assign(model=variant.name)[UTILISATION_COLUMNS]
+    collapsed = utilisation[utilisation["collapsed"].astype(bool)].drop_duplicates(["split", "side", "expert"])
+    for row in collapsed.itertuples():
+        logger.warning("%s, %s split: the %s expert '%s' has collapsed", variant.name, row.split, row.side, row.expert)
+    return weights, pd.DataFrame(curves, columns=CURVE_COLUMNS), utilisation, costs
+
+
+def expert_utilisation(state: Arrays) -> pd.DataFrame:
+    """Return how much each task uses each expert of a fitted model.
+
+    An expert has collapsed if no task that sees it gives it a tenth of an equal share of its gate's weight.
+
+    Args:
+        state: Arrays of the model, with ``utilisation/<side>/<task>/<expert>`` for a model with gates.
+
+    Returns:
+        Table (side, task, expert, weight, collapsed); weight is the mean gate weight over users or items.
+    """
+    rows = [(*name.split("/")[1:], float(weight)) for name, weight in state.items() if name.startswith("utilisation/")]
+    table = pd.DataFrame(rows, columns=["side", "task", "expert", "weight"])
+    equal_shares = table["weight"] * table.groupby(["side", "task"])["expert"].transform("count")
+    most = equal_shares.groupby([table["side"], table["expert"]]).transform("max")
+    return table.assign(collapsed=most < 0.1)
 
 
 def _restored(
@@ -178,13 +229,14 @@ def _ranked(
     known: sparse.csr_matrix,
     catalogue: BoolArray,
     length: int,
-) -> Iterator[tuple[IntArray, dict[str, FloatArray], dict[str, IntArray]]]:
-    """Score and rank the users block by block: users, scores and lists by task."""
+) -> Iterator[tuple[IntArray, dict[str, FloatArray], dict[str, FloatArray], dict[str, IntArray]]]:
+    """Score and rank the users block by block: users, scores, what orders the items, and lists by task."""
     for begin in range(0, len(users), _BLOCK):
         block = users[begin : begin + _BLOCK]
         scores = model.score(block)
-        lists = {task: metrics.top_items(score, known[block], catalogue, length) for task, score in scores.items()}
-        yield block, scores, lists
+        order = model.ranking_scores(scores)
+        lists = {task: metrics.top_items(score, known[block], catalogue, length) for task, score in order.items()}
+        yield block, scores, order, lists
 
 
 def _list_rows(task: str, block: IntArray, score: FloatArray, lists: IntArray) -> pd.DataFrame:
@@ -218,11 +270,11 @@ def predict(
         predictions (split, seed, task, user, item, score); ranked_lists (split, seed, task, user, rank, item,
         score) without the items of the user's training and validation rows; costs by split.
     """
-    if not study.runs(variant):
+    if not chosen:
         return pd.DataFrame(columns=PREDICTION_COLUMNS), pd.DataFrame(columns=LIST_COLUMNS), {}
     predictions, ranked = [], []
     costs: dict[str, Any] = {}
-    for split in splits.names:
+    for split in chosen:
         side = tables.side(split)
         shape = (side.users, side.items)
         pairs = test_pairs.filter(test_pairs.split == split).order_by("user", "item").execute()
@@ -234,13 +286,13 @@ def predict(
             model = _restored(variant, chosen, weights, split, seed, side)
             with single_threaded(), measured() as cost:
                 blocks = list(_ranked(model, np.unique(user), known, catalogue, max(evaluation.ks)))
-            for block, scores, lists in blocks:
+            for block, scores, order, lists in blocks:
                 rows = slice(np.searchsorted(user, block[0]), np.searchsorted(user, block[-1], side="right"))
                 place = np.searchsorted(block, user[rows])
                 for task, score in scores.items():
                     part = {"user": user[rows], "item": item[rows], "score": score[place, item[rows]]}
                     predictions.append(pd.DataFrame({"split": split, "seed": seed, "task": task, **part}))
-                    table = _list_rows(task, block, score, lists[task])
+                    table = _list_rows(task, block, order[task], lists[task])
                     ranked.append(table.assign(split=split, seed=seed))
             seconds.append(cost.seconds)
             peaks.append(cost.peak_mb)
@@ -262,7 +314,7 @@ def recommend(
     Returns:
         recommendations (user_id, task, rank, item_id, title, score) without the user's known items.
     """
-    if not study.runs(variant):
+    if not chosen:
         return pd.DataFrame(columns=RECOMMENDATION_COLUMNS)
     rows, side = tables.rows(EVERYTHING), tables.side(EVERYTHING)
     model = _restored(variant, chosen, weights, EVERYTHING, 0, side)
@@ -270,9 +322,9 @@ def recommend(
     trained = np.bincount(rows.item, minlength=side.items) > 0
     with single_threaded():
         parts = [
-            _list_rows(task, block, scores[task], lists[task])
-            for block, scores, lists in _ranked(model, np.arange(side.users), known, trained, study.recommendations)
-            for task in scores
+            _list_rows(task, block, order[task], lists[task])
+            for block, _, order, lists in _ranked(model, np.arange(side.users), known, trained, study.recommendations)
+            for task in order
         ]
     users = tables.users.select("user", "user_id").execute()
     items = tables.items.select("item", "item_id", "title").execute()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings
 from multitask_recommender.settings_base import Settings
 from multitask_recommender.variants import Variant
 
@@ -23,6 +24,19 @@ class StudySettings(Settings):
     quick: bool = False
     recommendations: int = Field(default=10, ge=1)
 
-    def runs(self, variant: Variant) -> bool:
+    def runs(self, variant: Variant, dataset: DatasetSettings) -> bool:
         """Return whether the study includes a model."""
-        return variant.quick or not self.quick
+        return (variant.quick or not self.quick) and impossible(variant, dataset) is None
+
+
+def impossible(variant: Variant, dataset: DatasetSettings) -> str | None:
+    """Say why a model has nothing to work with on a data set, or return None."""
+    obstacle = variant.obstacle(dataset.tasks)
+    if obstacle is not None:
+        return obstacle
+    if variant.item_features and not dataset.items.features:
+        return "the data set has no item features"
+    if not variant.scored_tasks(variant.trained_tasks(dataset.tasks)):
+        kinds = " or ".join(sorted(variant.recommender.ranks))
+        return f"the data set has no task of kind {kinds}"
+    return None

@@ -13,17 +13,21 @@ from multitask_recommender.cross_validation import CrossValidationSettings
 from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings, SplitSettings
 from multitask_recommender.pipelines.evaluation.parameters import EvaluationSettings
 from multitask_recommender.pipelines.inputs import TrainingTables
-from multitask_recommender.pipelines.recommender import nodes
+from multitask_recommender.pipelines.recommender import nodes, task_affinity
 from multitask_recommender.pipelines.recommender.parameters import StudySettings
 from multitask_recommender.recommender import Arrays
-from multitask_recommender.variants import Variant, VariantParameters
+from multitask_recommender.variants import DerivedParameters, Variant, VariantParameters
 
 _ROWS = ["behaviour_sequences", "users", "items"]
 _DATA = [*_ROWS, "user_features", "item_features"]
 
 
 def _model_pipeline(variant: Variant) -> Pipeline:
-    """Build the four nodes of a model inside a namespace with its name."""
+    """Build the nodes of a model inside a namespace with its name."""
+
+    def tables_of(dataset: DatasetSettings, *tables: ir.Table) -> TrainingTables:
+        own = dataset.model_copy(update={"tasks": variant.trained_tasks(dataset.tasks)})
+        return TrainingTables(own, *tables)
 
     def tune(
         parameters: VariantParameters,
@@ -35,6 +39,15 @@ def _model_pipeline(variant: Variant) -> Pipeline:
     ) -> tuple[pd.DataFrame, dict[str, Any]]:
         return nodes.tune(variant, parameters, cross_validation, study, splits, TrainingTables(dataset, *tables))
 
+    def derive(
+        parameters: DerivedParameters,
+        base: dict[str, Any],
+        study: StudySettings,
+        splits: SplitSettings,
+        dataset: DatasetSettings,
+    ) -> tuple[pd.DataFrame, dict[str, Any]]:
+        return nodes.derive(variant, parameters, base, study, splits, dataset)
+
     # Kedro validates a parameter by the annotation of the argument it goes to: here the model's own settings.
     tune.__annotations__["parameters"] = variant.parameters
 
@@ -45,8 +58,8 @@ def _model_pipeline(variant: Variant) -> Pipeline:
         splits: SplitSettings,
         dataset: DatasetSettings,
         *tables: ir.Table,
-    ) -> tuple[Arrays, pd.DataFrame, dict[str, Any]]:
-        return nodes.fit(variant, chosen, cross_validation, study, splits, TrainingTables(dataset, *tables))
+    ) -> tuple[Arrays, pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+        return nodes.fit(variant, chosen, cross_validation, study, splits, tables_of(dataset, *tables))
 
     def predict(
         chosen: dict[str, Any],
@@ -64,7 +77,7 @@ def _model_pipeline(variant: Variant) -> Pipeline:
             chosen,
             study,
             splits,
-            TrainingTables(dataset, *tables),
+            tables_of(dataset, *tables),
             weights,
             evaluation,
             validation_rows,
@@ -78,45 +91,72 @@ def _model_pipeline(variant: Variant) -> Pipeline:
         dataset: DatasetSettings,
         *tables: ir.Table,
     ) -> pd.DataFrame:
-        return nodes.recommend(variant, chosen, weights, study, TrainingTables(dataset, *tables))
+        return nodes.recommend(variant, chosen, weights, study, tables_of(dataset, *tables))
 
     learnt_from = [*_DATA, "user_vectors"] if variant.user_vectors else _DATA
     study = ["params:study", "params:splits", "params:dataset"]
     parameters = f"params:models.{variant.name}"
-    return Pipeline(
-        [
-            node(
-                tune,
-                [parameters, "params:cross_validation", *study, *learnt_from],
-                ["cv_results", "chosen_settings"],
-                name="tune",
-            ),
-            node(
-                fit,
-                ["chosen_settings", "params:cross_validation", *study, *learnt_from],
-                ["weights", "learning_curve", "fit_costs"],
-                name="fit",
-            ),
-            node(
-                predict,
-                ["chosen_settings", "weights", *study, "params:evaluation", "validation_rows", "test_pairs", *_ROWS],
-                ["predictions", "ranked_lists", "predict_costs"],
-                name="predict",
-            ),
+    if variant.based_on is None:
+        choose = node(
+            tune,
+            [parameters, "params:cross_validation", *study, *learnt_from],
+            ["cv_results", "chosen_settings"],
+            name="tune",
+        )
+        inputs = {*learnt_from, "validation_rows", "test_pairs"}
+    else:
+        base = f"{variant.based_on}.chosen_settings"
+        choose = node(derive, [parameters, base, *study], ["cv_results", "chosen_settings"], name="derive")
+        inputs = {base, *learnt_from, "validation_rows", "test_pairs"}
+    steps = [
+        choose,
+        node(
+            fit,
+            ["chosen_settings", "params:cross_validation", *study, *learnt_from],
+            ["weights", "learning_curve", "expert_utilisation", "fit_costs"],
+            name="fit",
+        ),
+        node(
+            predict,
+            ["chosen_settings", "weights", *study, "params:evaluation", "validation_rows", "test_pairs", *_ROWS],
+            ["predictions", "ranked_lists", "predict_costs"],
+            name="predict",
+        ),
+    ]
+    if variant.based_on is None:
+        steps.append(
             node(
                 recommend,
                 ["chosen_settings", "weights", "params:study", "params:dataset", *_ROWS],
                 "recommendations",
                 name="recommend",
-            ),
-        ],
+            )
+        )
+    return Pipeline(
+        steps,
         namespace=variant.name,
-        inputs={*learnt_from, "validation_rows", "test_pairs"},
+        inputs=inputs,
         parameters={parameters, "params:cross_validation", "params:evaluation", *study},
         tags=["recommender", variant.kind],
     )
 
 
+def _task_affinity_pipeline() -> Pipeline:
+    base = f"{task_affinity.BASE}.chosen_settings"
+    shared = ["params:cross_validation", "params:study", "params:splits", "params:dataset"]
+    return Pipeline(
+        [
+            node(
+                task_affinity.measure_task_affinity,
+                [base, *shared, *_DATA],
+                ["task_affinity", "task_pair_gains"],
+                name="measure_task_affinity",
+            )
+        ],
+        tags="recommender",
+    )
+
+
 def create_pipeline(variants: Sequence[Variant]) -> Pipeline:
-    """Build the pipelines of some models."""
-    return sum(map(_model_pipeline, variants), Pipeline([]))
+    """Build the pipelines of some models, and that of the tasks' affinity."""
+    return sum(map(_model_pipeline, variants), _task_affinity_pipeline())

@@ -1,0 +1,51 @@
+"""How the configuration of an overlay such as ``conf/book_crossing`` meets that of ``conf/base``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from kedro.config import OmegaConfigLoader
+
+from multitask_recommender.pipelines.data_engineering.splits import NEED_TIME
+
+logger = logging.getLogger(__name__)
+
+
+def without_base_data(base: Mapping[str, Any], overlay: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Leave out of ``conf/base`` what belongs to its data set, if the overlay brings a data set of its own.
+
+    Args:
+        base: Catalog or parameters of ``conf/base``.
+        overlay: The same of the overlay.
+        kind: ``catalog`` or ``parameters``.
+
+    Returns:
+        The base without its raw tables, if the catalog of the overlay has ``raw_interactions``; without its block
+        ``dataset``, if that of the overlay describes interactions, and then, where the overlay has no timestamps,
+        without the split strategies that need them. Otherwise the base as it is.
+    """
+    kept = dict(base)
+    if kind == "catalog" and "raw_interactions" in overlay:
+        # The pattern ``raw_{table}`` stays, which says that a table that is not listed does not exist.
+        kept = {name: entry for name, entry in kept.items() if not name.startswith("raw_") or "{" in name}
+    interactions = (overlay.get("dataset") or {}).get("interactions") or {}
+    if kind == "parameters" and {"user_id", "item_id"} <= interactions.keys():
+        kept.pop("dataset", None)
+        strategies = (kept.get("splits") or {}).get("strategies", [])
+        stated = "strategies" in (overlay.get("splits") or {})
+        usable = [name for name in strategies if name not in NEED_TIME]
+        if not interactions.get("timestamp") and not stated and usable != list(strategies):
+            logger.warning("The interactions have no timestamps: left with the split strategies %s", ", ".join(usable))
+            kept["splits"] = {**kept["splits"], "strategies": usable}
+    return kept
+
+
+class StudyConfigLoader(OmegaConfigLoader):
+    """Kedro's loader, with :func:`without_base_data` before an overlay is merged."""
+
+    def _merge_configs(
+        self, config: dict[str, Any], env_config: dict[str, Any], key: str, env_path: str
+    ) -> dict[str, Any]:
+        return super()._merge_configs(without_base_data(config, env_config, key), env_config, key, env_path)

@@ -1,0 +1,105 @@
+"""Writes a commented starting point for a new data set: ``python -m multitask_recommender.new_dataset NAME``."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+_GLOBALS = """\
+# Where the outputs lie.
+folder: data/{name}
+"""
+
+_CATALOG = """\
+# Where the raw files lie and how they are written. Every option: src/multitask_recommender/raw_tables.py
+_file: &file
+  type: multitask_recommender.raw_tables.RawTable
+  file_format: csv    # or json_lines, parquet
+  delimiter: ","      # "\\t" for TSV
+  encoding: utf-8     # or latin-1, cp1252, utf-16, ...
+  quote: '"'          # '' if values are never quoted
+raw_interactions:
+  <<: *file
+  filepath: data/01_raw/{name}/interactions.csv
+# A table that you do not have: delete its entry here and its block in parameters.yml.
+raw_users:
+  <<: *file
+  filepath: data/01_raw/{name}/users.csv
+raw_items:
+  <<: *file
+  filepath: data/01_raw/{name}/items.csv
+"""
+
+_PARAMETERS = """\
+# Which column is what, and what to predict. Every option: docs/bring_your_own_data.md
+dataset:
+  name: {name}
+  interactions:
+    user_id: user_id
+    item_id: item_id
+    timestamp: timestamp                    # a number that grows with time; delete if there is none
+    signals:
+      rating: {{column: rating, minimum: 1, maximum: 5}}
+  users:
+    user_id: user_id
+    features:
+      age: {{kind: numeric, column: age, minimum: 5, maximum: 100}}
+      city: {{kind: category, column: city}}
+    activity: consumption_level             # a feature made of the number of interactions; delete if unwanted
+  items:
+    item_id: item_id
+    title: title                            # shown in recommendations; delete if there is none
+    features:
+      author: {{kind: category, column: author}}
+      genres: {{kind: categories, column: genres, separator: "|"}}
+  tasks:                                    # at least one; labels are expressions over the signals
+    read: {{kind: retrieval}}
+    like: {{kind: binary, label: rating >= 4}}
+    rating: {{kind: regression, label: rating, relevant: rating >= 4}}
+splits:
+  strategies: [random, chronological]       # also temporal and cold_items
+"""
+
+_FILES = {"globals.yml": _GLOBALS, "catalog.yml": _CATALOG, "parameters.yml": _PARAMETERS}
+
+
+def write_starting_point(name: str, project: Path) -> list[Path]:
+    """Write ``conf/<name>`` and make the folder for its raw files.
+
+    Args:
+        name: Name of the data set: letters, digits and underscores.
+        project: Folder of the project.
+
+    Returns:
+        The files written.
+
+    Raises:
+        ValueError: If the name is not such a name.
+        FileExistsError: If ``conf/<name>`` exists; it is not touched.
+    """
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+        raise ValueError(f"'{name}' is not a name of letters, digits and underscores: make new-dataset NAME=my_books")
+    folder = project / "conf" / name
+    if folder.exists():
+        raise FileExistsError(f"{folder} exists; nothing was changed. Choose another name, or remove it first.")
+    folder.mkdir(parents=True)
+    for file, text in _FILES.items():
+        (folder / file).write_text(text.format(name=name), encoding="utf-8")
+    (project / "data" / "01_raw" / name).mkdir(parents=True, exist_ok=True)
+    return [folder / file for file in _FILES]
+
+
+def main() -> None:
+    """Write the starting point that the command line names."""
+    name = sys.argv[1] if len(sys.argv) == 2 else ""
+    try:
+        written = write_starting_point(name, Path.cwd())
+    except (ValueError, FileExistsError) as error:
+        sys.exit(f"Error: {error}")
+    print("\n".join(f"wrote {path}" for path in written))
+    print(f"Put your files into data/01_raw/{name}, correct the three files above, then: kedro run --env {name}")
+
+
+if __name__ == "__main__":
+    main()

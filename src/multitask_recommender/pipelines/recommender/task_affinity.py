@@ -1,0 +1,80 @@
+"""How tasks get along in joint training: the cosines of their gradients, and what every pair of them gains."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any
+
+import ibis.expr.types as ir
+import pandas as pd
+
+from multitask_recommender.cross_validation import CrossValidationSettings, validation_errors
+from multitask_recommender.jobs import run_jobs
+from multitask_recommender.models.task_affinity import GradientCosines
+from multitask_recommender.models.two_tower import NeuralRecommender
+from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings, SplitSettings
+from multitask_recommender.pipelines.inputs import TrainingTables
+from multitask_recommender.pipelines.recommender.parameters import StudySettings
+from multitask_recommender.randomness import derive_seed
+from multitask_recommender.variants import VARIANTS
+
+BASE = "shared_bottom"
+COSINE_COLUMNS = ["split", "fold", "epoch", "task", "other", "cosine"]
+GAIN_COLUMNS = ["split", "fold", "task", "trained_with", "error", "error_alone", "gain"]
+
+
+def measure_task_affinity(
+    chosen: dict[str, Any],
+    cross_validation: CrossValidationSettings,
+    study: StudySettings,
+    splits: SplitSettings,
+    dataset: DatasetSettings,
+    *tables: ir.Table,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Train every task alone, every pair of tasks and all together, and measure each on held-out folds.
+
+    It takes the shared-bottom model with its chosen settings, on the first split, once per seed number; the seed
+    number's fold is held out. No test row is read.
+
+    Returns:
+        Cosines of the tasks' gradients on shared parameters, per epoch of training all tasks (``COSINE_COLUMNS``); and
+        per task and the tasks it was trained with the error on the fold, the error of the task trained alone, and the
+        gain, the relative decrease of the error (``GAIN_COLUMNS``; errors as in ``validation_errors``).
+    """
+    variant, everything = VARIANTS[BASE], TrainingTables(dataset, *tables)
+    names = list(dataset.tasks)
+    if not chosen or len(names) < 2:
+        return pd.DataFrame(columns=COSINE_COLUMNS), pd.DataFrame(columns=GAIN_COLUMNS)
+    split = splits.names[0]
+    settings = variant.settings.model_validate(chosen[split])
+    rows, side = everything.rows(split), everything.side(split)
+    assert rows.fold is not None
+    fold_of = rows.fold
+
+    def measure(job: tuple[int, list[str]]) -> tuple[dict[str, float], list[tuple[int, str, str, float]]]:
+        fold, tasks = job
+        some, own = rows.with_tasks(tasks), side.with_tasks(tasks)
+        inside, held_out = some.where(fold_of != fold), some.where(fold_of == fold)
+        model = variant.make(settings, own.tasks)
+        cosines = GradientCosines()
+        if tasks == names:
+            assert isinstance(model, NeuralRecommender)
+            model.observe = cosines
+        model.fit(inside, own, derive_seed(study.seed, "task affinity", split, fold))
+        return validation_errors(variant, model, inside, held_out, own), cosines.rows
+
+    groups = [[name] for name in names]
+    groups += [list(pair) for pair in combinations(names, 2) if len(names) > 2]
+    jobs = [(fold, group) for fold in range(min(study.repeats, splits.folds)) for group in [*groups, names]]
+    results = run_jobs(measure, jobs, cross_validation.workers, "task affinity")
+    cosines: list[tuple[Any, ...]] = []
+    errors: dict[tuple[int, str, str], float] = {}
+    for (fold, group), (measured, rows_of_cosines) in zip(jobs, results, strict=True):
+        cosines += [(split, fold, *row) for row in rows_of_cosines]
+        errors |= {(fold, task, " + ".join(t for t in group if t != task)): e for task, e in measured.items()}
+    gains = [
+        (split, fold, task, others, error, alone := errors[fold, task, ""], 1.0 - error / alone)
+        for (fold, task, others), error in errors.items()
+        if others
+    ]
+    return pd.DataFrame(cosines, columns=COSINE_COLUMNS), pd.DataFrame(gains, columns=GAIN_COLUMNS)

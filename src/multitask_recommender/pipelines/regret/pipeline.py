@@ -1,0 +1,58 @@
+"""The pipeline ``regret``: lists of every model against those of an oracle, where the truth is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import ibis.expr.types as ir
+import pandas as pd
+from kedro.pipeline import Pipeline, node
+
+from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings
+from multitask_recommender.pipelines.evaluation.parameters import EvaluationSettings
+from multitask_recommender.pipelines.regret import nodes
+from multitask_recommender.simulation.bookstore import Arrays
+from multitask_recommender.variants import Variant
+
+
+def create_pipeline(variants: Sequence[Variant]) -> Pipeline:
+    """Build the pipeline for some models."""
+    names = [variant.name for variant in variants]
+
+    def measure_regret(
+        dataset: DatasetSettings,
+        settings: EvaluationSettings,
+        ground_truth: Arrays,
+        users: ir.Table,
+        items: ir.Table,
+        behaviour_sequences: ir.Table,
+        validation_rows: ir.Table,
+        test_pairs: ir.Table,
+        *ranked_lists: pd.DataFrame,
+    ) -> pd.DataFrame:
+        tables = (users, items, behaviour_sequences, validation_rows, test_pairs)
+        return nodes.measure_regret(names, dataset, settings, ground_truth, *tables, *ranked_lists)
+
+    return Pipeline(
+        [
+            node(
+                measure_regret,
+                [
+                    "params:dataset",
+                    "params:evaluation",
+                    "ground_truth",
+                    "users",
+                    "items",
+                    "behaviour_sequences",
+                    "validation_rows",
+                    "test_pairs",
+                    *(f"{name}.ranked_lists" for name in names),
+                ],
+                "regret",
+                name="measure_regret",
+            )
+        ],
+        namespace="regret_of_lists",
+        prefix_datasets_with_namespace=False,
+        tags="regret",
+    )

@@ -1,0 +1,164 @@
+"""One repeat of the experiment: simulate a bookstore, train with and without the other tasks, compare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from multitask_recommender import metrics
+from multitask_recommender.cross_validation import candidates
+from multitask_recommender.interactions import FloatArray, IntArray, Interactions, SideInformation
+from multitask_recommender.pipelines.evaluation.nodes import _pointwise_totals as pointwise_totals
+from multitask_recommender.pipelines.when_multitask_helps.parameters import SweepSettings
+from multitask_recommender.randomness import derive_seed
+from multitask_recommender.simulation.bookstore import Bookstore, BookstoreSettings, Sparsity
+from multitask_recommender.tasks import Task
+from multitask_recommender.variants import VARIANTS, Variant
+
+CONTROL, MODEL = VARIANTS["single_task"], VARIANTS["shared_bottom"]
+TASKS = {
+    "click": Task(kind="retrieval"),
+    "read": Task(kind="binary", label="read"),
+    "rating": Task(kind="regression", label="rating", relevant="rating >= 4"),
+    "purchase": Task(kind="binary", label="purchase"),
+}
+MAIN_METRIC = {"binary": "log_loss", "regression": "rmse"}
+
+Totals = dict[str, tuple[IntArray, NDArray[np.float64], NDArray[np.float64]]]
+"""Metric to users (ascending), their totals and their counts."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A combination of the sweep.
+
+    Attributes:
+        relatedness: rho.
+        sparsity: Share of the target's training labels that are missing.
+        users: Number of readers.
+    """
+
+    relatedness: float
+    sparsity: float
+    users: int
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """What one repeat gave.
+
+    Attributes:
+        labels: Number of training labels of the target task.
+        control: The single-task control's totals per metric.
+        model: The multi-task model's.
+        chosen: The parameters that the control and the model chose.
+    """
+
+    labels: int
+    control: Totals
+    model: Totals
+    chosen: tuple[dict[str, object], dict[str, object]]
+
+
+def simulate(
+    settings: SweepSettings, cell: Cell, repeat: int
+) -> tuple[Interactions, Interactions, Interactions, SideInformation]:
+    """Simulate a bookstore and divide its clicks at random.
+
+    Labels of the target task are missing from the training and validation rows alone: the test rows measure the same
+    at every sparsity. Bookstores of the same repeat and size share their random numbers.
+
+    Returns:
+        Training, validation and test rows; tasks and sizes, without features.
+    """
+    store = BookstoreSettings(
+        **settings.store.model_dump(),
+        users=cell.users,
+        books=settings.books,
+        interactions=cell.users * settings.clicks_per_user,
+        relatedness=cell.relatedness,
+        sparsity=Sparsity(**{settings.target: cell.sparsity}),
+        seed=derive_seed(settings.seed, "sweep", cell.users, repeat),
+    )
+    thinned = Bookstore(store).everything()
+    complete = Bookstore(store.model_copy(update={"sparsity": Sparsity()})).everything()
+    random = np.random.default_rng(derive_seed(settings.seed, "sweep split", cell.users, repeat))
+    place = random.random(len(thinned))
+    test = place < settings.test_share
+    validation = ~test & (place < settings.test_share + settings.validation_share)
+    names: list[str] = [*settings.auxiliary, settings.target]
+    rows = []
+    for chunk, part in ((thinned, ~test & ~validation), (thinned, validation), (complete, test)):
+        labels = {"click": np.ones(len(chunk), np.float32), **chunk.labels}
+        relevant = {task: labels[task] >= (4 if task == "rating" else 1) for task in names}
+        rows.append(Interactions(chunk.user, chunk.book, {t: labels[t] for t in names}, relevant).where(part))
+    if settings.shuffled:
+        rows[0] = _with_shuffled_labels(rows[0], settings.auxiliary, random)
+    side = SideInformation(
+        tasks={task: TASKS[task] for task in names},
+        users=cell.users,
+        items=settings.books,
+        user_features=sparse.csr_matrix((cell.users, 0), dtype=np.float32),
+        item_features=sparse.csr_matrix((settings.books, 0), dtype=np.float32),
+    )
+    return rows[0], rows[1], rows[2], side
+
+
+def _with_shuffled_labels(rows: Interactions, tasks: Sequence[str], random: np.random.Generator) -> Interactions:
+    """Permute the labels of some tasks among the rows that have one."""
+    labels = dict(rows.labels)
+    for task in tasks:
+        asked = ~np.isnan(labels[task])
+        labels[task] = labels[task].copy()
+        labels[task][asked] = random.permutation(labels[task][asked])
+    return replace(rows, labels=labels)
+
+
+def _target_totals(score: FloatArray, rows: Interactions, target: str) -> Totals:
+    label = rows.labels[target]
+    asked = ~np.isnan(label)
+    user, own = rows.user[asked], score[rows.user[asked], rows.item[asked]]
+    totals = pointwise_totals(TASKS[target], user, label[asked], own, True)
+    return {metric: (users, total, count) for metric, _, users, total, count in totals}
+
+
+def _fit_and_measure(
+    variant: Variant,
+    tasks: list[str],
+    settings: SweepSettings,
+    rows: tuple[Interactions, Interactions, Interactions],
+    side: SideInformation,
+    seed: int,
+) -> tuple[Totals, dict[str, object]]:
+    """Fit every candidate, keep the one with the smallest validation error on the target, measure it on the test."""
+    train, validation, test = rows
+    own, own_side = train.with_tasks(tasks), side.with_tasks(tasks)
+    label = validation.labels[settings.target]
+    asked = ~np.isnan(label)
+    user, item, label = validation.user[asked], validation.item[asked], label[asked]
+    error = metrics.log_loss if TASKS[settings.target].kind == "binary" else metrics.rmse
+    best: tuple[float, FloatArray, dict[str, object]] | None = None
+    for values in candidates(settings.search, 2**10, 0):
+        model = variant.make(settings.towers.with_values(values), own_side.tasks)
+        model.fit(own, own_side, seed)
+        score = model.score(np.arange(side.users))[settings.target]
+        value = error(label, score[user, item])
+        if best is None or value < best[0]:
+            best = value, score, values
+    assert best is not None
+    return _target_totals(best[1], test, settings.target), best[2]
+
+
+def run_repeat(settings: SweepSettings, cell: Cell, repeat: int) -> Repeat:
+    """Train the control on the target task alone and the model on all tasks, and measure both on the test rows."""
+    train, validation, test, side = simulate(settings, cell, repeat)
+    rows = (train, validation, test)
+    seed = derive_seed(settings.seed, "sweep fit", cell.users, repeat)
+    control, control_values = _fit_and_measure(CONTROL, [settings.target], settings, rows, side, seed)
+    model, model_values = _fit_and_measure(MODEL, list(side.tasks), settings, rows, side, seed)
+    labels = int((~np.isnan(train.labels[settings.target])).sum())
+    return Repeat(labels, control, model, (control_values, model_values))

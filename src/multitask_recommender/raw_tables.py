@@ -1,0 +1,423 @@
+"""Raw files of many layouts as tables of text, read by configuration alone."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import html
+import io
+import json
+import mmap
+import re
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import duckdb
+import fsspec
+import ibis
+import ibis.expr.types as ir
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from kedro.io import AbstractDataset
+from kedro_datasets.ibis import FileDataset
+
+from multitask_recommender.errors import DataError
+
+ROW, FILE, FAULT = "(row)", "(file)", "(fault)"
+"""Columns that every raw table has beside its own: the place of the row in the raw files, from 0; the name of its file
+(null for a table of one file); why the row cannot be read (null for a row that can)."""
+
+_CHUNK = 1 << 20
+_ENTITY = re.compile(r"&(?:#\d+|#[xX][0-9a-fA-F]+|[A-Za-z][A-Za-z0-9]*);")
+FileFormat = Literal["csv", "json_lines", "parquet"]
+
+
+class NoTable(AbstractDataset[None, None]):
+    """Stands for a raw table that a data set does not have, such as ``raw_users`` where nothing is known of users.
+
+    Args:
+        metadata: Not used by the data set; for other tools such as Kedro-Viz.
+    """
+
+    def __init__(self, metadata: Mapping[str, Any] | None = None) -> None:
+        self.metadata = metadata
+
+    def load(self) -> None:
+        """Return None."""
+
+    def save(self, data: None) -> None:
+        """Refuse: there is nothing to save."""
+        raise NotImplementedError("a raw table is never written")
+
+    def _exists(self) -> bool:
+        return True
+
+    def _describe(self) -> dict[str, Any]:
+        return {}
+
+
+class RawTable(AbstractDataset[None, ir.Table]):
+    """One raw table, in one file or in several. Every value is text, as it stands in the file.
+
+    Nothing is guessed: an identifier keeps its leading zeros, and a row that does not fit the heading is refused, or
+    set aside and counted, but never bent into shape.
+
+    Args:
+        filepath: A local path or any address that fsspec knows; a zip archive with ``member``, or, with ``files``, the
+            folder or zip archive that they lie in. ``.gz``, ``.bz2`` and ``.xz`` are unpacked. Where an archive is
+            absent and ``member`` lies unpacked beside it, that file is read.
+        member: Path of the file inside the zip archive.
+        files: Name to path inside ``filepath``, for a table in several files; the name fills the column ``(file)``, and
+            a column that one of the files does not have is null in its rows.
+        file_format: ``csv`` (any text with delimiters), ``json_lines`` or ``parquet``.
+        delimiter: What divides the values; up to four characters.
+        encoding: Name of the text's encoding. A byte order mark is skipped.
+        quote: What encloses a value that holds a delimiter; empty for files without quoting.
+        escape: What stands before a quote inside a quoted value; the quote itself where it is doubled.
+        columns: Names of the columns of a file without a heading.
+        missing_values: Texts that stand for no value, such as ``NULL``; an empty value always does.
+        unescape_html: Whether ``&amp;`` and the like become the character they stand for.
+        unreadable: ``refuse`` a text with rows that do not fit, or ``drop`` (and count) such rows.
+        storage_options: Arguments of the fsspec file system.
+        connection: The engine, as for ``ibis.FileDataset``; DuckDB in memory by default.
+        metadata: Not used by the data set; for other tools such as Kedro-Viz.
+    """
+
+    def __init__(
+        self,
+        *,
+        filepath: str,
+        member: str | None = None,
+        files: Mapping[str, str] | None = None,
+        file_format: FileFormat = "csv",
+        delimiter: str = ",",
+        encoding: str = "utf-8",
+        quote: str = '"',
+        escape: str | None = None,
+        columns: Sequence[str] | None = None,
+        missing_values: Sequence[str] = (),
+        unescape_html: bool = False,
+        unreadable: Literal["refuse", "drop"] = "refuse",
+        storage_options: Mapping[str, Any] | None = None,
+        connection: dict[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        if member is not None and files is not None:
+            raise ValueError("a raw table has either 'member' or 'files'")
+        if file_format not in ("csv", "json_lines", "parquet"):
+            raise ValueError(f"file_format is csv, json_lines or parquet, not '{file_format}'")
+        codecs.lookup(encoding)
+        self._fs_prefix = "" if "://" not in filepath else filepath.split("://", 1)[0] + "://"
+        if member and not self._fs_prefix and not Path(filepath).exists() and (Path(filepath).parent / member).exists():
+            filepath, member = str(Path(filepath).parent / member), None
+        self._filepath = filepath
+        self._files = dict(files or {"": member or ""})
+        self._file_format = file_format
+        self._delimiter, self._quote = delimiter, quote
+        self._escape = quote if escape is None else escape
+        self._encoding = "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
+        self._columns = list(columns) if columns is not None else None
+        self._missing_values = [str(value) for value in missing_values]
+        self._unescape_html, self._unreadable = unescape_html, unreadable
+        self._storage_options = dict(storage_options or {})
+        self.metadata = metadata
+        # Tables of one engine can be joined: the connection is the one that all ``ibis.FileDataset`` share.
+        self._engine = FileDataset(filepath, connection=connection)
+        self._table = ibis.util.gen_name("raw_table")
+        self._places: list[tuple[int, str, int | None]] = []
+
+    @property
+    def paths(self) -> list[str]:
+        """Where the files lie: local paths or addresses, without members of archives."""
+        inside = [path for path in self._files.values() if path]
+        return [self._filepath] if self._is_archive() or not inside else [f"{self._filepath}/{path}" for path in inside]
+
+    def locate(self, row: int) -> str:
+        """Say where a row stands: its file, its number counted from 1 and, where lines are rows, its line."""
+        first, name, line = next((place for place in reversed(self._places) if place[0] <= row), (0, "", None))
+        shown = f"row {row - first + 1}" + ("" if line is None else f" (line {row - first + line})")
+        return f"{shown} of {name}" if len(self._files) > 1 else shown
+
+    def load(self) -> ir.Table:
+        """Read the table.
+
+        Returns:
+            The file's columns as text and ``(row)``, ``(file)`` and ``(fault)``; null where a value is missing.
+
+        Raises:
+            DataError: If a file is missing, empty, in another encoding or has rows that do not fit and are not to be
+                dropped.
+        """
+        parts: list[pa.Table] = []
+        self._places = []
+        start = 0
+        for name, inside in self._files.items():
+            with self._local_copy(inside) as path:
+                table, rows, line = self._read(path, inside)
+            # Lines are rows as long as no value holds a line break.
+            broken = any(pc.any(pc.match_substring(column, "\n")).as_py() for column in _texts(table))
+            self._places.append((start, inside or Path(self._filepath).name, None if broken else line))
+            place = pc.add(table[ROW], pa.scalar(start, pa.int64()))
+            table = table.set_column(table.column_names.index(ROW), ROW, place)
+            table = table.append_column(FILE, pa.repeat(pa.scalar(name or None, pa.string()), len(table)))
+            parts.append(table)
+            start += rows
+        table = pa.concat_tables(parts, promote_options="default")
+        return self._engine.connection.create_table(self._table, table, temp=True, overwrite=True)
+
+    def save(self, data: None) -> None:
+        """Refuse: raw tables are never written."""
+        raise NotImplementedError("a raw table is never written")
+
+    def _is_archive(self) -> bool:
+        return self._filepath.lower().endswith(".zip")
+
+    def _error(self, problem: str, remedy: str, inside: str = "", **where: Any) -> DataError:
+        error = DataError("", problem, f"{remedy} of its entry in conf/*/catalog*.yml, or correct the file.", **where)
+        error.file = f"{self._filepath}{' > ' if self._is_archive() else '/'}{inside}" if inside else self._filepath
+        return error
+
+    @contextmanager
+    def _local_copy(self, inside: str) -> Iterator[Path]:
+        """Give a local copy of a file, unpacked and, if it is text, in UTF-8 with plain line ends."""
+        with tempfile.TemporaryDirectory() as folder:
+            target = Path(folder) / "table"
+            address = self._filepath if self._is_archive() or not inside else f"{self._filepath}/{inside}"
+            compression = None if self._is_archive() else "infer"
+            try:
+                with fsspec.open(address, "rb", compression=compression, **self._storage_options) as file:
+                    if not self._is_archive():
+                        self._write_copy(file, target, inside)
+                    else:
+                        with zipfile.ZipFile(file) as archive, archive.open(self._member(archive, inside)) as member:
+                            self._write_copy(member, target, inside)
+            except (FileNotFoundError, IsADirectoryError):
+                raise self._error("The file does not exist.", "correct 'filepath'", inside) from None
+            except zipfile.BadZipFile as error:
+                raise self._error(f"The archive cannot be read: {error}.", "correct 'filepath'", inside) from None
+            yield target
+
+    def _member(self, archive: zipfile.ZipFile, inside: str) -> str:
+        names = [name for name in archive.namelist() if not name.endswith("/")]
+        if inside in names:
+            return inside
+        if not inside and len(names) == 1:
+            return names[0]
+        problem = f"The archive has no member '{inside}'" if inside else "The archive has several members"
+        raise self._error(f"{problem}; it holds: {', '.join(names[:20])}.", "name one of them in 'member'")
+
+    def _write_copy(self, source: IO[bytes], target: Path, inside: str) -> None:
+        if self._file_format == "parquet":
+            with target.open("wb") as binary:
+                shutil.copyfileobj(source, binary)
+            return
+        decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder(self._encoding)(), translate=True)
+        lines = 0
+        with target.open("w", encoding="utf-8", newline="\n") as text:
+            while True:
+                chunk = source.read(_CHUNK)
+                try:
+                    decoded = decoder.decode(chunk, final=not chunk)
+                except UnicodeDecodeError as error:
+                    line = lines + error.object[: error.start].count(b"\n") + 1
+                    raise self._error(
+                        f"Line {line} is not text in the encoding '{self._encoding.removesuffix('-sig')}' "
+                        f"(byte 0x{error.object[error.start]:02x}).",
+                        "name the encoding of the file, such as latin-1, in 'encoding'",
+                        inside,
+                    ) from None
+                text.write(decoded)
+                lines += decoded.count("\n")
+                if not chunk:
+                    return
+
+    def _read(self, path: Path, inside: str) -> tuple[pa.Table, int, int | None]:
+        """Read one file: its table with the column ``(row)``, its number of rows, and the line of its first row."""
+        if path.stat().st_size == 0:
+            raise self._error("The file is empty.", "name a file that holds rows in 'filepath'", inside)
+        connection = duckdb.connect()
+        try:
+            if self._file_format == "csv":
+                return self._read_csv(connection, path, inside)
+            return self._read_typed(connection, path, inside)
+        finally:
+            connection.close()
+
+    def _read_typed(
+        self, connection: duckdb.DuckDBPyConnection, path: Path, inside: str
+    ) -> tuple[pa.Table, int, int | None]:
+        source, options = ("read_parquet", "") if self._file_format == "parquet" else ("read_json", "")
+        try:
+            if self._file_format == "json_lines":
+                options = ", format='newline_delimited'"
+                found = connection.sql(f"SELECT * FROM {source}(?{options}, sample_size=-1)", params=[str(path)])
+                # Read again as text: a number keeps the digits that stand in the file.
+                struct = ", ".join(f"{_sql(name)}: 'VARCHAR'" for name in found.columns)
+                options += f", columns={{{struct}}}"
+            table = connection.sql(f"SELECT COLUMNS(*)::VARCHAR FROM {source}(?{options})", params=[str(path)])
+            arrow = table.to_arrow_table()
+        except duckdb.Error as error:
+            if self._file_format == "json_lines":
+                self._refuse_first_bad_json(path, inside)
+            message = str(error).replace(str(path), "the file").splitlines()[0]
+            raise self._error(f"The file cannot be read: {message}", "correct 'file_format'", inside) from None
+        arrow = self._finish(arrow).append_column(ROW, _count(len(arrow)))
+        arrow = arrow.append_column(FAULT, pa.nulls(len(arrow), pa.string()))
+        return arrow, len(arrow), 1 if self._file_format == "json_lines" else None
+
+    def _refuse_first_bad_json(self, path: Path, inside: str) -> None:
+        with path.open(encoding="utf-8") as file:
+            for row, line in enumerate(line.strip() for line in file):
+                try:
+                    json.loads(line or "null")
+                except json.JSONDecodeError as error:
+                    raise self._error(
+                        f"The line is not JSON: {error.msg}.", "correct 'file_format'", inside, rows=[row], first_line=1
+                    ) from None
+
+    def _heading(self, path: Path, inside: str) -> list[str]:
+        with path.open(encoding="utf-8", newline="") as file:
+            line = file.readline().rstrip("\n")
+            if self._quote and len(self._delimiter) == 1:
+                file.seek(0)
+                names = next(csv.reader(file, delimiter=self._delimiter, quotechar=self._quote), [])
+            else:
+                names = line.split(self._delimiter)
+        names = [name.strip() or f"column_{place}" for place, name in enumerate(names, start=1)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise self._error(
+                f"The heading has the column '{twice[0]}' twice.", "name the columns apart in 'columns'", inside
+            )
+        return names
+
+    def _read_csv(
+        self, connection: duckdb.DuckDBPyConnection, path: Path, inside: str
+    ) -> tuple[pa.Table, int, int | None]:
+        names = self._columns or self._heading(path, inside)
+        heading = self._columns is None
+        options = {
+            "delim": self._delimiter,
+            "quote": self._quote,
+            "escape": self._escape,
+            "nullstr": ["", *self._missing_values],
+            "header": heading,
+            "auto_detect": False,
+            "strict_mode": True,
+            "null_padding": False,
+            "store_rejects": True,
+            "columns": dict.fromkeys(names, "VARCHAR"),
+        }
+        if not self._quote:
+            del options["escape"]
+        shown = ", ".join(f"{name}={_sql(value)}" for name, value in options.items())
+        try:
+            table = connection.sql(f"SELECT * FROM read_csv({_sql(str(path))}, {shown})").to_arrow_table()
+        except duckdb.Error as error:
+            message = str(error).replace(str(path), "the file").splitlines()[0]
+            raise self._error(
+                f"The file cannot be read: {message}", "correct 'delimiter', 'quote' or 'escape'", inside
+            ) from None
+        faults = connection.sql(
+            "SELECT line, any_value(error_type) AS kind, any_value(column_name) AS name, any_value(csv_line) AS text "
+            "FROM reject_errors GROUP BY line ORDER BY line"
+        ).fetchall()
+        first_line = 2 if heading else 1
+        blank = _blank_lines(path) if len(names) > 1 else np.empty(0, np.int64)
+        lines = np.array([line for line, *_ in faults], dtype=np.int64)
+        rows = lines - first_line - np.searchsorted(blank, lines)
+        for row, (line, kind, name, text) in zip(rows.tolist(), faults, strict=True):
+            # A quote that is never closed swallows the rows that follow, so it cannot be dropped alone.
+            swallowed = kind == "UNQUOTED VALUE" and "\n" in (text or "").rstrip("\n")
+            if self._unreadable == "refuse" or swallowed:
+                fault = self._error(
+                    f"{_explain(kind, len(names))} It begins: {[*(text or '')[:60].splitlines(), ''][0]!r}.",
+                    "set 'quote' to the character that encloses values, or to '' if none does,"
+                    if swallowed
+                    else "correct 'delimiter', 'quote' or 'escape', or set 'unreadable: drop'",
+                    inside,
+                    column=name,
+                    rows=[row],
+                    count=len(rows),
+                )
+                fault.locate = partial(_row_and_line, line)
+                raise fault
+        total = len(table) + len(rows)
+        read = np.setdiff1d(np.arange(total), rows)
+        table = self._finish(table).append_column(ROW, pa.array(read))
+        table = table.append_column(FAULT, pa.nulls(len(table), pa.string()))
+        if len(rows):
+            reasons = pa.array([_explain(kind, len(names)) for _, kind, *_ in faults])
+            empty = {name: pa.nulls(len(rows), pa.string()) for name in names}
+            bad = pa.table({**empty, ROW: pa.array(rows, pa.int64()), FAULT: reasons})
+            table = pa.concat_tables([table, bad.select(table.column_names)])
+        return table, total, None if len(blank) else first_line
+
+    def _finish(self, table: pa.Table) -> pa.Table:
+        """Make every column text, empty values null, and HTML entities the characters they stand for."""
+        columns = []
+        for column in table.itercolumns():
+            text = column.cast(pa.string())
+            if self._file_format != "csv" and self._missing_values:
+                missing = pc.is_in(text, value_set=pa.array(self._missing_values))
+                text = pc.if_else(missing, pa.scalar(None, pa.string()), text)
+            if self._unescape_html:
+                coded = text.combine_chunks().dictionary_encode()
+                words = [html.unescape(word) if _ENTITY.search(word) else word for word in coded.dictionary.to_pylist()]
+                text = pa.array(words, pa.string()).take(coded.indices)
+            columns.append(text)
+        return pa.table(columns, names=table.column_names)
+
+    def _exists(self) -> bool:
+        return all(Path(path).exists() for path in self.paths)
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": self._filepath, "files": self._files, "file_format": self._file_format}
+
+
+def _row_and_line(line: int, row: int) -> str:
+    return f"row {row + 1} (line {line})"
+
+
+def _texts(table: pa.Table) -> list[pa.ChunkedArray]:
+    return [table[name] for name in table.column_names if name not in (ROW, FILE, FAULT)]
+
+
+def _blank_lines(path: Path) -> np.ndarray:
+    """Numbers of the blank lines, from 1: no rows, but DuckDB counts them as lines."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        if text.find(b"\n\n") < 0:
+            return np.empty(0, np.int64)
+        ends = np.flatnonzero(np.frombuffer(text[:], np.uint8) == ord("\n"))
+    return np.flatnonzero(np.diff(ends, prepend=-1) == 1) + 1
+
+
+def _count(rows: int) -> pa.Array:
+    return pa.array(np.arange(rows, dtype=np.int64))
+
+
+def _explain(kind: str, columns: int) -> str:
+    reasons = {
+        "MISSING COLUMNS": f"The row has fewer values than the {columns} columns.",
+        "TOO MANY COLUMNS": f"The row has more values than the {columns} columns.",
+        "UNQUOTED VALUE": "The row has a stray quote.",
+    }
+    return reasons.get(kind, f"The row cannot be read ({kind.lower()}).")
+
+
+def _sql(value: object) -> str:
+    """Write a value as an SQL literal."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{', '.join(map(_sql, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_sql(name)}: {_sql(kind)}' for name, kind in value.items())}}}"
+    return "'" + str(value).replace("'", "''") + "'"

@@ -1,0 +1,159 @@
+"""Loss balancing and retrieval losses: closed forms, invariances, and agreement where all methods must agree."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from multitask_recommender.models import histories, losses
+from multitask_recommender.models.loss_balancing import (
+    Balancing,
+    DynamicWeightAverage,
+    GradientAggregation,
+    UncertaintyWeighting,
+    make_loss_balancing,
+)
+from multitask_recommender.models.task_affinity import GradientCosines
+from multitask_recommender.training import new_generator
+
+NAMES = ["a", "b", "c"]
+
+
+def test_uncertainty_weighting_reaches_its_closed_form() -> None:
+    """For fixed losses the minimum of exp(-s) L + s / 2 is at s = log 2 L, where every term is (1 + log 2 L) / 2."""
+    weighting = UncertaintyWeighting(NAMES)
+    fixed = {"a": torch.tensor(0.2), "b": torch.tensor(1.0), "c": torch.tensor(7.0)}
+    optimiser = torch.optim.Adam(weighting.parameters(), lr=0.05)
+    for _ in range(600):
+        optimiser.zero_grad()
+        total = torch.stack(list(weighting(fixed).values())).sum()
+        total.backward()
+        optimiser.step()
+    expected = torch.log(2 * torch.stack(list(fixed.values())))
+    assert torch.allclose(weighting.log_variance.detach(), expected, atol=1e-3)
+
+
+def test_dynamic_weights_favour_the_slow_task_and_sum_to_the_number_of_tasks() -> None:
+    weighting = DynamicWeightAverage()
+    assert weighting.weights(NAMES) == dict.fromkeys(NAMES, 1.0)
+    weighting.end_epoch({"a": 1.0, "b": 1.0, "c": 1.0})
+    weighting.end_epoch({"a": 0.5, "b": 0.9, "c": 0.7})
+    weights = weighting.weights(NAMES)
+    assert weights["b"] > weights["c"] > weights["a"]
+    assert sum(weights.values()) == pytest.approx(3.0)
+    assert weights["b"] / weights["a"] == pytest.approx(np.exp((0.9 - 0.5) / 2))
+
+
+def test_random_weights_follow_the_seed() -> None:
+    unit = {name: torch.tensor(1.0) for name in NAMES}
+    draws = [
+        [float(v) for v in make_loss_balancing("random", NAMES, new_generator(s))(unit).values()] for s in (1, 1, 2)
+    ]
+    assert draws[0] == draws[1] != draws[2]
+    assert sum(draws[0]) == pytest.approx(3.0, abs=1e-5)
+
+
+def test_one_task_is_never_balanced() -> None:
+    loss = {"a": torch.tensor(3.0)}
+    for name in ("uncertainty", "random", "dynamic_weight_average", "upgrad"):
+        assert make_loss_balancing(name, ["a"], new_generator(1))(loss) == loss
+
+
+@pytest.mark.parametrize("name", ["pcgrad", "cagrad", "nash_mtl", "aligned_mtl", "upgrad"])
+def test_aggregators_agree_with_the_sum_where_gradients_agree(name: Balancing) -> None:
+    pytest.importorskip("torchjd")
+    weight = nn.Parameter(torch.tensor([1.0, -2.0, 0.5]))
+    unused = nn.Parameter(torch.ones(2))
+    method = make_loss_balancing(name, NAMES, new_generator(1))
+    assert isinstance(method, GradientAggregation)
+    method.backward({task: weight.square().sum() for task in NAMES}, [weight, unused])
+    assert torch.allclose(weight.grad, 3 * 2 * weight, rtol=1e-3)
+    assert torch.equal(unused.grad, torch.zeros(2))
+
+
+@pytest.mark.parametrize("name", ["pcgrad", "upgrad"])
+def test_aggregators_settle_conflicts(name: Balancing) -> None:
+    """Where two gradients conflict, a step along the result does not harm either task to first order."""
+    pytest.importorskip("torchjd")
+    weight = nn.Parameter(torch.zeros(2))
+    gradients = {"a": torch.tensor([1.0, 0.0]), "b": torch.tensor([-2.0, 0.5])}
+    method = make_loss_balancing(name, list(gradients), new_generator(1))
+    assert isinstance(method, GradientAggregation)
+    method.backward({task: (weight * g).sum() for task, g in gradients.items()}, [weight])
+    assert all(float(weight.grad @ g) >= -1e-4 for g in gradients.values())
+    assert any(float(sum(gradients.values()) @ g) < 0 for g in gradients.values())
+
+
+def test_gradient_cosines_are_those_of_the_shared_parameters() -> None:
+    class Module(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.shared = nn.Parameter(torch.tensor([3.0, 4.0]))
+            self.own = nn.Parameter(torch.tensor([1.0]))
+            self.tasks = {"a": None, "b": None}
+
+    module = Module()
+    found = GradientCosines()
+    parts = {
+        "a": module.shared[0] + 10 * module.own.sum(),
+        "b": module.shared.sum(),
+        "penalty": module.own.square().sum(),
+    }
+    found(module, 4, parts)  # type: ignore[arg-type]
+    assert found.rows == [(5, "a", "b", pytest.approx(2**-0.5))]
+
+
+def vectors() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    g = new_generator(4)
+    users, items = (
+        torch.randn(5, 3, generator=g, dtype=torch.float64),
+        torch.randn(40, 3, generator=g, dtype=torch.float64),
+    )
+    return users, items, torch.tensor([0, 0, 2, 4]), torch.tensor([7, 9, 7, 39])
+
+
+def test_softmax_loss_equals_cross_entropy_over_all_items() -> None:
+    users, items, row_user, row_item = vectors()
+    expected = nn.functional.cross_entropy((users @ items.T)[row_user], row_item, reduction="sum")
+    assert torch.allclose(losses.softmax_loss(users, items, row_user, row_item, new_generator(1)), expected)
+
+
+def test_sampled_softmax_estimates_the_whole_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    users, items, row_user, row_item = vectors()
+    whole = losses.softmax_loss(users, items, row_user, row_item, new_generator(1))
+    monkeypatch.setattr(losses, "DENSE_BLOCK", 0)
+    sampled = losses.softmax_loss(users, items, row_user, row_item, new_generator(1), sampled=40_000)
+    # The positive is counted on top of the sample, which matters little among 40 items.
+    assert float(sampled) == pytest.approx(float(whole), rel=0.15)
+
+
+def test_bpr_compares_with_items_that_are_not_the_users() -> None:
+    users, items, row_user, row_item = vectors()
+    zero = torch.zeros_like(users)
+    count = float(losses.bpr_loss(zero, items, row_user, row_item, new_generator(1))) / np.log(2)
+    assert count == pytest.approx(round(count), abs=1e-9)
+    assert count <= len(row_user)
+    few = items[:2]
+    only = torch.tensor([0, 0]), torch.tensor([0, 1])
+    assert float(losses.bpr_loss(users, few, *only, new_generator(1))) == 0.0
+
+
+@pytest.mark.parametrize("loss", [losses.softmax_loss, losses.bpr_loss])
+def test_retrieval_losses_have_right_gradients(loss: object) -> None:
+    users, items, row_user, row_item = vectors()
+    users.requires_grad_()
+    items.requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda u, i: loss(u, i, row_user, row_item, new_generator(1)),  # type: ignore[operator]
+        (users, items),
+    )
+
+
+def test_dense_and_gathered_scores_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    users, items, row_user, row_item = vectors()
+    dense = losses.pair_scores(users, items, row_user, row_item)
+    monkeypatch.setattr(losses, "DENSE_BLOCK", 0)
+    assert torch.allclose(losses.pair_scores(users, items, row_user, row_item), dense)
+    assert histories.DENSE_BLOCK > 0
