@@ -12,7 +12,7 @@ from scipy import sparse, stats
 
 from conftest import Project
 from multitask_recommender import metrics
-from multitask_recommender.datasets import StreamedTable
+from multitask_recommender.datasets import ArraysFile, StreamedTable
 from multitask_recommender.errors import DataError, SettingsError
 from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings
 from multitask_recommender.pipelines.evaluation.parameters import EvaluationSettings
@@ -110,6 +110,27 @@ def test_the_truth_gives_the_probabilities_of_the_labels() -> None:
         for tenth in np.array_split(np.argsort(value), 10):
             error = stats.sem(label[tenth]) or 1e-3
             assert abs(label[tenth].mean() - value[tenth].mean()) < 4.5 * error, task
+
+
+def test_noise_is_the_standard_deviation_of_a_logistic_latent_response() -> None:
+    store = Bookstore(settings(noise=1.7))
+    noise = stats.logistic(scale=1.7 * np.sqrt(3) / np.pi)
+    assert noise.std() == pytest.approx(1.7)
+    utility = np.linspace(-3, 3, 13, dtype=np.float32)
+    centre = {task: -float(np.interp(0.5, store.truth.value(task, utility), utility)) for task in ("click", "purchase")}
+    for task, shift in centre.items():
+        assert store.truth.value(task, utility) == pytest.approx(1 - noise.cdf(-(utility + shift)), abs=2e-3)
+
+
+def test_ground_truth_survives_its_file(tmp_path: Path) -> None:
+    truth = Bookstore(settings(noise=0.4)).truth
+    dataset = ArraysFile((tmp_path / "truth.safetensors").as_posix())
+    dataset.save(truth.arrays())
+    again = GroundTruth.from_arrays(dataset.load())
+    assert again.noise == 0.4
+    everyone = np.arange(400)
+    for task in TASKS:
+        assert np.array_equal(again.utilities(task, everyone), truth.utilities(task, everyone))
 
 
 def test_clicks_follow_popularity_times_probability() -> None:
@@ -251,11 +272,12 @@ def test_regret_table() -> None:
 
 
 def test_simulation_by_one_command(project: Project) -> None:
-    """In the overlay it writes all four files; elsewhere it does not start, so it cannot write over other tables."""
+    """In the overlay it writes all four files, which the study reads; elsewhere it does not start, so it cannot write over other tables."""
     refused = project.run("--pipelines", "simulation")
     assert refused.returncode != 0
     small = "simulation.users=50,simulation.books=60,simulation.interactions=500"
-    result = project.run("--env", "bookstore", "--pipelines", "simulation", "--params", small)
+    options = ["--pipelines", "simulation,data_engineering", "--params", small]
+    result = project.run("--env", "bookstore", *options)
     assert result.returncode == 0, result.stderr
     folder = project.folder / "data" / "01_raw" / "bookstore"
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -269,3 +291,10 @@ def test_simulation_by_one_command(project: Project) -> None:
         60,
         500,
     ]
+    interactions = pd.read_parquet(project.folder / "data" / "bookstore" / "03_primary" / "interactions.parquet")
+    assert len(interactions) == 500
+    assert interactions["user_id"].str.slice(1).astype(int).equals(interactions["user"])
+    assert interactions["item_id"].str.slice(1).astype(int).equals(interactions["item"])
+    rows = pd.read_parquet(project.folder / "data" / "bookstore" / "05_model_input" / "test_labels.parquet")
+    assert rows.loc[rows["rating"].notna(), "read"].eq(1).all()
+    assert rows["purchase"].isna().any()

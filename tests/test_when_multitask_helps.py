@@ -31,7 +31,13 @@ def sweep(**values: Any) -> SweepSettings:
             "books": 150,
             "clicks_per_user": 30,
             "store": {"popularity_skew": 0.5, "activity_skew": 0.5, "feature_signal": 0, "taste": 0.9, "dimension": 4},
-            "settings": {"dimension": 8, "user_features": False, "item_features": False, "training": training},
+            "settings": {
+                "dimension": 8,
+                "history_exponent": 0.5,
+                "user_features": False,
+                "item_features": False,
+                "training": training,
+            },
             "search": {"penalise": ["identity", "task_vectors"], "penalty": [0.3]},
             "seed": 3,
             **values,
@@ -69,7 +75,13 @@ def test_shuffled_labels_do_not_help() -> None:
             clicks_per_user=16,
             auxiliary=["read", "rating"],
             shuffled=True,
-            settings={"dimension": 6, "user_features": False, "item_features": False, "training": training},
+            settings={
+                "dimension": 6,
+                "history_exponent": 0.5,
+                "user_features": False,
+                "item_features": False,
+                "training": training,
+            },
             search={"penalty": [0.15, 1.0]},
         )
     )

@@ -20,6 +20,8 @@ from kedro_datasets.pandas import CSVDataset, ParquetDataset
 from matplotlib.figure import Figure
 from safetensors.numpy import load_file, save_file
 
+from multitask_recommender.raw_tables import RawTable
+
 Arrays = dict[str, np.ndarray]
 
 
@@ -40,7 +42,7 @@ class TableStream(Protocol):
 class _WholeFile:
     """Mixin: the file appears under its name only when it is complete, so that a killed run leaves no half."""
 
-    _filepath: PurePosixPath
+    _filepath: Any
 
     def _replace(self, write: Callable[[], None]) -> None:
         original = self._filepath
@@ -129,11 +131,11 @@ class ArraysFile(_WholeFile, AbstractDataset[Arrays, Arrays]):
         return {"filepath": str(self._filepath)}
 
 
-class StreamedTable(_WholeFile, FileDataset):
+class StreamedTable(_WholeFile, RawTable):
     """A raw table in parquet that a simulation writes, table by table, so that it need not fit into memory.
 
     It takes a table of pyarrow, or an object with a ``schema`` that yields such tables, and loads as an Ibis
-    expression. The file's row groups do not depend on the sizes of the tables.
+    expression like any raw table. The file's row groups do not depend on the sizes of the tables.
     """
 
     _ROW_GROUP = 2**17

@@ -25,7 +25,7 @@ import ibis.expr.types as ir
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from kedro.io import AbstractDataset
+from kedro.io import AbstractDataset, DatasetError
 from kedro_datasets.ibis import FileDataset
 
 from multitask_recommender.errors import DataError
@@ -54,7 +54,7 @@ class NoTable(AbstractDataset[None, None]):
 
     def save(self, data: None) -> None:
         """Refuse: there is nothing to save."""
-        raise NotImplementedError("a raw table is never written")
+        raise DatasetError("a raw table is never written")
 
     def _exists(self) -> bool:
         return True
@@ -174,7 +174,7 @@ class RawTable(AbstractDataset[None, ir.Table]):
 
     def save(self, data: None) -> None:
         """Refuse: raw tables are never written."""
-        raise NotImplementedError("a raw table is never written")
+        raise DatasetError("a raw table is never written")
 
     def _is_archive(self) -> bool:
         return self._filepath.lower().endswith(".zip")

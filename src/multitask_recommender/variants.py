@@ -174,18 +174,21 @@ class Variant:
 def _architecture(
     name: str, recommender: type[Recommender], settings: type[Settings], title: str, funnel: bool = False
 ) -> Variant:
-    """A tuned multi-task model beside the main ones: first split, not in a quick study."""
-    return Variant(name, recommender, settings, "multi_task", title, quick=False, funnel=funnel, first_split=True)
+    """A tuned multi-task model beside the main ones: on the first split, outside the default run."""
+    return Variant(
+        name, recommender, settings, "multi_task", title, core=False, quick=False, funnel=funnel, first_split=True
+    )
 
 
 def _derived(name: str, kind: Kind, title: str, **more: Any) -> Variant:
-    """The shared-bottom model with something changed: first split, not in a quick study."""
+    """The shared-bottom model with something changed: on the first split, outside the default run."""
     return Variant(
         name,
         shared_bottom.SharedBottom,
         SharedBottomSettings,
         kind,
         title,
+        core=False,
         quick=False,
         based_on="shared_bottom",
         first_split=True,
@@ -282,7 +285,7 @@ _ALL = (
     _derived("dynamic_weight_average", "multi_task", "Dynamic weight average"),
     _derived("random_weighting", "multi_task", "Random weighting"),
     *(
-        _derived(name, "multi_task", title, core=False, package="torchjd")
+        _derived(name, "multi_task", title, package="torchjd")
         for name, title in (
             ("pcgrad", "PCGrad"),
             ("cagrad", "CAGrad"),

@@ -39,7 +39,7 @@ class SharedBottomTower(Tower):
         return list(self.bottom.parameters())
 
 
-class UnsharedEmbeddingsTower(Tower):
+class UnsharedEmbeddingsTower(SharedBottomTower):
     """t_k = (x_k + x_k E) H_k: the map is shared, the vectors of users and items are not.
 
     The shared vector holds one slice of length D per task. It is the shared-bottom tower without the sharing of
@@ -52,19 +52,13 @@ class UnsharedEmbeddingsTower(Tower):
     """
 
     def __init__(self, tasks: dict[str, Task], dimension: int, generator: Generator) -> None:
-        super().__init__()
+        super().__init__(tasks, dimension, generator)
         self.dimension, self.width = dimension, dimension * len(tasks)
-        self.bottom = Experts(1, dimension, generator)
-        self.heads = identity_heads(tasks, dimension)
 
     def forward(self, shared: Tensor) -> Vectors:
         """Map (n, tasks D) vectors to task to (n, D)."""
         slices = shared.split(self.dimension, dim=1)
         return {name: self.bottom(own)[0] @ head for own, (name, head) in zip(slices, self.heads.items(), strict=True)}
-
-    def expert_parameters(self) -> list[nn.Parameter]:
-        """Return the bottom's map."""
-        return list(self.bottom.parameters())
 
 
 class SharedBottomSettings(MultiTaskSettings):

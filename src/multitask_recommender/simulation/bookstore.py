@@ -164,12 +164,14 @@ class GroundTruth:
             for task, pair in self.vectors.items()
             for side, vectors in zip(("user", "book"), pair, strict=True)
         }
-        return {**sides, "noise": np.array(self.noise)}
+        return {**sides, "noise": np.array([self.noise])}
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> GroundTruth:
         """Take stored arrays back."""
-        return cls({task: (arrays[f"user.{task}"], arrays[f"book.{task}"]) for task in TASKS}, float(arrays["noise"]))
+        return cls(
+            {task: (arrays[f"user.{task}"], arrays[f"book.{task}"]) for task in TASKS}, float(arrays["noise"][0])
+        )
 
 
 @dataclass(frozen=True)

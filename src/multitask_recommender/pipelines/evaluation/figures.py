@@ -231,19 +231,12 @@ def plot_affinity(cosines: pd.DataFrame, gains: pd.DataFrame) -> Figure:
     for place, ((task, other), rows) in enumerate(pairs):
         by_epoch = rows.groupby("epoch")["cosine"].agg(["mean", "min", "max"])
         colour = colours[place % len(colours)]
-        left.plot(by_epoch.index, by_epoch["mean"], color=colour, linestyle="-" if place < 6 else "--")
+        line = "-" if place < 6 else "--"
+        left.plot(by_epoch.index, by_epoch["mean"], color=colour, linestyle=line, label=f"{task}, {other}")
         left.fill_between(by_epoch.index, by_epoch["min"], by_epoch["max"], color=colour, alpha=0.15, linewidth=0)
-        left.annotate(
-            f"{task}, {other}",
-            (by_epoch.index[-1], by_epoch["mean"].iloc[-1]),
-            xytext=(4, 0),
-            textcoords="offset points",
-            fontsize=8,
-            va="center",
-            color=colour,
-        )
     left.axhline(0.0, color="#555555", linewidth=0.8)
-    left.margins(x=0.18)
+    if pairs:
+        left.legend(frameon=False, fontsize=9)
     left.set_xlabel("epoch")
     left.set_ylabel("cosine of the tasks' gradients")
     left.set_title("Gradients on shared parameters (mean and range over folds)")
@@ -275,16 +268,17 @@ def _label_points(figure: Figure, labelled: list[tuple[Axes, Points]]) -> None:
     for axis, points in labelled:
         pixels = [axis.transData.transform((x, y)) for x, y, _ in points]
         taken = [(px - marker, py - marker, px + marker, py + marker) for px, py in pixels]
-        right_edge = axis.get_window_extent().x1
+        inside = axis.get_window_extent()
         for (x, y, text), (px, py) in sorted(zip(points, pixels, strict=True), key=lambda both: -both[0][1]):
             width, height = len(text) * size * 0.56 * dpi, size * 1.25 * dpi
-            to_right = px + gap + width <= right_edge
+            to_right = px + gap + width <= inside.x1
             left = px + gap if to_right else px - gap - width
             shift = 0.0
             for step in range(40):
                 shift = (step + 1) // 2 * height * (1 if step % 2 else -1)
                 low = py + shift - height / 2
-                if not any(
+                fits = inside.y0 <= low and low + height <= inside.y1
+                if fits and not any(
                     left < other[2] and other[0] < left + width and low < other[3] and other[1] < low + height
                     for other in taken
                 ):

@@ -93,6 +93,8 @@ def run_sweep(settings: SweepSettings) -> tuple[pd.DataFrame, pd.DataFrame]:
     cells = [Cell(*values) for values in itertools.product(settings.relatedness, settings.sparsity, settings.users)]
     jobs = list(itertools.product(cells, range(settings.repeats)))
     results = run_jobs(lambda job: run_repeat(settings, *job), jobs, settings.workers, "sweep")
+    # The smallest p-value of a permutation test is 2 / (resamples + 1); times the number of tests it has to stay small.
+    resamples = max(settings.resamples, 100 * len(cells) * len(results[0].model))
     repeats: list[dict[str, Any]] = []
     pooled: list[dict[str, Any]] = []
     for cell in cells:
@@ -102,7 +104,7 @@ def run_sweep(settings: SweepSettings) -> tuple[pd.DataFrame, pd.DataFrame]:
         for metric in metrics:
             models, controls = ([getattr(one, side) for one in own] for side in ("model", "control"))
             seed = derive_seed(settings.seed, "sweep comparison", *vars(cell).values(), metric)
-            result = _compare(metric, _pooled(models, metric), _pooled(controls, metric), settings.resamples, seed)
+            result = _compare(metric, _pooled(models, metric), _pooled(controls, metric), resamples, seed)
             row = {**vars(cell), "task": settings.target, "metric": metric, **_as_gain(result, metric)}
             pooled.append({**row, "comparison": result})
     each = pd.DataFrame(repeats, columns=REPEAT_COLUMNS)

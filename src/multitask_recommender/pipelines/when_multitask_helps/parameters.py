@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from multitask_recommender.models.multi_task import MultiTaskSettings
+from multitask_recommender.models.shared_bottom import SharedBottomSettings
 from multitask_recommender.settings_base import Settings
 from multitask_recommender.simulation.bookstore import StoreKnobs
 from multitask_recommender.variants import VariantParameters
@@ -34,7 +34,8 @@ class SweepSettings(Settings):
         validation_share: Share of the clicks on which each model chooses its parameters.
         settings: Parameters that both models share.
         search: What both models choose from, each for itself, by its error on the target task.
-        resamples: Resamples of every permutation test and bootstrap.
+        resamples: Resamples of every permutation test and bootstrap of a repeat; those over all repeats have more
+            where the number of combinations asks for it.
         smallest_effect: The smallest effect of interest, relative to the control.
         workers: Processes at the same time. The number changes no result.
         seed: Seed of everything random.
@@ -52,7 +53,7 @@ class SweepSettings(Settings):
     shuffled: bool = False
     test_share: float = Field(default=0.3, gt=0, lt=1)
     validation_share: float = Field(default=0.12, gt=0, lt=1)
-    settings: MultiTaskSettings = MultiTaskSettings()
+    settings: SharedBottomSettings = SharedBottomSettings()
     search: dict[str, list[Any]] = Field(default_factory=dict)
     resamples: int = Field(default=499, ge=99)
     smallest_effect: float = Field(default=0.01, gt=0)
