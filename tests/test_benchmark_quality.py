@@ -111,8 +111,28 @@ def test_records_have_the_stated_keys_and_null_where_a_model_cannot(quality, tmp
     assert {name for name, value in ranking.items() if value is None} == {"rmse", "mae", "auc_like"}
     monkeypatch.setattr(quality.report, "RESAMPLES", 999)
     compared = {(one["metric"], one["peer"]): one for one in quality.report.compare(measured)}
-    assert set(compared) == {("rmse", "SVD++"), ("auc_like", "SVD++"), ("ndcg_10", "EASE^R")}
+    assert set(compared) == {
+        ("rmse", "SVD++"),
+        ("auc_like", "SVD++"),
+        ("user_auc_like", "SVD++"),
+        ("ndcg_10", "EASE^R"),
+    }
     assert compared["rmse", "SVD++"]["ahead"] == "yes"
+
+
+def test_contributions_to_the_auc_have_its_mean_and_its_standard_error(quality):
+    random = np.random.default_rng(3)
+    user = np.repeat(np.arange(300), 10)
+    tilt = random.normal(size=300)[user]  # Rows of a user are alike, which widens the error of the AUC.
+    label = (tilt + random.normal(size=3000) > 0).astype(float)
+    score = np.round(tilt + label + random.normal(size=3000), 1)
+    _, total, count = quality.measure.auc_contributions(label, score, user)
+    assert total.mean() == pytest.approx(metrics.auc(label, score), abs=1e-12)
+    assert (count == 1).all()
+    rows = np.arange(3000).reshape(300, 10)
+    drawn = [rows[random.integers(0, 300, 300)].ravel() for _ in range(400)]
+    spread = np.std([metrics.auc(label[own], score[own]) for own in drawn])
+    assert total.std() / np.sqrt(300) == pytest.approx(spread, rel=0.15)
 
 
 def test_training_and_validation_items_are_known_when_the_test_rows_are_ranked(quality):

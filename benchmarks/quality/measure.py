@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
+from scipy import sparse, stats
 
 from multitask_recommender import metrics
 from multitask_recommender.interactions import Interactions, pair_matrix
@@ -34,11 +34,42 @@ class Measured:
 
     Attributes:
         values: Metric to value; None where the model cannot give it.
-        totals: ``rmse``, ``ndcg_10`` and ``auc_like`` per user, for paired comparisons; AUC is the user's own.
+        totals: ``rmse``, ``ndcg_10``, ``auc_like`` (see :func:`auc_contributions`) and ``user_auc_like`` (the user's
+            own AUC) per user, for paired comparisons.
     """
 
     values: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(VALUES))
     totals: dict[str, Totals] = field(default_factory=dict)
+
+
+def auc_contributions(label: np.ndarray, score: np.ndarray, user: np.ndarray) -> Totals:
+    """Divide the AUC over all rows among the users, so that models can be compared over users.
+
+    With P positives, N negatives and U users, a user contributes
+    U (sum of (V_i - A) / P over own positives + sum of (V_j - A) / N over own negatives) + A, where A is the AUC, V_i
+    the share of all negatives that score below the positive i, and V_j the share of all positives that score above the
+    negative j. Source: DeLong et al., Biometrics 1988, for clusters of rows: Obuchowski, Biometrics 1997.
+
+    Args:
+        label: (rows,) 0 or 1, both present.
+        score: (rows,).
+        user: (rows,).
+
+    Returns:
+        Users, contributions, whose mean is the AUC over all rows, and ones.
+    """
+    positive = label > 0
+    ranks, own_ranks = stats.rankdata(score), np.empty(len(score))
+    for side in (positive, ~positive):
+        own_ranks[side] = stats.rankdata(score[side])
+    positives, negatives = int(positive.sum()), int((~positive).sum())
+    # The rank among all minus the rank among one's own kind counts the others below, ties half.
+    others_below = ranks - own_ranks
+    placement = np.where(positive, others_below / negatives, 1 - others_below / positives)
+    area = metrics.auc(label, score)
+    share = (placement - area) / np.where(positive, positives, negatives)
+    users, place = np.unique(user, return_inverse=True)
+    return users, len(users) * np.bincount(place, share) + area, np.ones(len(users))
 
 
 def measure(scores: dict[str, np.ndarray], rows: Interactions, known: list[Interactions], split: Rows) -> Measured:
@@ -75,7 +106,8 @@ def measure(scores: dict[str, np.ndarray], rows: Interactions, known: list[Inter
         users = np.unique(rows.user)
         own = np.array([metrics.auc(like[rows.user == user], order[rows.user == user]) for user in users])
         both = ~np.isnan(own)
-        result.totals["auc_like"] = (users[both], own[both], np.ones(both.sum()))
+        result.totals["user_auc_like"] = (users[both], own[both], np.ones(both.sum()))
+        result.totals["auc_like"] = auc_contributions(like, order, rows.user)
     if "matrix" in scores:
         shape = (split.users, split.items)
         excluded = sparse.csr_matrix(shape, dtype=np.float32)

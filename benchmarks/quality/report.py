@@ -32,7 +32,12 @@ SHOWN = {
     "fit_seconds": ("fit, s", 1),
     "peak_mb": ("peak, MB", 0),
 }
-COMPARED = ("rmse", "ndcg_10", "auc_like")
+COMPARED = {
+    "rmse": "RMSE",
+    "ndcg_10": "NDCG@10",
+    "auc_like": "AUC of like",
+    "user_auc_like": "AUC of like, mean of the users' own",
+}
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -60,7 +65,7 @@ def compare(measured: dict[tuple[str, str], list[Measured]]) -> list[dict[str, A
     Returns:
         Records metric, peer, library, own, other (metrics over all seeds), difference (own minus other) with its 95 %
         BCa interval, p_value of the paired permutation test, p_holm (over all records) and ahead: yes, no or undecided
-        at 5 %. AUC is here the mean of the users' own.
+        at 5 %. ``auc_like`` is over all rows as in the records, ``user_auc_like`` the mean of the users' own.
     """
     own = next((fits for (_, library), fits in measured.items() if library == OWN), None)
     if own is None:
@@ -105,7 +110,7 @@ def _quality_table(records: pd.DataFrame) -> list[str]:
     lines.append(_row(["---"] * (len(SHOWN) + 2)))
     best = {
         name: means[name].min() if name in LOWER_IS_BETTER else means[name].max()
-        for name in [*COMPARED, "mae", "recall_10"]
+        for name in ("rmse", "mae", "ndcg_10", "recall_10", "auc_like")
     }
     for (model, library), values in means.iterrows():
         cells = []
@@ -126,7 +131,7 @@ def _comparison_table(comparisons: pd.DataFrame) -> list[str]:
             interval = f"{one['ci_low']:+.4f} to {one['ci_high']:+.4f}"
             numbers = [f"{one['own']:.4f}", f"{one['other']:.4f}", f"{one['difference']:+.4f}", interval]
             name = f"{one['peer']} ({one['library']})"
-            lines.append(_row([SHOWN[metric][0], name, *numbers, f"{one['p_holm']:.4f}", one["ahead"]]))
+            lines.append(_row([COMPARED[metric], name, *numbers, f"{one['p_holm']:.4f}", one["ahead"]]))
     return lines
 
 
@@ -152,7 +157,7 @@ def write_table() -> None:
         (
             "quality_comparisons",
             "This project's model against every peer, paired over the users, best peer of a metric first. RMSE is here"
-            " that of the squared errors averaged over seeds, AUC the mean of the users' own.",
+            " that of the squared errors averaged over seeds. Holm's correction is over all rows of the table.",
             _comparison_table,
         ),
         ("five_fold", "Five folds: fold f is every fifth row of the same permutation, from row f on.", _fold_table),

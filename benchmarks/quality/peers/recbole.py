@@ -24,17 +24,18 @@ VAE_GRID = [
         "learning_rate": rate,
         "mlp_hidden_size": [600],
         "latent_dimension": latent,
-        "dropout_prob": 0.5,
+        "dropout_prob": dropout,
         "anneal_cap": 0.2,
-        "total_anneal_steps": anneal,
-        "train_batch_size": 128,
-        "epochs": [10, 15, 20, 30, 40],
+        "train_batch_size": batch,
+        "epochs": epochs,
     }
-    for rate, latent, anneal in [
-        (0.001, 128, 200_000),
-        (0.001, 256, 200_000),
-        (0.0005, 256, 200_000),
-        (0.001, 256, 500),
+    # A batch is of users: 2048, the library's own, takes all of them in one step.
+    for rate, latent, dropout, batch, epochs in [
+        (0.001, 128, 0.5, 2048, [50, 100, 150, 200]),
+        (0.001, 256, 0.5, 2048, [50, 100, 150, 200]),
+        (0.001, 256, 0.5, 128, [20, 25, 30, 35]),
+        (0.0005, 256, 0.5, 128, [30, 40, 50, 60]),
+        (0.001, 256, 0.7, 128, [20, 30, 40, 50]),
     ]
 ]
 EASE_GRID: list[Settings] = [{"reg_weight": float(weight)} for weight in (100, 150, 200, 250, 300, 400, 500, 700)]

@@ -11,8 +11,15 @@ from surprise.trainset import Trainset
 from peers.common import Predict, Scores, Settings, Training, main
 
 GRID = [
-    {"factors": 50, "learning_rate": 0.005, "penalty": penalty, "epochs": epochs}
-    for penalty, epochs in [(0.05, 20), (0.08, 30), (0.1, 30), (0.1, 40)]
+    {"factors": 50, "learning_rate": rate, "penalty": penalty, "epochs": epochs}
+    for rate, penalty, epochs in [
+        (0.005, 0.08, 30),
+        (0.01, 0.08, 30),
+        (0.01, 0.1, 30),
+        (0.01, 0.1, 45),
+        (0.01, 0.12, 45),
+        (0.01, 0.15, 45),
+    ]
 ]
 
 
