@@ -146,3 +146,22 @@ def test_a_score_that_is_not_a_number_is_never_recommended() -> None:
         np.array([[np.nan, 1.0, 2.0]], np.float32), sparse.csr_matrix((1, 3)), np.ones(3, bool), 3
     )
     assert lists.tolist() == [[2, 1, metrics.PADDING]]
+
+
+@pytest.mark.parametrize("kind", ["few ties", "all tied", "most tied", "most unknown"])
+def test_lists_break_ties_by_item_number(kind: str) -> None:
+    random = np.random.default_rng(1)
+    score = random.normal(size=(16, 200)).astype(np.float32)
+    score = {
+        "few ties": np.round(score, 1),
+        "all tied": np.zeros_like(score),
+        "most tied": np.where(score > 1.5, score, np.float32(0)),
+        "most unknown": np.where(score > -1.5, np.float32(np.nan), score),
+    }[kind]
+    excluded = sparse.random(16, 200, 0.05, format="csr", random_state=1)
+    catalogue = random.random(200) < 0.9
+    lists = metrics.top_items(score, excluded, catalogue, 20)
+    for user, found in enumerate(lists):
+        allowed = catalogue & (excluded[[user]].toarray()[0] == 0) & ~np.isnan(score[user])
+        best = sorted(np.nonzero(allowed)[0], key=lambda item: (-score[user, item], item))[:20]
+        assert found.tolist() == best + [metrics.PADDING] * (20 - len(best))

@@ -125,7 +125,13 @@ def top_items(score: FloatArray, excluded: sparse.csr_matrix, catalogue: BoolArr
     threshold = best[:, -1:].numpy()
     result = np.full((len(masked), k), PADDING, dtype=np.int64)
     # All items at or above the k-th best score, so that ties at the end of the list break by item number.
-    row, item = np.nonzero(masked >= threshold)
+    reached = masked >= threshold
+    if np.count_nonzero(reached) > 2 * k * len(masked):
+        # Many ties, as in the lists of a mean: those that cannot get into the list would only have to be sorted.
+        tied = masked == threshold
+        room = k - (reached & ~tied).sum(axis=1, keepdims=True)
+        reached &= ~tied | (np.cumsum(tied, axis=1) <= room)
+    row, item = np.nonzero(reached)
     candidate = np.isfinite(masked[row, item])
     row, item = row[candidate], item[candidate]
     order = np.lexsort((item, -masked[row, item], row))
