@@ -103,10 +103,8 @@ def measure(scores: dict[str, np.ndarray], rows: Interactions, known: list[Inter
     order = scores.get("like", scores.get("rating"))
     if order is not None:
         result.values["auc_like"] = metrics.auc(like, order)
-        users = np.unique(rows.user)
-        own = np.array([metrics.auc(like[rows.user == user], order[rows.user == user]) for user in users])
-        both = ~np.isnan(own)
-        result.totals["user_auc_like"] = (users[both], own[both], np.ones(both.sum()))
+        users, own = metrics.auc_by_user(like, order, rows.user)
+        result.totals["user_auc_like"] = (users, own, np.ones(len(users)))
         result.totals["auc_like"] = auc_contributions(like, order, rows.user)
     if "matrix" in scores:
         shape = (split.users, split.items)

@@ -13,20 +13,12 @@ from typing import Annotated, ClassVar, Literal, TypeVar
 import numpy as np
 import torch
 from pydantic import Field
-from scipy import sparse
 from torch import Tensor, nn
 
-from multitask_recommender.baselines.item_item import (
-    Weights,
-    ease_weights,
-    keep_largest_weights,
-    multiply,
-    read_weights,
-    store_weights,
-)
+from multitask_recommender.baselines.item_item import EaseSettings, FirstStepEase
 from multitask_recommender.baselines.simple import solve_biases
 from multitask_recommender.errors import SettingsError
-from multitask_recommender.interactions import FloatArray, IntArray, Interactions, SideInformation, pair_matrix
+from multitask_recommender.interactions import FloatArray, IntArray, Interactions, SideInformation
 from multitask_recommender.models.histories import sum_history
 from multitask_recommender.models.history_encoders import EncoderName, make_history_encoder
 from multitask_recommender.models.losses import RetrievalLoss
@@ -40,7 +32,7 @@ from multitask_recommender.models.two_tower import (
 )
 from multitask_recommender.recommender import Arrays, LearningCurve
 from multitask_recommender.settings_base import Settings
-from multitask_recommender.tasks import Task, funnel_chain
+from multitask_recommender.tasks import Task
 from multitask_recommender.training import TrainingSettings, UserBatch
 
 
@@ -459,17 +451,18 @@ class MultiTaskModule(TwoTowerModule):
         return result
 
 
-def _wide_sources(tasks: dict[str, Task]) -> dict[str, str]:
-    """Return for every retrieval task whose relevant rows its wide part is learnt from."""
-    first = {name: funnel_chain(tasks, name)[0] for name, task in tasks.items() if task.kind == "retrieval"}
-    return {name: source if tasks[source].kind == "retrieval" else name for name, source in first.items()}
+_WIDE = "wide."
+
+
+def _retrieval_alone(side: SideInformation) -> SideInformation:
+    return side.with_tasks([name for name, task in side.tasks.items() if task.kind == "retrieval"])
 
 
 class MultiTaskRecommender(NeuralRecommender[M]):
     """A multi-task architecture over shared representations: what its towers are, subclasses say.
 
     With ``wide_penalty`` the retrieval tasks also get a wide part, the item-item weights of EASE (see
-    :func:`ease_weights`), solved in closed form and added to the score of the towers: a wide and deep model
+    :class:`FirstStepEase`), solved in closed form and added to the score of the towers: a wide and deep model
     (Cheng et al., DLRS 2016). The steps of a funnel share the wide part of its first step, which has the most data.
     """
 
@@ -493,44 +486,37 @@ class MultiTaskRecommender(NeuralRecommender[M]):
     def fit(self, train_rows: Interactions, side: SideInformation, seed: int) -> LearningCurve:
         """Train the module, and solve the wide part if there is one."""
         curve = super().fit(train_rows, side, seed)
-        penalty = self.settings.wide_penalty
-        if penalty is not None:
-            state = self.state()
-            for source in dict.fromkeys(_wide_sources(side.tasks).values()):
-                relevant = train_rows.relevant[source]
-                user, item = train_rows.user[relevant], train_rows.item[relevant]
-                history = pair_matrix(user, item, (side.users, side.items))
-                weights = ease_weights(history, side.item_features, penalty, self.settings.wide_feature_weight)
-                kept = keep_largest_weights(weights, self.settings.wide_neighbours)
-                state |= store_weights(f"wide.{source}.weights", kept)
-                state |= {f"wide.{source}.user": user, f"wide.{source}.item": item}
-            self.restore(state, side)
+        if self.settings.wide_penalty is not None:
+            wide = self._untrained_wide(self.settings.wide_penalty)
+            wide.fit(train_rows, _retrieval_alone(side), seed)
+            self.restore(self.state() | {f"{_WIDE}{name}": array for name, array in wide.state().items()}, side)
         return curve
+
+    def _untrained_wide(self, penalty: float) -> FirstStepEase:
+        settings = self.settings
+        return FirstStepEase(
+            EaseSettings(
+                penalty=penalty, feature_weight=settings.wide_feature_weight, neighbours=settings.wide_neighbours
+            )
+        )
 
     def restore(self, state: Arrays, side: SideInformation) -> None:
         """Take weights, vectors and the wide part back."""
         super().restore(state, side)
-        shape = (side.users, side.items)
-        self._wide: dict[str, tuple[sparse.csr_matrix, Weights]] = {
-            source: (pair_matrix(state[f"wide.{source}.user"], state[f"wide.{source}.item"], shape), weights)
-            for source in dict.fromkeys(_wide_sources(side.tasks).values())
-            if (weights := read_weights(f"wide.{source}.weights", state, side.items)) is not None
-        }
-        self._wide_sources = {
-            task: source for task, source in _wide_sources(side.tasks).items() if source in self._wide
-        }
+        own = {name.removeprefix(_WIDE): array for name, array in state.items() if name.startswith(_WIDE)}
+        self._wide: FirstStepEase | None = None
+        if own and self.settings.wide_penalty is not None:
+            self._wide = self._untrained_wide(self.settings.wide_penalty)
+            self._wide.restore(own, _retrieval_alone(side))
 
     def score(self, users: IntArray) -> dict[str, FloatArray]:
         """Score with the towers, and add the wide part."""
         scores = super().score(users)
-        wide = {
-            source: self.settings.wide_weight * multiply(history[users], weights)
-            for source, (history, weights) in self._wide.items()
-        }
-        for task, source in self._wide_sources.items():
-            scores[task] = scores[task] + wide[source]
+        if self._wide is not None:
+            for task, wide in self._wide.score(users).items():
+                scores[task] = scores[task] + self.settings.wide_weight * wide
         return scores
 
     def parameter_count(self) -> int:
         """Return the number of trained weights and of wide weights."""
-        return super().parameter_count() + sum(weights.size for _, weights in self._wide.values())
+        return super().parameter_count() + (0 if self._wide is None else self._wide.parameter_count())
