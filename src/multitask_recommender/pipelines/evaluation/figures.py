@@ -78,8 +78,9 @@ def _means(table: pd.DataFrame, split: str, task: str, metric: str, k: int) -> d
 def plot_accuracy(table: pd.DataFrame, dataset: DatasetSettings, settings: EvaluationSettings) -> Figure:
     """Plot the main accuracy metric of every task and split, one point a model."""
     splits = list(table["split"].drop_duplicates())
+    models = table["model"].drop_duplicates()
     figure, axes = _figure(
-        len(dataset.tasks), len(splits), 4.6 * len(dataset.tasks), 0.33 * len(VARIANTS) * len(splits) + 1.6
+        len(dataset.tasks), len(splits), 4.6 * len(dataset.tasks), (0.3 * len(models) + 0.9) * len(splits) + 0.8
     )
     for row, split in enumerate(splits):
         for column, (name, task) in enumerate(dataset.tasks.items()):
@@ -92,7 +93,8 @@ def plot_accuracy(table: pd.DataFrame, dataset: DatasetSettings, settings: Evalu
             axis.set_title(f"{name}, {split} split")
             axis.set_xlabel(METRIC_TITLES[metric].format(k=settings.headline_k))
             _style(axis)
-    _kind_legend(figure, KIND_TITLES)
+    shown = {VARIANTS[model].kind for model in models}
+    _kind_legend(figure, {kind: title for kind, title in KIND_TITLES.items() if kind in shown})
     figure.suptitle(f"Accuracy on the test rows of {dataset.name}")
     return figure
 
