@@ -166,7 +166,7 @@ def test_other_splits_run_end_to_end(project: Project) -> None:
 
 
 def test_every_model_runs_end_to_end(project: Project) -> None:
-    result = project.run("--pipelines", "every_model", "--params", "study.quick=false")
+    result = project.run("--params", "study.quick=false")
     assert result.returncode == 0, result.stderr
     folder = project.outputs / "08_reporting"
     metrics = pd.read_csv(folder / "metrics.csv")

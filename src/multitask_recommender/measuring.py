@@ -12,7 +12,10 @@ from pathlib import Path
 
 @dataclass
 class Cost:
-    """Wall-clock seconds, and the largest resident memory of the process meanwhile in MB (10^6 bytes)."""
+    """CPU seconds of the process, and its largest resident memory meanwhile in MB (10^6 bytes).
+
+    On one thread the CPU seconds are what the clock would show if no other process ran at the same time.
+    """
 
     seconds: float = 0.0
     peak_mb: float = 0.0
@@ -39,9 +42,9 @@ def measured() -> Iterator[Cost]:
     """Measure the block of a ``with`` statement."""
     cost = Cost()
     _reset_peak()
-    begin = time.perf_counter()
+    begin = time.process_time()
     try:
         yield cost
     finally:
-        cost.seconds = time.perf_counter() - begin
+        cost.seconds = time.process_time() - begin
         cost.peak_mb = _peak_mb()

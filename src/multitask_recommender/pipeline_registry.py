@@ -18,20 +18,18 @@ warnings.filterwarnings("ignore", message="One or more dataset names contain '.'
 
 
 def register_pipelines() -> dict[str, Pipeline]:
-    """Return the pipelines by name: ``__default__`` is the study with its core models, ``every_model`` with all."""
-    core, every = [variant for variant in VARIANTS.values() if variant.core], list(VARIANTS.values())
+    """Return the pipelines by name; ``__default__`` is the study."""
+    variants = list(VARIANTS.values())
     pipelines = {
         "data_engineering": data_engineering.create_pipeline(),
         "user_embedding": user_embedding.create_pipeline(),
-        "recommender": recommender.create_pipeline(core),
-        "evaluation": evaluation.create_pipeline(core),
+        "recommender": recommender.create_pipeline(variants),
+        "evaluation": evaluation.create_pipeline(variants),
     }
     study = sum(pipelines.values(), Pipeline([]))
-    simulated = {"simulation": simulation.create_pipeline(), "regret": regret.create_pipeline(core)}
-    before = pipelines["data_engineering"] + pipelines["user_embedding"]
+    simulated = {"simulation": simulation.create_pipeline(), "regret": regret.create_pipeline(variants)}
     return {
         **pipelines,
-        "every_model": before + recommender.create_pipeline(every) + evaluation.create_pipeline(every),
         **simulated,
         "when_multitask_helps": when_multitask_helps.create_pipeline(),
         "simulated_study": sum(simulated.values(), study),

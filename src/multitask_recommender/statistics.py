@@ -65,23 +65,25 @@ def compare_paired(
     if np.array_equal(model, control):
         return Comparison(0.0, 0.0 if base != 0 else float("nan"), 0.0, 0.0, 1.0, base)
 
-    def swapped(a: Values, b: Values, axis: int = -1) -> Values:
-        # Swapping a user's totals between the models leaves the counts alone.
-        whole = count.sum()
-        one, other = a.sum(axis=axis) / whole, b.sum(axis=axis) / whole
-        return np.sqrt(one) - np.sqrt(other) if root else one - other
+    # Swapping a user's totals between the models leaves the counts alone, and their sum as well: it turns the sign of
+    # the difference.
+    half_sum, half_difference, whole = (model + control).sum() / 2, (model - control) / 2, count.sum()
+
+    def swapped(signs: Values, axis: int = -1) -> Values:
+        moved = signs @ half_difference
+        one, other = (half_sum + moved) / whole, (half_sum - moved) / whole
+        return np.sqrt(np.maximum(one, 0.0)) - np.sqrt(np.maximum(other, 0.0)) if root else one - other
 
     def resampled(a: Values, b: Values, n: Values, axis: int = -1) -> Values:
         return metric(a, n, axis) - metric(b, n, axis)
 
-    test = stats.permutation_test(
-        (model, control),
+    test = stats.monte_carlo_test(
+        np.ones(len(model)),
+        lambda size: rng.integers(2, size=size, dtype=np.int8) * 2.0 - 1.0,
         swapped,
-        permutation_type="samples",
         vectorized=True,
         n_resamples=resamples,
-        batch=500,
-        rng=rng,
+        batch=25,
     )
     interval = stats.bootstrap(
         (model, control, count),
@@ -89,7 +91,7 @@ def compare_paired(
         paired=True,
         vectorized=True,
         n_resamples=resamples,
-        batch=500,
+        batch=25,
         method="BCa",
         rng=rng,
     ).confidence_interval

@@ -52,6 +52,7 @@ class UserBatch:
 
     Attributes:
         users: (B,) numbers of the users.
+        row: (n,) numbers of the rows among all training rows.
         row_user: (n,) place of each row's user within ``users``; ascending.
         row_item: (n,) items.
         labels: Task to (n,) labels, NaN where the task does not ask.
@@ -60,6 +61,7 @@ class UserBatch:
     """
 
     users: Tensor
+    row: Tensor
     row_user: Tensor
     row_item: Tensor
     labels: dict[str, Tensor]
@@ -97,9 +99,9 @@ class UserRows:
         counts = self.counts[users]
         row_user = torch.repeat_interleave(torch.arange(len(users)), counts)
         begins = torch.repeat_interleave(self.offsets[users] - (counts.cumsum(0) - counts), counts)
-        place = begins + torch.arange(len(row_user))
-        labels = {task: label[place] for task, label in self.labels.items()}
-        return UserBatch(users, row_user, self.item[place], labels, self.catalogue, generator)
+        row = begins + torch.arange(len(row_user))
+        labels = {task: label[row] for task, label in self.labels.items()}
+        return UserBatch(users, row, row_user, self.item[row], labels, self.catalogue, generator)
 
     def shuffled_batches(self, number: int, generator: torch.Generator) -> Iterator[UserBatch]:
         """Divide the users with rows into ``number`` random batches."""

@@ -93,7 +93,7 @@ class Variant:
         title: Its name in figures.
         per_task: Whether it is an independent model per task, tuned per task.
         user_vectors: Whether it reads the frozen vectors of the user embedding model.
-        core: Whether the default run includes it; ``kedro run --pipelines every_model`` runs all.
+        core: Whether a run with ``study.core_only`` includes it.
         quick: Whether a run with ``study.quick`` includes it.
         based_on: Name of the model whose chosen settings it takes over with a change, instead of being tuned.
         leaves_out: Kind of the tasks that it is not trained on.
@@ -174,14 +174,14 @@ class Variant:
 def _architecture(
     name: str, recommender: type[Recommender], settings: type[Settings], title: str, funnel: bool = False
 ) -> Variant:
-    """A tuned multi-task model beside the main ones: on the first split, outside the default run."""
+    """A tuned multi-task model beside the core ones: on the first split."""
     return Variant(
         name, recommender, settings, "multi_task", title, core=False, quick=False, funnel=funnel, first_split=True
     )
 
 
 def _derived(name: str, kind: Kind, title: str, **more: Any) -> Variant:
-    """The shared-bottom model with something changed: on the first split, outside the default run."""
+    """The shared-bottom model with something changed: on the first split."""
     return Variant(
         name,
         shared_bottom.SharedBottom,

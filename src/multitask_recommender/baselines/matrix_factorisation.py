@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from multitask_recommender.baselines.simple import solve_biases
 from multitask_recommender.interactions import FloatArray, IntArray, Interactions, SideInformation
+from multitask_recommender.models.losses import pair_scores
 from multitask_recommender.recommender import Arrays, LearningCurve, Recommender
 from multitask_recommender.settings_base import Settings
 from multitask_recommender.tasks import TaskKind
@@ -49,14 +50,15 @@ class _BiasedFactors(TrainableModule):
         self.item = nn.Parameter(torch.randn(items, settings.dimension, generator=generator) * 0.03)
 
     def losses(self, batch: UserBatch) -> dict[str, Tensor]:
-        label = batch.labels[self.task]
-        user, item = batch.users[batch.row_user], batch.row_item
-        p, q, b, c = self.user[user], self.item[item], self.user_bias[user], self.item_bias[item]
-        error = label - (b + c + (p * q).sum(1))
+        p, q, b, c = self.user[batch.users], self.item, self.user_bias[batch.users], self.item_bias
+        score = pair_scores(p, q, batch.row_user, batch.row_item) + b[batch.row_user] + c[batch.row_item]
         # Summed over rows, so that a row of the factors is penalised once per observation.
-        penalty = self.settings.penalty * (p.square().sum(1) + q.square().sum(1))
-        bias_penalty = self.settings.bias_penalty * (b.square() + c.square())
-        return {self.task: error.square().mean(), "penalty": (penalty + bias_penalty).mean()}
+        by_user = torch.bincount(batch.row_user, minlength=len(p)).to(p.dtype)
+        by_item = torch.bincount(batch.row_item, minlength=len(q)).to(q.dtype)
+        user = self.settings.penalty * p.square().sum(1) + self.settings.bias_penalty * b.square()
+        item = self.settings.penalty * q.square().sum(1) + self.settings.bias_penalty * c.square()
+        penalty = (by_user @ user + by_item @ item) / len(score)
+        return {self.task: (batch.labels[self.task] - score).square().mean(), "penalty": penalty}
 
 
 class MatrixFactorisation(Recommender[MatrixFactorisationSettings]):

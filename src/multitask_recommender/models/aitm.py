@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from multitask_recommender.models.experts import Experts, identity_heads
+from multitask_recommender.models.experts import Experts, apply_maps, identity_heads
 from multitask_recommender.models.losses import pair_scores
 from multitask_recommender.models.multi_task import MultiTaskModule, MultiTaskRecommender, MultiTaskSettings, Tower
 from multitask_recommender.models.two_tower import Vectors
@@ -61,13 +61,14 @@ class AITMTower(Tower):
     def transfer_weights(self, task: str, sources: Tensor) -> Tensor:
         """Return the (n, 2) weights of what is handed on and of the task's own vector, given both as (n, 2, D)."""
         query, key = self.attention[task]
-        return torch.softmax(((sources @ query) * (sources @ key)).sum(-1) * self.width**-0.5, dim=1)
+        agreement = ((sources @ (query @ key.T)) * sources).sum(-1)
+        return torch.softmax(agreement * self.width**-0.5, dim=1)
 
     def forward(self, shared: Tensor) -> Vectors:
         """Map (n, D) shared vectors to task to (n, D)."""
         result: Vectors = {}
-        for name in self.order:
-            vector = self.own[name](shared)[0] @ self.heads[name]
+        own = apply_maps(shared, [self.own[name].whole_maps()[0] @ self.heads[name] for name in self.order])
+        for name, vector in zip(self.order, own, strict=True):
             if name in self.before:
                 sources = torch.stack([self.handed[name](result[self.before[name]])[0], vector], dim=1)
                 weights = self.transfer_weights(name, sources)

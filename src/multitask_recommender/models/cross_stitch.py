@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from multitask_recommender.models.experts import Experts, identity_heads
+from multitask_recommender.models.experts import Experts, apply_maps, identity_heads
 from multitask_recommender.models.multi_task import MultiTaskRecommender, MultiTaskSettings, Tower
 from multitask_recommender.models.two_tower import Vectors
 from multitask_recommender.tasks import Task
@@ -47,8 +47,10 @@ class CrossStitchTower(Tower):
 
     def forward(self, shared: Tensor) -> Vectors:
         """Map (n, D) shared vectors to task to (n, D)."""
-        mixed = torch.einsum("kl,lnd->knd", self.stitch, self.layers(shared))
-        return {name: mixed[place] @ head for place, (name, head) in enumerate(self.heads.items())}
+        # Stitches, layers and heads are linear, so their product is made first: it is small.
+        mixed = torch.einsum("kl,lde->kde", self.stitch, self.layers.whole_maps())
+        outputs = apply_maps(shared, [mixed[place] @ head for place, head in enumerate(self.heads.values())])
+        return dict(zip(self.heads, outputs, strict=True))
 
     def expert_parameters(self) -> list[nn.Parameter]:
         """Return layers and stitch."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -24,9 +26,13 @@ class Experts(nn.Module):
         initial = torch.randn(number, dimension, dimension, generator=generator)
         self.maps = nn.Parameter(initial * 0.1 * dimension**-0.5)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (n, D) to (K, n, D)."""
-        return x + torch.matmul(x, self.maps)
+    def whole_maps(self) -> Tensor:
+        """Return (K, D, D) maps I + E_k, so that z_k = x (I + E_k)."""
+        return self.maps + torch.eye(self.maps.shape[1])
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Map (n, D) to K outputs (n, D)."""
+        return apply_maps(x, list(self.whole_maps()))
 
 
 class Gate(nn.Module):
@@ -47,9 +53,18 @@ class Gate(nn.Module):
         return torch.softmax(x @ self.weight + self.bias, dim=1)
 
 
-def mix(weights: Tensor, outputs: Tensor) -> Tensor:
-    """Sum experts by their weights: (n, K) and (K, n, D) to (n, D)."""
-    return torch.einsum("nk,knd->nd", weights, outputs)
+def apply_maps(x: Tensor, maps: Sequence[Tensor]) -> list[Tensor]:
+    """Map (n, D) by each of K matrices (D, d) to K outputs (n, d), in one product."""
+    return list((x @ torch.cat(list(maps), dim=1)).split([one.shape[1] for one in maps], dim=1))
+
+
+def mix(weights: Tensor, outputs: Sequence[Tensor]) -> Tensor:
+    """Sum experts by their weights: (n, K) and K outputs (n, D) to (n, D)."""
+    first, *others = zip(weights.split(1, dim=1), outputs, strict=True)
+    total = first[0] * first[1]
+    for weight, output in others:
+        total = torch.addcmul(total, weight, output)
+    return total
 
 
 def identity_heads(tasks: dict[str, Task], dimension: int) -> nn.ParameterDict:

@@ -24,8 +24,8 @@ def sum_history(row_user: Tensor, row_item: Tensor, weight: Tensor, users: int, 
         (B, d). A small and not too sparse block is made dense and multiplied, which is several times faster.
     """
     if users * len(table) <= min(DENSE_BLOCK, SPARSEST * len(row_item)):
-        block = table.new_zeros(users, len(table))
-        block[row_user, row_item] = weight.to(table.dtype)
-        return block @ table
+        block = table.new_zeros(users * len(table))
+        block.scatter_(0, row_user * len(table) + row_item, weight.to(table.dtype))
+        return block.view(users, len(table)) @ table
     total = table.new_zeros(users, table.shape[1])
     return total.index_add(0, row_user, table[row_item] * weight.to(table.dtype)[:, None])

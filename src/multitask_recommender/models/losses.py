@@ -29,7 +29,8 @@ def pair_scores(user_vectors: Tensor, item_vectors: Tensor, row_user: Tensor, ro
         faster than gathering two vectors per row.
     """
     if len(user_vectors) * len(item_vectors) <= min(DENSE_BLOCK, SPARSEST * len(row_item)):
-        return (user_vectors @ item_vectors.T)[row_user, row_item]
+        block = user_vectors @ item_vectors.T
+        return block.view(-1).gather(0, row_user * block.shape[1] + row_item)
     return (user_vectors[row_user] * item_vectors[row_item]).sum(-1)
 
 
@@ -130,7 +131,7 @@ def squared_error(label: Tensor, score: Tensor) -> Tensor:
         score: (n,).
     """
     asked = ~torch.isnan(label)
-    return ((label[asked] - score[asked]) ** 2).sum() / asked.sum().clamp(min=1)
+    return torch.where(asked, label - score, 0.0).square().sum() / asked.sum().clamp(min=1)
 
 
 def cross_entropy(label: Tensor, score: Tensor) -> Tensor:
@@ -141,5 +142,7 @@ def cross_entropy(label: Tensor, score: Tensor) -> Tensor:
         score: (n,) logits.
     """
     asked = ~torch.isnan(label)
-    total = functional.binary_cross_entropy_with_logits(score[asked], label[asked], reduction="sum")
+    total = functional.binary_cross_entropy_with_logits(
+        score, label.nan_to_num(0.0), weight=asked.to(score.dtype), reduction="sum"
+    )
     return total / asked.sum().clamp(min=1)

@@ -8,11 +8,13 @@ module is the single-task control.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Annotated, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
 from pydantic import Field
+from scipy.special import expit
 from torch import Tensor, nn
 
 from multitask_recommender.baselines.item_item import EaseSettings, FirstStepEase
@@ -212,13 +214,13 @@ class MultiTaskModule(TwoTowerModule):
             self.projection = nn.Parameter(torch.zeros(vectors.shape[1], dimension))
 
     def _start_at_biases(self, rows: Interactions, side: SideInformation) -> None:
-        """Set the pointwise tasks' biases to their solution without factors."""
-        residuals: dict[str, tuple[Tensor, Tensor]] = {}
+        """Set the pointwise tasks' biases to their solution without factors, and keep what it leaves of the labels."""
         for place, (name, task) in enumerate(side.tasks.items()):
             if task.kind == "retrieval":
                 continue
-            asked = ~np.isnan(rows.labels[name])
-            label = rows.labels[name][asked].astype(np.float64)
+            everyone = rows.labels[name].astype(np.float64)
+            asked = ~np.isnan(everyone)
+            label = everyone[asked]
             if task.kind == "regression":
                 mean, spread, _, _ = self.scales.values[name]
                 constant, label = 0.0, (label - mean) / spread
@@ -235,23 +237,17 @@ class MultiTaskModule(TwoTowerModule):
                 side.items,
                 (15.0, 10.0),
             )
-            user, item = torch.from_numpy(bias[0]), torch.from_numpy(bias[1])
-            self.user_bias.data[:, place], self.item_bias.data[:, place] = user, item
+            self.user_bias.data[:, place] = torch.from_numpy(bias[0])
+            self.item_bias.data[:, place] = torch.from_numpy(bias[1])
             self.constant.data[place] = constant
-            residuals[name] = (user.clone(), item.clone())
-        self._start = residuals
-
-    def _residual(self, batch: UserBatch) -> Tensor:
-        """Return (n,) label minus bias prediction of the history task; 0 where it does not ask."""
-        assert self.history_task is not None
-        label = batch.labels[self.history_task]
-        user, item = self._start[self.history_task]
-        if self.tasks[self.history_task].kind == "regression":
-            predicted = user[batch.users[batch.row_user]] + item[batch.row_item]
-            return (self.scales.standardise(self.history_task, label) - predicted).nan_to_num(0.0)
-        place = list(self.tasks).index(self.history_task)
-        logit = user[batch.users[batch.row_user]] + item[batch.row_item] + self.constant.detach()[place]
-        return (label - torch.sigmoid(logit)).nan_to_num(0.0)
+            if name == self.history_task:
+                predicted = bias[0][rows.user] + bias[1][rows.item] + constant
+                if task.kind == "regression":
+                    everyone = (everyone - mean) / spread
+                else:
+                    predicted = expit(predicted)
+                residual = np.nan_to_num(everyone - predicted, nan=0.0)
+                self._residuals = torch.from_numpy(residual.astype(np.float32))
 
     def encode_users(self, batch: UserBatch, kept: Tensor | None = None) -> Tensor:
         """Return the shared vectors x (B, D).
@@ -278,7 +274,7 @@ class MultiTaskModule(TwoTowerModule):
         summed = sum_history(batch.row_user, batch.row_item, value, users, table)
         residual = None
         if self.label_history is not None:
-            residual = self._residual(batch)
+            residual = self._residuals[batch.row]
             summed = summed + sum_history(batch.row_user, batch.row_item, value * residual, users, self.label_history)
 
         def row_vectors(rows: Tensor) -> Tensor:
@@ -385,43 +381,44 @@ class MultiTaskModule(TwoTowerModule):
         settings = self.settings
         share = len(batch.users) / len(self.user)
         rows = max(len(batch.row_item), 1)
-        if not self.settings.history_dropout:
-            hidden = torch.ones_like(hidden)  # Without dropout the pointwise losses are taken on all rows.
-        by_user = torch.bincount(batch.row_user[hidden], minlength=len(batch.users)).to(self.user.dtype)
-        by_item = torch.bincount(batch.row_item[hidden], minlength=len(self.item)).to(self.user.dtype)
+        if settings.history_dropout:
+            by_user = torch.bincount(batch.row_user[hidden], minlength=len(batch.users)).to(self.user.dtype)
+            by_item = torch.bincount(batch.row_item[hidden], minlength=len(self.item)).to(self.user.dtype)
+        else:  # The pointwise losses are taken on all rows.
+            by_user = torch.bincount(batch.row_user, minlength=len(batch.users)).to(self.user.dtype)
+            by_item = torch.bincount(batch.row_item, minlength=len(self.item)).to(self.user.dtype)
         hidden_rows = by_user.sum().clamp(min=1)
 
-        def uniform(user: Tensor, item: Tensor) -> Tensor:
-            return (user.square().sum() + share * item.square().sum()) / rows
+        def measure(user: Tensor, item: Tensor, uniform: list[float], per_row: list[float]) -> Tensor:
+            """Weigh squared lengths (B, k) and (items, k): k weights hold for everyone, and k others per row."""
+            everyone = user.sum(0) + share * item.sum(0)
+            observed = by_user @ user + by_item @ item
+            return everyone @ user.new_tensor(uniform) / rows + observed @ user.new_tensor(per_row) / hidden_rows
 
-        def per_row(user: Tensor, item: Tensor) -> Tensor:
-            return (user.square().sum(1) @ by_user + item.square().sum(1) @ by_item) / hidden_rows
+        def lengths(vectors: Iterable[Tensor]) -> Tensor:
+            return torch.stack([vector.square().sum(1) for vector in vectors], dim=1)
 
+        # A retrieval task asks for everyone alike, a pointwise task per row.
+        retrieval = [self.weights[name] * (task.kind == "retrieval") for name, task in self.tasks.items()]
+        pointwise = [self.weights[name] * (task.kind != "retrieval") for name, task in self.tasks.items()]
+        total = measure(
+            self.user_bias[batch.users].square(),
+            self.item_bias.square(),
+            [0.1 * settings.retrieval_penalty * weight for weight in retrieval],
+            [settings.bias_penalty * weight for weight in pointwise],
+        )
         user, item = self.user[batch.users], self.item
-        user_bias = self.user_bias[batch.users]
-        total = self.user.new_zeros(())
-        for place, (name, task) in enumerate(self.tasks.items()):
-            bias = (user_bias[:, place : place + 1], self.item_bias[:, place : place + 1])
-            if task.kind == "retrieval":
-                bias_part = 0.1 * settings.retrieval_penalty * uniform(*bias)
-            else:
-                bias_part = settings.bias_penalty * per_row(*bias)
-            total = total + self.weights[name] * bias_part
         if settings.penalise == "task_vectors":
-            own_user, own_item = self.user_tower(user), self.item_tower(item)
-            for name, task in self.tasks.items():
-                measure, weight = (
-                    (uniform, settings.retrieval_penalty) if task.kind == "retrieval" else (per_row, settings.penalty)
-                )
-                total = total + self.weights[name] * weight * measure(own_user[name], own_item[name])
+            own = lengths(self.user_tower(user).values()), lengths(self.item_tower(item).values())
         else:
             # The vectors are shared, so tasks of one sort ask for one penalty, not for one each.
-            strongest = {"uniform": 0.0, "per_row": 0.0}
-            for name, task in self.tasks.items():
-                sort = "uniform" if task.kind == "retrieval" else "per_row"
-                strongest[sort] = max(strongest[sort], self.weights[name])
-            total = total + strongest["uniform"] * settings.retrieval_penalty * uniform(user, item)
-            total = total + strongest["per_row"] * settings.penalty * per_row(user, item)
+            own = lengths([user]), lengths([item])
+            retrieval, pointwise = [max(retrieval)], [max(pointwise)]
+        total = total + measure(
+            *own,
+            [settings.retrieval_penalty * weight for weight in retrieval],
+            [settings.penalty * weight for weight in pointwise],
+        )
         tables = [table for table in (self.history, self.label_history, self.projection) if table is not None]
         tables += [table.vectors for table in (self.context, self.features) if table is not None]
         if not tables:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -56,11 +58,11 @@ class ExtractionLevel(nn.Module):
 
     def forward(self, streams: dict[str, Tensor]) -> dict[str, Tensor]:
         """Map the streams (n, D) of the tasks and of ``SHARED`` to the next level's."""
-        common = [] if self.shared is None else [self.shared(streams[SHARED])]
+        common = [] if self.shared is None else self.shared(streams[SHARED])
         own = {name: experts(streams[name]) for name, experts in self.own.items()}
-        result = {name: mix(weights, torch.cat([own[name], *common])) for name, weights in self.gates(streams).items()}
+        result = {name: mix(weights, [*own[name], *common]) for name, weights in self.gates(streams).items()}
         if self.shared_gate is not None:
-            result[SHARED] = mix(self.shared_gate(streams[SHARED]), torch.cat([*own.values(), *common]))
+            result[SHARED] = mix(self.shared_gate(streams[SHARED]), [*chain(*own.values()), *common])
         return result
 
 

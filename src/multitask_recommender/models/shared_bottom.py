@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Generator, Tensor, nn
 
-from multitask_recommender.models.experts import Experts, identity_heads
+from multitask_recommender.models.experts import Experts, apply_maps, identity_heads
 from multitask_recommender.models.multi_task import MultiTaskRecommender, MultiTaskSettings, Tower
 from multitask_recommender.models.two_tower import Vectors
 from multitask_recommender.tasks import Task, TaskKind
@@ -31,8 +31,12 @@ class SharedBottomTower(Tower):
 
     def forward(self, shared: Tensor) -> Vectors:
         """Map (n, D) shared vectors to task to (n, D)."""
-        bottom = self.bottom(shared)[0]
-        return {name: bottom @ head for name, head in self.heads.items()}
+        return self.heads_after(shared, self.bottom.whole_maps()[0])
+
+    def heads_after(self, shared: Tensor, bottom: Tensor) -> Vectors:
+        """Map (n, D) vectors by the bottom's map (D, D) and every task's head."""
+        outputs = apply_maps(shared, [bottom @ head for head in self.heads.values()])
+        return dict(zip(self.heads, outputs, strict=True))
 
     def expert_parameters(self) -> list[nn.Parameter]:
         """Return the bottom's map."""
@@ -57,8 +61,8 @@ class UnsharedEmbeddingsTower(SharedBottomTower):
 
     def forward(self, shared: Tensor) -> Vectors:
         """Map (n, tasks D) vectors to task to (n, D)."""
-        slices = shared.split(self.dimension, dim=1)
-        return {name: self.bottom(own)[0] @ head for own, (name, head) in zip(slices, self.heads.items(), strict=True)}
+        slices, bottom = shared.split(self.dimension, dim=1), self.bottom.whole_maps()[0]
+        return {name: own @ (bottom @ head) for own, (name, head) in zip(slices, self.heads.items(), strict=True)}
 
 
 class SharedBottomSettings(MultiTaskSettings):

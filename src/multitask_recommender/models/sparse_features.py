@@ -10,6 +10,10 @@ from scipy import sparse
 from torch import Tensor, nn
 
 
+_SMALLEST_SHARE = 10
+"""Down to one entity in so many, the product with the whole matrix is faster than cutting rows out of it."""
+
+
 def _to_torch(matrix: sparse.csr_matrix) -> Tensor:
     with warnings.catch_warnings():
         # The product with a dense matrix, the one operation used here, is stable.
@@ -70,7 +74,8 @@ class FeatureTable(nn.Module):
         Returns:
             (B, dimension).
         """
-        if entities is None:
-            return _ConstantProduct.apply(*self._all, self.vectors)
+        if entities is None or _SMALLEST_SHARE * len(entities) >= self._features.shape[0]:
+            everyone = _ConstantProduct.apply(*self._all, self.vectors)
+            return everyone if entities is None else everyone.index_select(0, entities)
         some = self._features[entities.numpy()]
         return _ConstantProduct.apply(_to_torch(some), _to_torch(some.T.tocsr()), self.vectors)

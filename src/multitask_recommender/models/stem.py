@@ -38,14 +38,12 @@ class STEMTower(Tower):
 
     def forward(self, shared: Tensor) -> Vectors:
         """Map (n, (tasks + 1) D) shared vectors to task to (n, D)."""
-        outputs = torch.cat(
-            [expert(part) for expert, part in zip(self.experts, self._slices(shared), strict=True)]
-        )  # (tables, n, D)
-        detached = outputs.detach()
+        outputs = [expert(part)[0] for expert, part in zip(self.experts, self._slices(shared), strict=True)]
+        detached = [output.detach() for output in outputs]
         result = {}
         for place, (name, weights) in enumerate(self.gates(shared).items(), start=1):
             seen = [outputs[t] if t in (0, place) else detached[t] for t in range(self.tables)]
-            result[name] = mix(weights, torch.stack(seen)) @ self.heads[name]
+            result[name] = mix(weights, seen) @ self.heads[name]
         return result
 
     def gates(self, shared: Tensor) -> dict[str, Tensor]:

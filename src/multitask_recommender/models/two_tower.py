@@ -107,8 +107,10 @@ def task_loss(
         retrieval_loss: Which loss a retrieval task has.
     """
     if task.kind == "retrieval":
+        user, item = batch.row_user, batch.row_item
         positive = ~torch.isnan(label)
-        user, item = batch.row_user[positive], batch.row_item[positive]
+        if not positive.all():
+            user, item = user[positive], item[positive]
         if retrieval_loss == "softmax":
             total = softmax_loss(user_vectors, item_vectors, user, item, batch.catalogue, batch.generator)
         elif retrieval_loss == "bpr":

@@ -15,6 +15,8 @@ class StudySettings(Settings):
     Attributes:
         seed: The seed that every random number of the study is derived from, save the splits.
         repeats: Seed numbers per stochastic model: each is fitted so many times.
+        core_only: Leave out the models that are not marked as core in the list of variants, which about halves the time;
+            their outputs are empty.
         quick: Leave out the models that are not marked as quick in the list of variants; their outputs are empty.
         affinity_folds: Folds that the affinity of the tasks is measured on, at most as many as there are; every fold
             costs a fit per task, per pair of tasks and of all together.
@@ -23,13 +25,15 @@ class StudySettings(Settings):
 
     seed: int = Field(ge=0)
     repeats: int = Field(ge=1)
+    core_only: bool = False
     quick: bool = False
     affinity_folds: int = Field(default=3, ge=1)
     recommendations: int = Field(default=10, ge=1)
 
     def runs(self, variant: Variant, dataset: DatasetSettings) -> bool:
         """Return whether the study includes a model."""
-        return (variant.quick or not self.quick) and impossible(variant, dataset) is None
+        wanted = (variant.quick or not self.quick) and (variant.core or not self.core_only)
+        return wanted and impossible(variant, dataset) is None
 
 
 def impossible(variant: Variant, dataset: DatasetSettings) -> str | None:
