@@ -22,6 +22,7 @@ from multitask_recommender.interactions import Interactions, SideInformation
 from multitask_recommender.models.aitm import AITM, AITMSettings, AITMTower
 from multitask_recommender.models.cross_stitch import CrossStitchTower
 from multitask_recommender.models.esmm import ESMM, ESMMModule, ESMMSettings, funnel_steps, log_complement
+from multitask_recommender.models.experts import Experts, mix
 from multitask_recommender.models.mmoe import MMoETower
 from multitask_recommender.models.multi_task import MultiTaskModule, MultiTaskSettings, Tower
 from multitask_recommender.models.ple import PLESettings, PLETower
@@ -65,6 +66,25 @@ def towers() -> dict[str, Tower]:
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return list(one) == list(other) and all(torch.allclose(one[name], other[name], atol=1e-5) for name in one)
+
+
+def test_experts_and_their_mixture_equal_the_formulas() -> None:
+    experts = Experts(3, 4, new_generator(1))
+    x, weights = torch.randn(5, 4), torch.softmax(torch.randn(5, 3), dim=1)
+    outputs = experts(x)
+    for output, own in zip(outputs, experts.maps, strict=True):
+        assert torch.allclose(output, x + x @ own, atol=1e-6)
+    expected = torch.einsum("nk,knd->nd", weights, torch.stack(outputs))
+    assert torch.allclose(mix(weights, outputs), expected, atol=1e-6)
+
+
+def test_cross_stitch_equals_layer_by_layer() -> None:
+    tower = CrossStitchTower(TASKS, 4, 0.7, new_generator(1))
+    x = torch.randn(5, 4)
+    layers = torch.stack(tower.layers(x))
+    for place, (name, head) in enumerate(tower.heads.items()):
+        stitched = (tower.stitch[place][:, None, None] * layers).sum(0)
+        assert torch.allclose(tower(x)[name], stitched @ head, atol=1e-6)
 
 
 def test_mmoe_with_one_expert_is_shared_bottom() -> None:

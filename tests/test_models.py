@@ -11,6 +11,7 @@ import torch
 from safetensors.numpy import load, save
 
 from conftest import TASKS, make_interactions, make_side
+from multitask_recommender.baselines.matrix_factorisation import BiasedFactors, MatrixFactorisationSettings
 from multitask_recommender.errors import TrainingError
 from multitask_recommender.interactions import Interactions, SideInformation
 from multitask_recommender.models import losses
@@ -69,8 +70,11 @@ def test_losses_skip_rows_that_are_not_asked() -> None:
     assert losses.squared_error(label[1:2], score[1:2]).item() == 0
 
 
-def test_feature_table_equals_the_dense_product() -> None:
-    side = make_side(20, 15)
+@pytest.mark.parametrize(
+    "items", [15, 60]
+)  # A large share of the items is taken from the whole product, a small one cut.
+def test_feature_table_equals_the_dense_product(items: int) -> None:
+    side = make_side(20, items)
     table = FeatureTable(side.item_features, 3, new_generator(1))
     dense = torch.from_numpy(side.item_features.toarray()) @ table.vectors
     assert torch.allclose(table(), dense)
@@ -206,6 +210,23 @@ def test_single_task_control_has_the_size_of_the_multi_task_path(rows: Interacti
         single = SharedBottom(settings)
         single.fit(rows.with_tasks([task]), side.with_tasks([task]), seed=1)
         assert single.parameter_count() == pytest.approx(path, rel=0.05)
+
+
+def test_matrix_factorisation_penalises_every_row_alike(rows: Interactions, side: SideInformation) -> None:
+    settings = MatrixFactorisationSettings(dimension=3, penalty=0.3, bias_penalty=0.07)
+    rated = rows.with_tasks(["rating"])
+    user, item = np.random.default_rng(1).normal(size=(2, 60)).astype(np.float32)
+    module = BiasedFactors((user[: side.users], item[: side.items]), settings, "rating", new_generator(1))
+    batch = UserRows(rated, side.users).batch(torch.arange(side.users), new_generator(1))
+    with torch.no_grad():
+        found = module.losses(batch)
+    error, penalty = [], []
+    for u, i, label in zip(rated.user, rated.item, rated.labels["rating"], strict=True):
+        p, q, b, c = (x.detach() for x in (module.user[u], module.item[i], module.user_bias[u], module.item_bias[i]))
+        error.append((label - (b + c + p @ q)) ** 2)
+        penalty.append(0.3 * (p @ p + q @ q) + 0.07 * (b**2 + c**2))
+    assert found["rating"].item() == pytest.approx(float(sum(error)) / len(rated), rel=1e-5)
+    assert found["penalty"].item() == pytest.approx(float(sum(penalty)) / len(rated), rel=1e-5)
 
 
 def test_means_are_means(rows: Interactions, side: SideInformation) -> None:

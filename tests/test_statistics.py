@@ -42,6 +42,21 @@ def test_swapping_the_models_changes_the_sign_alone() -> None:
     assert (one.low, one.high) == pytest.approx((-other.high, -other.low), abs=0.03)
 
 
+@pytest.mark.parametrize("root", [False, True])
+def test_p_values_are_those_of_the_exact_permutation_test(root: bool) -> None:
+    """Few users, so that all ways of swapping their totals can be counted out."""
+    random = np.random.default_rng(5)
+    model, control, count = random.gamma(2.0, 1.0, 9) + 0.4, random.gamma(2.0, 1.0, 9), random.integers(1, 5, 9)
+
+    def difference(a: np.ndarray, b: np.ndarray, axis: int) -> np.ndarray:
+        one, other = a.sum(axis) / count.sum(), b.sum(axis) / count.sum()
+        return np.sqrt(one) - np.sqrt(other) if root else one - other
+
+    exact = stats.permutation_test((model, control), difference, permutation_type="samples", n_resamples=np.inf)
+    found = compare_paired(model, control, count.astype(float), root, 20_000, np.random.default_rng(1))
+    assert found.p_value == pytest.approx(exact.pvalue, abs=0.015)
+
+
 def test_equal_models_are_equivalent() -> None:
     found = compare(ONES, ONES)
     assert found.p_value == 1

@@ -15,6 +15,8 @@ from safetensors.numpy import load_file
 
 from conftest import Project
 from multitask_recommender.datasets import ArraysFile, CsvTable
+from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings
+from multitask_recommender.pipelines.recommender.parameters import StudySettings
 from multitask_recommender.variants import VARIANTS
 
 METRICS = {"rmse", "mae", "auc", "log_loss", "accuracy", "ece"} | {
@@ -207,6 +209,25 @@ def test_every_model_runs_end_to_end(project: Project) -> None:
     assert ("upgrad", "ease") not in pairs
     assert ("shared_bottom", "no_user_embedding") in pairs
     assert ("wide_shared_bottom", "no_user_embedding") not in pairs
+
+
+def test_a_study_of_the_core_models_leaves_the_others_out() -> None:
+    dataset = DatasetSettings.model_validate(
+        {
+            "name": "films",
+            "interactions": {"user_id": "u", "item_id": "i", "signals": {"rating": {"column": "r"}}},
+            "tasks": {
+                "watch": {"kind": "retrieval"},
+                "rating": {"kind": "regression", "label": "rating", "relevant": "rating >= 4"},
+            },
+        }
+    )
+    whole, core = (StudySettings(seed=1, repeats=1, core_only=only) for only in (False, True))
+    for variant in VARIANTS.values():
+        assert core.runs(variant, dataset) == (variant.core and whole.runs(variant, dataset))
+    assert core.runs(VARIANTS["wide_shared_bottom"], dataset)
+    assert whole.runs(VARIANTS["mmoe"], dataset)
+    assert not core.runs(VARIANTS["mmoe"], dataset)
 
 
 def test_test_labels_change_no_weight(finished_project: Project, project: Project) -> None:

@@ -59,8 +59,7 @@ dataset:
     rating: {{kind: regression, label: rating, relevant: rating >= 4}}
 splits:
   strategies: [random, chronological]       # also temporal and cold_items
-study:
-  core_only: true                           # false: also architectures, encoders, losses, balancing, ablations; twice the time
+study: {{core_only: true}}                  # false: also other architectures, encoders, losses, ablations
 """
 
 _FILES = {"globals.yml": _GLOBALS, "catalog.yml": _CATALOG, "parameters.yml": _PARAMETERS}

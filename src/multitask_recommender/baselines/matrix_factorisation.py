@@ -34,7 +34,16 @@ class MatrixFactorisationSettings(Settings):
     training: TrainingSettings = TrainingSettings(learning_rate=0.01, epochs=30, batches=8)
 
 
-class _BiasedFactors(TrainableModule):
+class BiasedFactors(TrainableModule):
+    """Factors and biases of one task.
+
+    Args:
+        biases: (users,) and (items,) initial biases.
+        settings: Parameters.
+        task: The task whose labels are factorised.
+        generator: Source of the initial factors.
+    """
+
     def __init__(
         self,
         biases: tuple[FloatArray, FloatArray],
@@ -50,6 +59,7 @@ class _BiasedFactors(TrainableModule):
         self.item = nn.Parameter(torch.randn(items, settings.dimension, generator=generator) * 0.03)
 
     def losses(self, batch: UserBatch) -> dict[str, Tensor]:
+        """Return the mean squared error over the rows, and the penalty."""
         p, q, b, c = self.user[batch.users], self.item, self.user_bias[batch.users], self.item_bias
         score = pair_scores(p, q, batch.row_user, batch.row_item) + b[batch.row_user] + c[batch.row_item]
         # Summed over rows, so that a row of the factors is penalised once per observation.
@@ -84,7 +94,7 @@ class MatrixFactorisation(Recommender[MatrixFactorisationSettings]):
             mean, spread = float(label.mean()), float(label.std()) or 1.0
             rows.labels[task] = ((label - mean) / spread).astype(np.float32)
             biases = solve_biases(rows.user, rows.item, rows.labels[task], side.users, side.items, (15.0, 10.0))
-            module = _BiasedFactors(biases, self.settings, task, generator)
+            module = BiasedFactors(biases, self.settings, task, generator)
             flat = UserRows(rows, side.users)
             curves.append(train(type(self).__name__, module, module.losses, flat, self.settings.training, generator))
             state |= {f"{task}.{name}": value.numpy() for name, value in module.state_dict().items()}

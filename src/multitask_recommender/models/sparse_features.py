@@ -9,7 +9,6 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 
-
 _SMALLEST_SHARE = 10
 """Down to one entity in so many, the product with the whole matrix is faster than cutting rows out of it."""
 

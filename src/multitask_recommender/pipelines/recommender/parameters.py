@@ -15,8 +15,7 @@ class StudySettings(Settings):
     Attributes:
         seed: The seed that every random number of the study is derived from, save the splits.
         repeats: Seed numbers per stochastic model: each is fitted so many times.
-        core_only: Leave out the models that are not marked as core in the list of variants, which about halves the time;
-            their outputs are empty.
+        core_only: Leave out the models that are not marked as core in the list of variants; their outputs are empty.
         quick: Leave out the models that are not marked as quick in the list of variants; their outputs are empty.
         affinity_folds: Folds that the affinity of the tasks is measured on, at most as many as there are; every fold
             costs a fit per task, per pair of tasks and of all together.
