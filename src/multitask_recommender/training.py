@@ -73,7 +73,7 @@ class UserBatch:
 
         That an item without training rows was never chosen says nothing about it: nobody was shown it.
         """
-        return items if len(self.catalogue) == len(items) else items[self.catalogue]
+        return items if len(self.catalogue) == len(items) else items.index_select(0, self.catalogue)
 
 
 class UserRows:

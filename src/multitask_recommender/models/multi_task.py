@@ -381,12 +381,10 @@ class MultiTaskModule(TwoTowerModule):
         settings = self.settings
         share = len(batch.users) / len(self.user)
         rows = max(len(batch.row_item), 1)
-        if settings.history_dropout:
-            by_user = torch.bincount(batch.row_user[hidden], minlength=len(batch.users)).to(self.user.dtype)
-            by_item = torch.bincount(batch.row_item[hidden], minlength=len(self.item)).to(self.user.dtype)
-        else:  # The pointwise losses are taken on all rows.
-            by_user = torch.bincount(batch.row_user, minlength=len(batch.users)).to(self.user.dtype)
-            by_item = torch.bincount(batch.row_item, minlength=len(self.item)).to(self.user.dtype)
+        # Without dropout the pointwise losses are taken on all rows.
+        asked = hidden.to(self.user.dtype) if settings.history_dropout else torch.ones(len(hidden))
+        by_user = torch.bincount(batch.row_user, asked, minlength=len(batch.users))
+        by_item = torch.bincount(batch.row_item, asked, minlength=len(self.item))
         hidden_rows = by_user.sum().clamp(min=1)
 
         def measure(user: Tensor, item: Tensor, uniform: list[float], per_row: list[float]) -> Tensor:
