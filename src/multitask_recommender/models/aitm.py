@@ -64,11 +64,19 @@ class AITMTower(Tower):
         agreement = ((sources @ (query @ key.T)) * sources).sum(-1)
         return torch.softmax(agreement * self.width**-0.5, dim=1)
 
+    def _own_maps(self) -> list[Tensor]:
+        """Return (I + E_k) H_k of every step, in order."""
+        maps = []
+        for name in self.order:
+            experts = self.own[name]
+            assert isinstance(experts, Experts)
+            maps.append(experts.whole_maps()[0] @ self.heads[name])
+        return maps
+
     def forward(self, shared: Tensor) -> Vectors:
         """Map (n, D) shared vectors to task to (n, D)."""
         result: Vectors = {}
-        own = apply_maps(shared, [self.own[name].whole_maps()[0] @ self.heads[name] for name in self.order])
-        for name, vector in zip(self.order, own, strict=True):
+        for name, vector in zip(self.order, apply_maps(shared, self._own_maps()), strict=True):
             if name in self.before:
                 sources = torch.stack([self.handed[name](result[self.before[name]])[0], vector], dim=1)
                 weights = self.transfer_weights(name, sources)
