@@ -100,7 +100,7 @@ def plot_accuracy(table: pd.DataFrame, dataset: DatasetSettings, settings: Evalu
 
 
 def plot_trade_off(table: pd.DataFrame, dataset: DatasetSettings, settings: EvaluationSettings) -> Figure:
-    """Plot accuracy against novelty and against coverage on the first split, for the first task that ranks."""
+    """Plot the core models' accuracy against novelty and coverage on the first split, for the first task that ranks."""
     split = table["split"].iloc[0]
     task = next((n for n, t in dataset.tasks.items() if t.kind == "retrieval"), next(iter(dataset.tasks)))
     figure, axes = _figure(2, 1, 12, 5.6)
@@ -110,8 +110,8 @@ def plot_trade_off(table: pd.DataFrame, dataset: DatasetSettings, settings: Eval
         other = _means(table, split, task, metric, settings.headline_k)
         points: Points = []
         for model, value in accuracy.items():
-            if VARIANTS[model].based_on is not None:
-                continue  # A model with one thing changed stands so near that names would cover each other.
+            if not VARIANTS[model].core:
+                continue  # The others stand so near to each other that names would cover each other.
             kind = VARIANTS[model].kind
             axis.plot(other[model], value, KIND_MARKERS[kind], color=KIND_COLOURS[kind], markersize=8)
             points.append((other[model], value, VARIANTS[model].title))
@@ -120,7 +120,8 @@ def plot_trade_off(table: pd.DataFrame, dataset: DatasetSettings, settings: Eval
         axis.set_ylabel(METRIC_TITLES["ndcg"].format(k=settings.headline_k))
         _style(axis)
     _kind_legend(figure, KINDS_TUNED)
-    figure.suptitle(f"What accuracy costs in novelty and coverage: {dataset.name}, task {task}, {split} split")
+    where = f"{dataset.name}, task {task}, {split} split, core models"
+    figure.suptitle(f"What accuracy costs in novelty and coverage: {where}")
     _label_points(figure, labelled)
     return figure
 
@@ -128,7 +129,7 @@ def plot_trade_off(table: pd.DataFrame, dataset: DatasetSettings, settings: Eval
 def plot_cost(
     table: pd.DataFrame, costs: pd.DataFrame, dataset: DatasetSettings, settings: EvaluationSettings
 ) -> Figure:
-    """Plot the main accuracy metric of every task against the seconds of a fit, on the first split."""
+    """Plot the core models' main accuracy metric of every task against the seconds of a fit, on the first split."""
     split = table["split"].iloc[0]
     seconds = costs.set_index("model")["fit_seconds"].clip(lower=1e-3)
     figure, axes = _figure(len(dataset.tasks), 1, 5.4 * len(dataset.tasks), 5.2)
@@ -137,19 +138,19 @@ def plot_cost(
         metric = _MAIN_METRIC[task.kind]
         points: Points = []
         for model, value in _means(table, split, name, metric, settings.headline_k).items():
-            if VARIANTS[model].based_on is not None:
+            if not VARIANTS[model].core:
                 continue
             kind = VARIANTS[model].kind
             axis.plot(seconds[model], value, KIND_MARKERS[kind], color=KIND_COLOURS[kind], markersize=8)
             points.append((float(seconds[model]), value, VARIANTS[model].title))
         axis.set_xscale("log")
         labelled.append((axis, points))
-        axis.set_xlabel("seconds of one fit (log scale)")
+        axis.set_xlabel("CPU seconds of one fit (log scale)")
         axis.set_ylabel(METRIC_TITLES[metric].format(k=settings.headline_k))
         axis.set_title(name)
         _style(axis)
     _kind_legend(figure, KINDS_TUNED)
-    figure.suptitle(f"Quality against cost: {dataset.name}, {split} split")
+    figure.suptitle(f"Quality against cost: {dataset.name}, {split} split, core models")
     _label_points(figure, labelled)
     return figure
 
