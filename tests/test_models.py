@@ -70,9 +70,8 @@ def test_losses_skip_rows_that_are_not_asked() -> None:
     assert losses.squared_error(label[1:2], score[1:2]).item() == 0
 
 
-@pytest.mark.parametrize(
-    "items", [15, 60]
-)  # A large share of the items is taken from the whole product, a small one cut.
+# A large share of the items is taken from the whole product, a small one is cut out.
+@pytest.mark.parametrize("items", [15, 60])
 def test_feature_table_equals_the_dense_product(items: int) -> None:
     side = make_side(20, items)
     table = FeatureTable(side.item_features, 3, new_generator(1))
