@@ -172,6 +172,28 @@ def test_item_order_is_only_a_name(name: str) -> None:
     assert same(tower(shared[order]), {task: vectors[order] for task, vectors in tower(shared).items()})
 
 
+@pytest.mark.parametrize("name", list(towers()))
+def test_a_score_is_the_inner_product_of_the_towers_vectors_and_biases(
+    name: str, rows: Interactions, side: SideInformation
+) -> None:
+    """The item side's last matrix is multiplied on the side of the users, which changes no score."""
+    pair = (towers()[name], towers()[name])
+    for place, parameter in enumerate(pair[1].parameters()):
+        parameter.data.add_(0.3 * torch.randn(parameter.shape, generator=new_generator(place)))
+    side = replace(side, tasks=FUNNEL if name == "aitm" else TASKS)
+    scales = LabelScales(side.tasks, rows.labels)
+    module = MultiTaskModule(rows, side, MultiTaskSettings(dimension=D), scales, pair, new_generator(1))
+    for bias in (module.user_bias, module.item_bias, module.constant):
+        bias.data.normal_(generator=new_generator(2))
+    batch = UserRows(rows, side.users).batch(torch.arange(side.users), new_generator(1))
+    users, items = module.user_vectors(batch), module.item_vectors()
+    shared, item_bias = module.encode_items()
+    own, other = module.user_tower(module.encode_users(batch)), module.item_tower(shared)
+    for place, task in enumerate(side.tasks):
+        biases = module.user_bias[:, [place]] + item_bias[:, place] + module.constant[place]
+        assert torch.allclose(users[task] @ items[task].T, own[task] @ other[task].T + biases, atol=1e-4)
+
+
 def test_collapsed_gates_can_be_seen(rows: Interactions, side: SideInformation) -> None:
     scales = LabelScales(TASKS, rows.labels)
     pair = (MMoETower(TASKS, D, 3, new_generator(1)), MMoETower(TASKS, D, 3, new_generator(1)))
@@ -261,6 +283,23 @@ def test_unshared_embeddings_keep_tasks_apart() -> None:
     for place, name in enumerate(TASKS):
         (gradient,) = torch.autograd.grad(tower(shared)[name].square().sum(), shared)
         assert [part.abs().sum().item() > 0 for part in gradient.split(D, dim=1)] == [t == place for t in range(3)]
+
+
+def test_aitm_equals_its_formula_step_by_step() -> None:
+    tower = towers()["aitm"]
+    assert isinstance(tower, AITMTower)
+
+    def through(expert: torch.nn.Module, vectors: torch.Tensor) -> torch.Tensor:
+        assert isinstance(expert, Experts)
+        return vectors + vectors @ expert.maps[0]
+
+    first, own = (through(tower.own[name], X) @ tower.heads[name] for name in ("watch", "like"))
+    sources = torch.stack([through(tower.handed["like"], first), own], dim=1)
+    query, key = tower.attention["like"]
+    weights = torch.softmax(((sources @ query) * (sources @ key)).sum(-1) / D**0.5, dim=1)
+    expected = (weights[:, :, None] * through(tower.values["like"], sources)).sum(1)
+    assert torch.allclose(tower(X)["watch"], first, atol=1e-5)
+    assert torch.allclose(tower(X)["like"], expected, atol=1e-4)
 
 
 def test_aitm_hands_information_down_the_funnel_alone() -> None:

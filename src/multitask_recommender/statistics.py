@@ -74,8 +74,20 @@ def compare_paired(
         one, other = (half_sum + moved) / whole, (half_sum - moved) / whole
         return np.sqrt(np.maximum(one, 0.0)) - np.sqrt(np.maximum(other, 0.0)) if root else one - other
 
-    def resampled(a: Values, b: Values, n: Values, axis: int = -1) -> Values:
-        return metric(a, n, axis) - metric(b, n, axis)
+    # A difference of means is the mean of the differences, and equal counts need not be drawn with their users: the
+    # fewer arrays, the cheaper the bootstrap.
+    if root:
+        samples: tuple[Values, ...] = (model, control, count)
+    elif (count == count[0]).all():
+        samples = ((model - control) / count[0],)
+    else:
+        samples = (model - control, count)
+
+    def resampled(first: Values, *others: Values, axis: int = -1) -> Values:
+        if root:
+            other, number = others
+            return metric(first, number, axis) - metric(other, number, axis)
+        return metric(first, others[0], axis) if others else first.mean(axis=axis)
 
     test = stats.monte_carlo_test(
         np.ones(len(model)),
@@ -86,7 +98,7 @@ def compare_paired(
         batch=25,
     )
     interval = stats.bootstrap(
-        (model, control, count),
+        samples,
         resampled,
         paired=True,
         vectorized=True,

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from multitask_recommender.models.experts import Experts, apply_maps, identity_heads
+from multitask_recommender.models.experts import Experts, identity_heads, mix
 from multitask_recommender.models.losses import pair_scores
 from multitask_recommender.models.multi_task import MultiTaskModule, MultiTaskRecommender, MultiTaskSettings, Tower
 from multitask_recommender.models.two_tower import Vectors
@@ -24,6 +24,12 @@ class AITMSettings(MultiTaskSettings):
     """
 
     calibrator_weight: float = Field(default=0.6, ge=0)
+
+
+def _map_of(expert: nn.Module) -> Tensor:
+    """Return the matrix (D, D) of a single expert."""
+    assert isinstance(expert, Experts)
+    return expert.whole_maps()[0]
 
 
 class AITMTower(Tower):
@@ -64,26 +70,27 @@ class AITMTower(Tower):
         agreement = ((sources @ (query @ key.T)) * sources).sum(-1)
         return torch.softmax(agreement * self.width**-0.5, dim=1)
 
-    def _own_maps(self) -> list[Tensor]:
-        """Return (I + E_k) H_k of every step, in order."""
-        maps = []
-        for name in self.order:
-            experts = self.own[name]
-            assert isinstance(experts, Experts)
-            maps.append(experts.whole_maps()[0] @ self.heads[name])
-        return maps
-
-    def forward(self, shared: Tensor) -> Vectors:
-        """Map (n, D) shared vectors to task to (n, D)."""
+    def before_heads(self, shared: Tensor) -> Vectors:
+        """Return task to (n, D): a first step's shared vectors, else sum_v w_v v, before h1 is put on it."""
+        heads = self.head_maps()
         result: Vectors = {}
-        for name, vector in zip(self.order, apply_maps(shared, self._own_maps()), strict=True):
-            if name in self.before:
-                sources = torch.stack([self.handed[name](result[self.before[name]])[0], vector], dim=1)
-                weights = self.transfer_weights(name, sources)
-                values = self.values[name](sources.flatten(0, 1))[0].view_as(sources)
-                vector = (weights[:, :, None] * values).sum(1)
-            result[name] = vector
-        return {name: result[name] for name in self.heads}
+        for name in self.order:
+            if name not in self.before:
+                result[name] = shared
+                continue
+            earlier = self.before[name]
+            handed = result[earlier] @ (heads[earlier] @ _map_of(self.handed[name]))
+            own = shared @ (_map_of(self.own[name]) @ self.heads[name])
+            weights = self.transfer_weights(name, torch.stack([handed, own], dim=1))
+            result[name] = mix(weights, [handed, own])
+        return result
+
+    def head_maps(self) -> Vectors:
+        """Return task to (I + E_k) H_k for a first step, else to the matrix of h1, which is linear."""
+        return {
+            name: _map_of(self.values[name]) if name in self.before else _map_of(self.own[name]) @ head
+            for name, head in self.heads.items()
+        }
 
     def expert_parameters(self) -> list[nn.Parameter]:
         """Return all maps but the heads."""

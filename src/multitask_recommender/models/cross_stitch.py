@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from multitask_recommender.models.experts import Experts, apply_maps, identity_heads
+from multitask_recommender.models.experts import Experts, identity_heads
 from multitask_recommender.models.multi_task import MultiTaskRecommender, MultiTaskSettings, Tower
 from multitask_recommender.models.two_tower import Vectors
 from multitask_recommender.tasks import Task
@@ -45,12 +45,14 @@ class CrossStitchTower(Tower):
         self.stitch = nn.Parameter(stitch)
         self.heads = identity_heads(tasks, dimension)
 
-    def forward(self, shared: Tensor) -> Vectors:
-        """Map (n, D) shared vectors to task to (n, D)."""
-        # Stitches, layers and heads are linear, so their product is made first: it is small.
+    def before_heads(self, shared: Tensor) -> Vectors:
+        """Return the shared vectors, for the whole tower is linear."""
+        return dict.fromkeys(self.heads, shared)
+
+    def head_maps(self) -> Vectors:
+        """Return task to (sum_l a_kl (I + E_l)) H_k."""
         mixed = torch.einsum("kl,lde->kde", self.stitch, self.layers.whole_maps())
-        outputs = apply_maps(shared, [mixed[place] @ head for place, head in enumerate(self.heads.values())])
-        return dict(zip(self.heads, outputs, strict=True))
+        return {name: mixed[place] @ head for place, (name, head) in enumerate(self.heads.items())}
 
     def expert_parameters(self) -> list[nn.Parameter]:
         """Return layers and stitch."""

@@ -134,9 +134,13 @@ class DocumentSystemModule(TwoTowerModule):
 
     def losses(self, batch: UserBatch) -> dict[str, Tensor]:
         """Return the tasks' losses, the penalty and, if trained jointly, L_UserEmb."""
-        outputs = self.f_theta(self.embed(batch))
-        items = self.g(self.phi())
         result: dict[str, Tensor] = {}
+        if self.user_embedding is None:
+            u = self.embed(batch)
+        else:
+            u, embedding_loss = self.user_embedding.vectors_and_loss(batch)
+            result["user_embedding"] = self.settings.user_embedding_weight * embedding_loss
+        outputs, items = self.f_theta(u), self.g(self.phi())
         for place, (name, task) in enumerate(self.tasks.items()):
             label = batch.labels[name]
             if task.kind == "regression":
@@ -147,8 +151,6 @@ class DocumentSystemModule(TwoTowerModule):
                 loss = loss * len(label) / (len(outputs) * len(batch.catalogue))
             result[name] = getattr(self.settings, f"{task.kind}_weight") * loss
         result["penalty"] = self.settings.alpha * outputs.square().sum((1, 2)).mean()
-        if self.user_embedding is not None:
-            result["user_embedding"] = self.settings.user_embedding_weight * self.user_embedding.loss(batch)
         return result
 
 

@@ -42,10 +42,14 @@ class MMoETower(Tower):
         self.task_gates = nn.ModuleDict({name: Gate(dimension, experts) for name in tasks})
         self.heads = identity_heads(tasks, dimension)
 
-    def forward(self, shared: Tensor) -> Vectors:
-        """Map (n, D) shared vectors to task to (n, D)."""
+    def before_heads(self, shared: Tensor) -> Vectors:
+        """Map (n, D) shared vectors to task to its mixture (n, D) of the experts."""
         outputs = self.experts(shared)
-        return {name: mix(weights, outputs) @ self.heads[name] for name, weights in self.gates(shared).items()}
+        return {name: mix(weights, outputs) for name, weights in self.gates(shared).items()}
+
+    def head_maps(self) -> Vectors:
+        """Return task to H_k."""
+        return dict(self.heads.items())
 
     def gates(self, shared: Tensor) -> dict[str, Tensor]:
         """Return task to (n, experts) gate weights."""

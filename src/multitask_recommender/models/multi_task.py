@@ -105,7 +105,7 @@ M = TypeVar("M", bound=MultiTaskSettings)
 
 
 class Tower(nn.Module, ABC):
-    """Turns the shared vectors of one side into one vector per task.
+    """Turns the shared vectors of one side into one vector per task; the last step of every tower is a matrix per task.
 
     Attributes:
         width: Length of the shared vectors that it takes.
@@ -113,9 +113,18 @@ class Tower(nn.Module, ABC):
 
     width: int
 
-    @abstractmethod
     def forward(self, shared: Tensor) -> Vectors:
         """Map (n, width) shared vectors to task to (n, d)."""
+        heads = self.head_maps()
+        return {name: vector @ heads[name] for name, vector in self.before_heads(shared).items()}
+
+    @abstractmethod
+    def before_heads(self, shared: Tensor) -> Vectors:
+        """Map (n, width) shared vectors to task to (n, d) vectors that only the task's matrix is still to be put on."""
+
+    @abstractmethod
+    def head_maps(self) -> Vectors:
+        """Return task to its matrix (d, d), all that is linear at the end of the tower."""
 
     def gates(self, shared: Tensor) -> dict[str, Tensor]:
         """Return task to (n, experts) gate weights; empty for an architecture without gates."""
@@ -145,11 +154,13 @@ class MultiTaskModule(TwoTowerModule):
     x_u = p_u + R(n_u^-c sum_{j in h_u} (a_j + e_uj b_j)) + C c_u              (users)
     y_i = q_i + phi(v_i)                                                       (items)
     s_t(u, i) = U_t(x_u) . V_t(y_i) + user bias + item bias + constant, per task t
+              = (a_t A_t B_t') . b_t + biases, with U_t(x_u) = a_t A_t and V_t(y_i) = b_t B_t
 
     h_u is the user's history, n_u its length, e_uj how much the user's label of item j differs from what the biases
     predict (for the first regression or else binary task), R the history encoder (the identity for the linear one), c_u
-    the context, v_i the item's features, U_t and V_t the towers. The linear encoder follows SVD++ (Koren, KDD 2008,
-    equation 15), with a share of the history hidden in every step as in a denoising autoencoder (Vincent et al., ICML
+    the context, v_i the item's features, U_t and V_t the towers, A_t and B_t their last matrices, multiplied on the
+    side of the users because a batch has fewer of them. The linear encoder follows SVD++ (Koren, KDD 2008, equation
+    15), with a share of the history hidden in every step as in a denoising autoencoder (Vincent et al., ICML
     2008). Only the identity vectors p and q carry a strong penalty: uniform for retrieval (Hu et al., ICDM 2008), per
     row for the pointwise tasks (Zhou et al., AAIM 2008).
 
@@ -302,40 +313,37 @@ class MultiTaskModule(TwoTowerModule):
         dimension = self.item.shape[1]
         return item + encoded[:, :dimension], bias + encoded[:, dimension:]
 
-    def _with_user_biases(self, vectors: Vectors, users: Tensor) -> Vectors:
-        bias = self.user_bias[users] + self.constant
-        one = torch.ones(len(users), 1, dtype=bias.dtype)
+    def user_vectors(self, batch: UserBatch, kept: Tensor | None = None) -> Vectors:
+        """Return task to (B, d + 1 + tasks): a_t A_t B_t', the bias, and which item bias counts; ``kept`` as above."""
+        own, other = self.user_tower.head_maps(), self.item_tower.head_maps()
+        vectors = self.user_tower.before_heads(self.encode_users(batch, kept))
+        bias, which = self.user_bias[batch.users] + self.constant, torch.eye(len(self.tasks))
         return {
-            name: torch.cat([vectors[name], bias[:, place : place + 1], one], dim=1)
+            name: torch.cat(
+                [vectors[name] @ (own[name] @ other[name].T), bias[:, [place]], which[place].expand(len(bias), -1)],
+                dim=1,
+            )
             for place, name in enumerate(self.tasks)
         }
-
-    def _with_item_biases(self, vectors: Vectors, bias: Tensor) -> Vectors:
-        one = torch.ones(len(bias), 1, dtype=bias.dtype)
-        return {
-            name: torch.cat([vectors[name], one, bias[:, place : place + 1]], dim=1)
-            for place, name in enumerate(self.tasks)
-        }
-
-    def user_vectors(self, batch: UserBatch) -> Vectors:
-        """Return task to (B, d + 2): the towers' outputs with the biases as two more coordinates."""
-        return self._with_user_biases(self.user_tower(self.encode_users(batch)), batch.users)
 
     def item_vectors(self, shown: Tensor | None = None) -> Vectors:
-        """Return task to (items, d + 2); ``shown`` as in :meth:`encode_items`."""
+        """Return task to (items, d + 1 + tasks): b_t, 1, and all item biases; ``shown`` as in :meth:`encode_items`."""
         shared, bias = self.encode_items(shown)
-        return self._with_item_biases(self.item_tower(shared), bias)
+        vectors = self.item_tower.before_heads(shared)
+        ends = torch.cat([torch.ones(len(bias), 1), bias], dim=1)
+        # Tasks that read the same vectors share one table.
+        tables = {id(vector): torch.cat([vector, ends], dim=1) for vector in vectors.values()}
+        return {name: tables[id(vectors[name])] for name in self.tasks}
 
     def losses(self, batch: UserBatch) -> dict[str, Tensor]:
         """Return the tasks' losses on a batch with a part of the histories and identities hidden, and the penalties."""
         drop = self.settings.history_dropout
         hidden = torch.rand(len(batch.row_item), generator=batch.generator) < drop
         kept = (~hidden) / (1.0 - drop)
-        users = self._with_user_biases(self.user_tower(self.encode_users(batch, kept)), batch.users)
         shown = None
         if self.settings.item_dropout > 0 and self.features is not None:
             shown = (torch.rand(len(self.item), 1, generator=batch.generator) >= self.settings.item_dropout).float()
-        result = self.task_losses(users, self.item_vectors(shown), batch, hidden)
+        result = self.task_losses(self.user_vectors(batch, kept), self.item_vectors(shown), batch, hidden)
         result["penalty"] = self._penalty(batch, hidden)
         return result
 

@@ -100,10 +100,14 @@ class PLETower(Tower):
             streams = level(streams)
         return streams
 
-    def forward(self, shared: Tensor) -> Vectors:
-        """Map (n, D) shared vectors to task to (n, D)."""
+    def before_heads(self, shared: Tensor) -> Vectors:
+        """Map (n, D) shared vectors to task to (n, D), what the last level makes of them."""
         streams = self.levels[-1](self._before_last(shared))
-        return {name: streams[name] @ head for name, head in self.heads.items()}
+        return {name: streams[name] for name in self.heads}
+
+    def head_maps(self) -> Vectors:
+        """Return task to H_k."""
+        return dict(self.heads.items())
 
     def gates(self, shared: Tensor) -> dict[str, Tensor]:
         """Return task to (n, own + shared experts) gate weights of the last level."""

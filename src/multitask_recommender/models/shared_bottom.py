@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Generator, Tensor, nn
 
-from multitask_recommender.models.experts import Experts, apply_maps, identity_heads
+from multitask_recommender.models.experts import Experts, identity_heads
 from multitask_recommender.models.multi_task import MultiTaskRecommender, MultiTaskSettings, Tower
 from multitask_recommender.models.two_tower import Vectors
 from multitask_recommender.tasks import Task, TaskKind
@@ -29,14 +29,14 @@ class SharedBottomTower(Tower):
         self.bottom = Experts(1, dimension, generator)
         self.heads = identity_heads(tasks, dimension)
 
-    def forward(self, shared: Tensor) -> Vectors:
-        """Map (n, D) shared vectors to task to (n, D)."""
-        return self.heads_after(shared, self.bottom.whole_maps()[0])
+    def before_heads(self, shared: Tensor) -> Vectors:
+        """Return the shared vectors, for the whole tower is linear."""
+        return dict.fromkeys(self.heads, shared)
 
-    def heads_after(self, shared: Tensor, bottom: Tensor) -> Vectors:
-        """Map (n, D) vectors by the bottom's map (D, D) and every task's head."""
-        outputs = apply_maps(shared, [bottom @ head for head in self.heads.values()])
-        return dict(zip(self.heads, outputs, strict=True))
+    def head_maps(self) -> Vectors:
+        """Return task to (I + E) H_k."""
+        bottom = self.bottom.whole_maps()[0]
+        return {name: bottom @ head for name, head in self.heads.items()}
 
     def expert_parameters(self) -> list[nn.Parameter]:
         """Return the bottom's map."""
@@ -59,10 +59,9 @@ class UnsharedEmbeddingsTower(SharedBottomTower):
         super().__init__(tasks, dimension, generator)
         self.dimension, self.width = dimension, dimension * len(tasks)
 
-    def forward(self, shared: Tensor) -> Vectors:
-        """Map (n, tasks D) vectors to task to (n, D)."""
-        slices, bottom = shared.split(self.dimension, dim=1), self.bottom.whole_maps()[0]
-        return {name: own @ (bottom @ head) for own, (name, head) in zip(slices, self.heads.items(), strict=True)}
+    def before_heads(self, shared: Tensor) -> Vectors:
+        """Return every task's slice of (n, tasks D) shared vectors."""
+        return dict(zip(self.heads, shared.split(self.dimension, dim=1), strict=True))
 
 
 class SharedBottomSettings(MultiTaskSettings):

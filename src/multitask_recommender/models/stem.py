@@ -36,15 +36,19 @@ class STEMTower(Tower):
     def _slices(self, shared: Tensor) -> list[Tensor]:
         return list(shared.split(self.dimension, dim=1))
 
-    def forward(self, shared: Tensor) -> Vectors:
-        """Map (n, (tasks + 1) D) shared vectors to task to (n, D)."""
+    def before_heads(self, shared: Tensor) -> Vectors:
+        """Map (n, (tasks + 1) D) shared vectors to task to its mixture (n, D) of the tables' experts."""
         outputs = [expert(part)[0] for expert, part in zip(self.experts, self._slices(shared), strict=True)]
         detached = [output.detach() for output in outputs]
         result = {}
         for place, (name, weights) in enumerate(self.gates(shared).items(), start=1):
             seen = [outputs[t] if t in (0, place) else detached[t] for t in range(self.tables)]
-            result[name] = mix(weights, seen) @ self.heads[name]
+            result[name] = mix(weights, seen)
         return result
+
+    def head_maps(self) -> Vectors:
+        """Return task to H_k."""
+        return dict(self.heads.items())
 
     def gates(self, shared: Tensor) -> dict[str, Tensor]:
         """Return task to (n, tables) gate weights, computed from the task's own table."""

@@ -117,23 +117,31 @@ class UserEmbedding(TrainableModule):
             (B, k) vectors z.
         """
         projected, _ = self.project_history(row_user, row_item, len(users), kept)
+        return self._encode(projected, users, row_user, row_item, kept)
+
+    def _encode(
+        self, projected: Tensor, users: Tensor, row_user: Tensor, row_item: Tensor, kept: Tensor | None
+    ) -> Tensor:
         z = self.encoder(projected, row_user, kept, lambda rows: self.weight[row_item[rows]])
         return z if self.context is None else z + self.context(users)
 
     def loss(self, batch: UserBatch) -> Tensor:
-        """Return L_UserEmb averaged over the users of a batch: the document's sum divided by the number of users.
+        """Return L_UserEmb averaged over the users of a batch: the document's sum divided by the number of users."""
+        return self.vectors_and_loss(batch)[1]
+
+    def vectors_and_loss(self, batch: UserBatch) -> tuple[Tensor, Tensor]:
+        """Return the vectors (B, k) that the whole histories give, and :meth:`loss`.
 
         ||h - W'z||^2 is expanded to ||h||^2 - 2 (W h)'z + z' (W W') z, so that no vector over all items is made.
         """
         projected, length = self.project_history(batch.row_user, batch.row_item, len(batch.users))
-        kept = None
+        vectors = z = self._encode(projected, batch.users, batch.row_user, batch.row_item, None)
         if self.history_dropout > 0:
             seen = torch.rand(len(batch.row_item), generator=batch.generator) >= self.history_dropout
-            kept = seen / (1.0 - self.history_dropout)
-        z = self(batch.users, batch.row_user, batch.row_item, kept)
+            z = self(batch.users, batch.row_user, batch.row_item, seen / (1.0 - self.history_dropout))
         gram = self.weight.T @ self.weight  # (k, k)
         reconstruction = length - 2 * (projected * z).sum(1) + ((z @ gram) * z).sum(1)
-        return (reconstruction + self.penalty * (z**2).sum(1)).mean()
+        return vectors, (reconstruction + self.penalty * (z**2).sum(1)).mean()
 
 
 def optimal_loss(singular_values: Tensor, dimension: int, penalty: float) -> float:

@@ -155,15 +155,18 @@ def measure(
     totals: list[pd.DataFrame] = []
     groups: list[pd.DataFrame] = []
     number = int(items.count().execute())
+    keys = ["split", "task", "seed"]
+    scored, listed = dict(iter(predictions.groupby(keys))), dict(iter(ranked_lists.groupby(keys)))
     for split in predictions["split"].drop_duplicates():
         test = read_interactions(test_labels, split, dataset.tasks)
         train = read_interactions(behaviour_sequences, split, dataset.tasks)
         catalogue = metrics.rankable_items(train.item, test.item, number)
-        scores = predictions[predictions["split"] == split]
-        lists = ranked_lists[ranked_lists["split"] == split]
         own: list[pd.DataFrame] = []
         for name, task in dataset.tasks.items():
-            for seed, part in scores[scores["task"] == name].groupby("seed"):
+            for seed in predictions["seed"].drop_duplicates():
+                part = scored.get((split, name, seed))
+                if part is None:
+                    continue
                 if not (np.array_equal(part["user"], test.user) and np.array_equal(part["item"], test.item)):
                     raise AssertionError(f"the predictions of {variant.name} are not in the order of the test rows")
                 asked = ~np.isnan(test.labels[name])
@@ -172,7 +175,7 @@ def measure(
                 predicts = variant.predicts(task)
                 values = _pointwise(task, label, score, predicts)
                 rows += [(*base, metric, 0, seed, value, len(np.unique(user))) for metric, value in values.items()]
-                chosen = lists[(lists["task"] == name) & (lists["seed"] == seed)]
+                chosen = listed.get((split, name, seed), ranked_lists[:0])
                 ranking, per_user, by_item = _ranking(chosen, test, train, name, number, catalogue, settings.ks)
                 rows += [(*base, metric, k, seed, value, judged) for metric, k, value, judged in ranking]
                 for metric, k, users, total, count in [
