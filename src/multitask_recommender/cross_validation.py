@@ -72,35 +72,6 @@ def candidates(search: dict[str, list[Any]], limit: int, seed: int) -> list[dict
     return chosen
 
 
-def ranking_error(
-    model: Recommender,
-    train: Interactions,
-    held_out: Interactions,
-    task: str,
-    shape: tuple[int, int],
-) -> float:
-    """Return 1 - NDCG@10 of the held-out relevant rows under full ranking, over the users who have any.
-
-    Args:
-        model: The fitted model.
-        train: Rows whose pairs are known.
-        held_out: Rows to find.
-        task: The task whose relevance counts.
-        shape: Users, items.
-    """
-    known = pair_matrix(train.user, train.item, shape)
-    catalogue = metrics.rankable_items(train.item, held_out.item, shape[1])
-    relevant = held_out.relevant[task]
-    user, item = held_out.user[relevant], held_out.item[relevant]
-    positives = np.bincount(user, minlength=shape[0])
-    values = []
-    for block in np.array_split(np.nonzero(positives)[0], math.ceil((positives > 0).sum() / _BLOCK) or 1):
-        lists = metrics.top_items(model.ranking_scores(model.score(block))[task], known[block], catalogue, _K)
-        hits = metrics.find_hits(lists, block, user, item, shape[1])
-        values.append(metrics.ranking_metrics(hits, positives[block])["ndcg"])
-    return float(1.0 - np.concatenate(values).mean())
-
-
 def validation_errors(
     variant: Variant,
     model: Recommender,
@@ -111,29 +82,43 @@ def validation_errors(
     """Measure a fitted model on held-out rows, one error per task, comparable between tasks.
 
     Regression: RMSE over the standard deviation of the training labels; binary: log loss over the entropy of the
-    training base rate; retrieval, and every task of a model whose scores only order items: 1 - NDCG@10.
+    training base rate; retrieval, and every task of a model whose scores only order items: 1 - NDCG@10 of the held-out
+    relevant rows under full ranking, over the users who have any.
     """
-    errors: dict[str, float] = {}
+    known = pair_matrix(train.user, train.item, (side.users, side.items))
+    catalogue = metrics.rankable_items(train.item, held_out.item, side.items)
     predicted: dict[str, FloatArray] = {}
+    ndcg: dict[str, list[FloatArray]] = {}
     for block in np.array_split(np.arange(side.users), math.ceil(side.users / _BLOCK)):
         rows = (held_out.user >= block[0]) & (held_out.user <= block[-1])
         scores = model.score(block)
+        order = model.ranking_scores(scores)
         for task, values in scores.items():
-            predicted.setdefault(task, np.empty(len(held_out), np.float32))
-            predicted[task][rows] = values[held_out.user[rows] - block[0], held_out.item[rows]]
-    for task, prediction in predicted.items():
-        kind = side.tasks[task].kind
+            if side.tasks[task].kind != "retrieval" and variant.predicts(side.tasks[task]):
+                predicted.setdefault(task, np.empty(len(held_out), np.float32))
+                predicted[task][rows] = values[held_out.user[rows] - block[0], held_out.item[rows]]
+                continue
+            relevant = rows & held_out.relevant[task]
+            user, item = held_out.user[relevant], held_out.item[relevant]
+            judged, positives = np.unique(user, return_counts=True)
+            lists = metrics.top_items(order[task][judged - block[0]], known[judged], catalogue, _K)
+            hits = metrics.find_hits(lists, judged, user, item, side.items)
+            ndcg.setdefault(task, []).append(metrics.ranking_metrics(hits, positives)["ndcg"])
+    errors: dict[str, float] = {}
+    for task in [*predicted, *ndcg]:
+        if task in ndcg:
+            errors[task] = float(1.0 - np.concatenate(ndcg[task]).mean())
+            continue
         label, asked = held_out.labels[task], ~np.isnan(held_out.labels[task])
-        if kind == "regression" and variant.predicts(side.tasks[task]):
+        label, prediction = label[asked], predicted[task][asked]
+        if side.tasks[task].kind == "regression":
             spread = float(np.nanstd(train.labels[task])) or 1.0
-            errors[task] = metrics.rmse(label[asked], prediction[asked]) / spread
-        elif kind == "binary" and variant.predicts(side.tasks[task]):
+            errors[task] = metrics.rmse(label, prediction) / spread
+        else:
             rate = float(np.clip(np.nanmean(train.labels[task]), 1e-6, 1 - 1e-6))
             entropy = -rate * math.log(rate) - (1 - rate) * math.log(1 - rate)
-            errors[task] = metrics.log_loss(label[asked], prediction[asked]) / entropy
-        else:
-            errors[task] = ranking_error(model, train, held_out, task, (side.users, side.items))
-    return errors
+            errors[task] = metrics.log_loss(label, prediction) / entropy
+    return {task: errors[task] for task in side.tasks if task in errors}
 
 
 @dataclass(frozen=True)

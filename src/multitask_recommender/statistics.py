@@ -6,6 +6,7 @@ is the user's value and n_u = 1; for RMSE a_u is the sum of squared errors, n_u 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -89,9 +90,14 @@ def compare_paired(
             return metric(first, number, axis) - metric(other, number, axis)
         return metric(first, others[0], axis) if others else first.mean(axis=axis)
 
+    def signs(size: tuple[int, ...]) -> Values:
+        number = math.prod(size)
+        bits = np.unpackbits(np.frombuffer(rng.bytes(number // 8 + 1), np.uint8), count=number)
+        return bits.reshape(size) * 2.0 - 1.0
+
     test = stats.monte_carlo_test(
         np.ones(len(model)),
-        lambda size: rng.integers(2, size=size, dtype=np.int8) * 2.0 - 1.0,
+        signs,
         swapped,
         vectorized=True,
         n_resamples=resamples,
