@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from multitask_recommender.models import histories, losses
+from multitask_recommender.models import losses
 from multitask_recommender.models.loss_balancing import (
     Balancing,
     DynamicWeightAverage,
@@ -155,11 +155,3 @@ def test_retrieval_losses_have_right_gradients(loss: object) -> None:
         lambda u, i: loss(u, i, row_user, row_item, all_of(items), new_generator(1)),  # type: ignore[operator]
         (users, items),
     )
-
-
-def test_dense_and_gathered_scores_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    users, items, row_user, row_item = vectors()
-    dense = losses.pair_scores(users, items, row_user, row_item)
-    monkeypatch.setattr(losses, "DENSE_BLOCK", 0)
-    assert torch.allclose(losses.pair_scores(users, items, row_user, row_item), dense)
-    assert histories.DENSE_BLOCK > 0

@@ -16,10 +16,10 @@ from multitask_recommender.errors import TrainingError
 from multitask_recommender.interactions import Interactions, SideInformation
 from multitask_recommender.models import losses
 from multitask_recommender.models.document_system import DocumentSystemModule, DocumentSystemSettings
-from multitask_recommender.models.histories import sum_history
 from multitask_recommender.models.multi_task import MultiTaskModule
 from multitask_recommender.models.shared_bottom import SharedBottom, SharedBottomSettings
 from multitask_recommender.models.sparse_features import FeatureTable
+from multitask_recommender.models.sparse_products import Pairs, pair_scores, weighted_sums
 from multitask_recommender.models.two_tower import LabelScales
 from multitask_recommender.settings_base import Settings
 from multitask_recommender.training import TrainableModule, TrainingSettings, UserRows, new_generator, train
@@ -43,23 +43,29 @@ def test_whole_data_loss_equals_the_sum_over_all_pairs() -> None:
     generator = new_generator(1)
     user, item = torch.randn(6, 3, generator=generator), torch.randn(9, 3, generator=generator)
     target = (torch.rand(6, 9, generator=generator) < 0.3).float()
-    row_user, row_item = target.nonzero().T
-    scores = losses.pair_scores(user, item, row_user, row_item)
+    scores = pair_scores(user, item, Pairs.of(*target.nonzero().T, 6))
     expected = ((1 + 4 * target) * (target - user @ item.T) ** 2).sum()
     assert losses.whole_data_squared_loss(user, item, scores, 4.0).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_large_blocks_give_the_same_as_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+# A user without pairs in the middle and at the end, an item without any at the end, and a pair that stands twice.
+@pytest.mark.parametrize(
+    ("row_user", "row_item"), [([0, 0, 2, 4, 4], [7, 1, 7, 3, 3]), ([], [])], ids=["some pairs", "none"]
+)
+def test_products_at_pairs_equal_dense_ones(row_user: list[int], row_item: list[int]) -> None:
+    users, items = 6, 9
     generator = new_generator(1)
-    user, item = torch.randn(6, 3, generator=generator), torch.randn(9, 3, generator=generator)
-    row_user, row_item = torch.tensor([0, 0, 5, 5]), torch.tensor([1, 2, 1, 8])
-    weight = torch.rand(4, generator=generator)
-    small = losses.pair_scores(user, item, row_user, row_item), sum_history(row_user, row_item, weight, 6, item)
-    monkeypatch.setattr(losses, "DENSE_BLOCK", 0)
-    monkeypatch.setattr("multitask_recommender.models.histories.DENSE_BLOCK", 0)
-    large = losses.pair_scores(user, item, row_user, row_item), sum_history(row_user, row_item, weight, 6, item)
-    for one, other in zip(small, large, strict=True):
-        assert torch.allclose(one, other, atol=1e-6)
+    pairs = Pairs.of(torch.tensor(row_user, dtype=torch.int64), torch.tensor(row_item, dtype=torch.int64), users)
+    user, item = (
+        torch.randn(number, 3, generator=generator, dtype=torch.float64).requires_grad_() for number in (users, items)
+    )
+    weight = torch.rand(len(row_user), generator=generator, dtype=torch.float64)
+    assert torch.allclose(pair_scores(user, item, pairs), (user @ item.T)[row_user, row_item])
+    dense = torch.zeros(users, items, dtype=torch.float64)
+    dense.index_put_((torch.tensor(row_user).long(), torch.tensor(row_item).long()), weight, accumulate=True)
+    assert torch.allclose(weighted_sums(pairs, weight, item), dense @ item)
+    assert torch.autograd.gradcheck(lambda u, i: pair_scores(u, i, pairs), (user, item))
+    assert torch.autograd.gradcheck(lambda table: weighted_sums(pairs, weight, table), (item,))
 
 
 def test_losses_skip_rows_that_are_not_asked() -> None:

@@ -41,7 +41,7 @@ def test_expanded_loss_equals_its_definition(context: bool) -> None:
         z = z + torch.from_numpy(side.user_features.toarray()[10:30]) @ module.context.vectors
     expected = ((h - z @ module.weight.T) ** 2).sum(1) + 0.3 * (z**2).sum(1)
     assert module.loss(batch).item() == pytest.approx(expected.mean().item(), rel=1e-5)
-    assert torch.allclose(module(batch.users, batch.row_user, batch.row_item), z, atol=1e-6)
+    assert torch.allclose(module(batch), z, atol=1e-6)
 
 
 @pytest.mark.parametrize("encoder", ["nonlinear", "sequential"])
@@ -55,7 +55,7 @@ def test_other_encoders_reconstruct_the_whole_history(encoder: EncoderName) -> N
         module = UserEmbedding(ITEMS, None, settings, new_generator(1))
         assert isinstance(module.encoder.outward, torch.nn.Parameter)
         module.encoder.outward.data.normal_(0.0, 0.3, generator=new_generator(5))
-        z = module(batch.users, batch.row_user, batch.row_item)
+        z = module(batch)
         expected = ((history(rows) - z @ module.weight.T) ** 2).sum(1) + 0.3 * (z**2).sum(1)
         losses.append((module.loss(batch).item(), expected.mean().item()))
     assert losses[0][0] == pytest.approx(losses[0][1], rel=1e-5)

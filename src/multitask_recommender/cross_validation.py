@@ -88,7 +88,7 @@ def validation_errors(
     known = pair_matrix(train.user, train.item, (side.users, side.items))
     catalogue = metrics.rankable_items(train.item, held_out.item, side.items)
     predicted: dict[str, FloatArray] = {}
-    ndcg: dict[str, list[FloatArray]] = {}
+    ndcg: dict[str, list[metrics.Values]] = {}
     for block in np.array_split(np.arange(side.users), math.ceil(side.users / _BLOCK)):
         rows = (held_out.user >= block[0]) & (held_out.user <= block[-1])
         scores = model.score(block)

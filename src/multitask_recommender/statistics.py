@@ -93,7 +93,7 @@ def compare_paired(
     def signs(size: tuple[int, ...]) -> Values:
         number = math.prod(size)
         bits = np.unpackbits(np.frombuffer(rng.bytes(number // 8 + 1), np.uint8), count=number)
-        return bits.reshape(size) * 2.0 - 1.0
+        return bits.reshape(size).astype(np.float64) * 2.0 - 1.0
 
     test = stats.monte_carlo_test(
         np.ones(len(model)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from multitask_recommender.errors import TrainingError
 from multitask_recommender.interactions import Interactions
 from multitask_recommender.models.loss_balancing import Balancing, GradientAggregation, make_loss_balancing
+from multitask_recommender.models.sparse_products import Pairs
 from multitask_recommender.recommender import LearningCurve
 from multitask_recommender.settings_base import Settings
 
@@ -67,6 +69,11 @@ class UserBatch:
     labels: dict[str, Tensor]
     catalogue: Tensor
     generator: torch.Generator
+
+    @cached_property
+    def pairs(self) -> Pairs:
+        """The rows as pairs (place of the user, item)."""
+        return Pairs.of(self.row_user, self.row_item, len(self.users))
 
     def of_catalogue(self, items: Tensor) -> Tensor:
         """Return the rows of a table of all items (items, d) that belong to the catalogue (m, d).

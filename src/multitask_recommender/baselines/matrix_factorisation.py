@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from multitask_recommender.baselines.simple import solve_biases
 from multitask_recommender.interactions import FloatArray, IntArray, Interactions, SideInformation
-from multitask_recommender.models.losses import pair_scores
+from multitask_recommender.models.sparse_products import pair_scores
 from multitask_recommender.recommender import Arrays, LearningCurve, Recommender
 from multitask_recommender.settings_base import Settings
 from multitask_recommender.tasks import TaskKind
@@ -61,7 +61,7 @@ class BiasedFactors(TrainableModule):
     def losses(self, batch: UserBatch) -> dict[str, Tensor]:
         """Return the mean squared error over the rows, and the penalty."""
         p, q, b, c = self.user[batch.users], self.item, self.user_bias[batch.users], self.item_bias
-        score = pair_scores(p, q, batch.row_user, batch.row_item) + b[batch.row_user] + c[batch.row_item]
+        score = pair_scores(p, q, batch.pairs) + b[batch.row_user] + c[batch.row_item]
         # Summed over rows, so that a row of the factors is penalised once per observation.
         by_user = torch.bincount(batch.row_user, minlength=len(p)).to(p.dtype)
         by_item = torch.bincount(batch.row_item, minlength=len(q)).to(q.dtype)

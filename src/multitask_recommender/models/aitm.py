@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from multitask_recommender.models.experts import Experts, identity_heads, mix
-from multitask_recommender.models.losses import pair_scores
 from multitask_recommender.models.multi_task import MultiTaskModule, MultiTaskRecommender, MultiTaskSettings, Tower
+from multitask_recommender.models.sparse_products import pair_scores
 from multitask_recommender.models.two_tower import Vectors
 from multitask_recommender.tasks import Task, funnel_chain
 from multitask_recommender.training import UserBatch
@@ -114,9 +114,7 @@ class AITMModule(MultiTaskModule):
             before = task.after
             if before is None or before not in self.tasks or self.tasks[before].kind != task.kind:
                 continue
-            later, earlier = (
-                pair_scores(users[step], items[step], batch.row_user, batch.row_item) for step in (name, before)
-            )
+            later, earlier = (pair_scores(users[step], items[step], batch.pairs) for step in (name, before))
             if task.kind == "binary":
                 later, earlier = torch.sigmoid(later), torch.sigmoid(earlier)
             parts.append(torch.relu(later - earlier).mean())

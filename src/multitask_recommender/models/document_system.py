@@ -116,7 +116,7 @@ class DocumentSystemModule(TwoTowerModule):
         """Return (B, k) user vectors u, frozen or of the embedding model in training."""
         if self.user_embedding is None:
             return self._frozen[batch.users]
-        return self.user_embedding(batch.users, batch.row_user, batch.row_item)
+        return self.user_embedding(batch)
 
     def f_theta(self, u: Tensor) -> Tensor:
         """Map (B, k) user vectors to (B, tasks, dimension)."""

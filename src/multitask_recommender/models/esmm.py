@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from multitask_recommender.interactions import FloatArray, IntArray, SideInformation
-from multitask_recommender.models.losses import pair_scores
 from multitask_recommender.models.multi_task import MultiTaskModule, MultiTaskRecommender, MultiTaskSettings, Tower
 from multitask_recommender.models.shared_bottom import SharedBottomTower
+from multitask_recommender.models.sparse_products import Pairs, pair_scores
 from multitask_recommender.models.two_tower import Vectors
 from multitask_recommender.recommender import Arrays
 from multitask_recommender.tasks import Task, funnel_chain
@@ -65,18 +65,21 @@ class ESMMModule(MultiTaskModule):
         number = len(batch.row_item)
         drawn = number * self.settings.negatives
         item_count = len(self.item)
-        owner = batch.row_user.repeat(self.settings.negatives)
+        owner = batch.row_user.repeat_interleave(self.settings.negatives)
         other = batch.catalogue[torch.randint(len(batch.catalogue), (drawn,), generator=batch.generator)]
         # A drawn pair that was observed is left out.
         unobserved = ~torch.isin(owner * item_count + other, batch.row_user * item_count + batch.row_item)
-        user = torch.cat([batch.row_user, owner[unobserved]])
-        item = torch.cat([batch.row_item, other[unobserved]])
-        seen_label = torch.ones(len(user), dtype=torch.bool)
+        every_pair = (batch.pairs, Pairs.of(owner[unobserved], other[unobserved], len(batch.users)))
+        pairs = number + int(unobserved.sum())
+        seen_label = torch.ones(pairs, dtype=torch.bool)
         # The encoder saw the labels of the rows that were not hidden.
         seen_label[:number] = hidden if self.settings.history_dropout > 0 else True
-        logs = {name: functional.logsigmoid(pair_scores(users[name], items[name], user, item)) for name in steps}
+        logs = {
+            name: functional.logsigmoid(torch.cat([pair_scores(users[name], items[name], some) for some in every_pair]))
+            for name in steps
+        }
         happened = {
-            name: functional.pad((batch.labels[name].nan_to_num(0.0) > 0).float(), (0, len(user) - number))
+            name: functional.pad((batch.labels[name].nan_to_num(0.0) > 0).float(), (0, pairs - number))
             for name in steps
         }
         for name, chain in steps.items():

@@ -9,29 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from multitask_recommender.models.histories import DENSE_BLOCK, SPARSEST
+from multitask_recommender.models.sparse_products import Pairs, pair_scores
+
+DENSE_BLOCK = 4_000_000
+"""Most scores of a block of users x items that the softmax is taken over: beyond, its sum is estimated."""
 
 RetrievalLoss = Literal["squared", "softmax", "bpr"]
 """How a retrieval task is trained: on the whole matrix, against all items, or against one drawn item."""
-
-
-def pair_scores(user_vectors: Tensor, item_vectors: Tensor, row_user: Tensor, row_item: Tensor) -> Tensor:
-    """Score each row's pair.
-
-    Args:
-        user_vectors: (B, d).
-        item_vectors: (items, d).
-        row_user: (n,) places in ``user_vectors``.
-        row_item: (n,) items.
-
-    Returns:
-        (n,) inner products. Where the block of all scores is small and not too sparse, it is computed whole, which is
-        faster than gathering two vectors per row.
-    """
-    if len(user_vectors) * len(item_vectors) <= min(DENSE_BLOCK, SPARSEST * len(row_item)):
-        block = user_vectors @ item_vectors.T
-        return block.view(-1).gather(0, row_user * block.shape[1] + row_item)
-    return (user_vectors[row_user] * item_vectors[row_item]).sum(-1)
 
 
 def whole_data_squared_loss(
@@ -75,14 +59,14 @@ def softmax_loss(
     Args:
         user_vectors: (B, d).
         item_vectors: (items, d).
-        row_user: (p,) places of the positives' users.
+        row_user: (p,) places of the positives' users, ascending.
         row_item: (p,) the positives' items.
         catalogue: (m,) numbers of the items that compete.
         generator: Source of the sample.
         sampled: Size of the sample.
     """
     items = len(catalogue)
-    positive = pair_scores(user_vectors, item_vectors, row_user, row_item)
+    positive = pair_scores(user_vectors, item_vectors, Pairs.of(row_user, row_item, len(user_vectors)))
     if len(user_vectors) * items <= DENSE_BLOCK:
         total = torch.logsumexp(user_vectors @ item_vectors[catalogue].T, dim=1)[row_user]
     else:
@@ -108,7 +92,7 @@ def bpr_loss(
     Args:
         user_vectors: (B, d).
         item_vectors: (items, d).
-        row_user: (p,) places of the positives' users.
+        row_user: (p,) places of the positives' users, ascending.
         row_item: (p,) the positives' items.
         catalogue: (m,) numbers of the items that are drawn from.
         generator: Source of the drawn items.
@@ -116,11 +100,11 @@ def bpr_loss(
     items = len(item_vectors)
     drawn = catalogue[torch.randint(len(catalogue), (len(row_item),), generator=generator)]
     negative = ~torch.isin(row_user * items + drawn, row_user * items + row_item)
-    user, above, below = row_user[negative], row_item[negative], drawn[negative]
-    difference = pair_scores(user_vectors, item_vectors, user, above) - pair_scores(
-        user_vectors, item_vectors, user, below
+    above, below = (
+        pair_scores(user_vectors, item_vectors, Pairs.of(row_user[negative], item[negative], len(user_vectors)))
+        for item in (row_item, drawn)
     )
-    return -functional.logsigmoid(difference).sum()
+    return -functional.logsigmoid(above - below).sum()
 
 
 def squared_error(label: Tensor, score: Tensor) -> Tensor:

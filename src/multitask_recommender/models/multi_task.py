@@ -21,10 +21,10 @@ from multitask_recommender.baselines.item_item import EaseSettings, FirstStepEas
 from multitask_recommender.baselines.simple import solve_biases
 from multitask_recommender.errors import SettingsError
 from multitask_recommender.interactions import FloatArray, IntArray, Interactions, SideInformation
-from multitask_recommender.models.histories import sum_history
 from multitask_recommender.models.history_encoders import EncoderName, make_history_encoder
 from multitask_recommender.models.losses import RetrievalLoss
 from multitask_recommender.models.sparse_features import FeatureTable
+from multitask_recommender.models.sparse_products import weighted_sums
 from multitask_recommender.models.two_tower import (
     LabelScales,
     NeuralRecommender,
@@ -282,11 +282,11 @@ class MultiTaskModule(TwoTowerModule):
         value = count.to(table.dtype).pow(-self.settings.history_exponent)[batch.row_user]
         if kept is not None:
             value = value * kept
-        summed = sum_history(batch.row_user, batch.row_item, value, users, table)
+        summed = weighted_sums(batch.pairs, value, table)
         residual = None
         if self.label_history is not None:
             residual = self._residuals[batch.row]
-            summed = summed + sum_history(batch.row_user, batch.row_item, value * residual, users, self.label_history)
+            summed = summed + weighted_sums(batch.pairs, value * residual, self.label_history)
 
         def row_vectors(rows: Tensor) -> Tensor:
             vectors = table[batch.row_item[rows]]

@@ -17,11 +17,11 @@ from multitask_recommender.models.losses import (
     RetrievalLoss,
     bpr_loss,
     cross_entropy,
-    pair_scores,
     softmax_loss,
     squared_error,
     whole_data_squared_loss,
 )
+from multitask_recommender.models.sparse_products import Pairs, pair_scores
 from multitask_recommender.recommender import Arrays, LearningCurve, Recommender, S
 from multitask_recommender.tasks import Task, TaskKind
 from multitask_recommender.training import TrainableModule, TrainingSettings, UserBatch, UserRows, new_generator, train
@@ -107,19 +107,20 @@ def task_loss(
         retrieval_loss: Which loss a retrieval task has.
     """
     if task.kind == "retrieval":
-        user, item = batch.row_user, batch.row_item
+        user, item, pairs = batch.row_user, batch.row_item, batch.pairs
         positive = ~torch.isnan(label)
         if not positive.all():
             user, item = user[positive], item[positive]
+            pairs = Pairs.of(user, item, len(batch.users))
         if retrieval_loss == "softmax":
             total = softmax_loss(user_vectors, item_vectors, user, item, batch.catalogue, batch.generator)
         elif retrieval_loss == "bpr":
             total = bpr_loss(user_vectors, item_vectors, user, item, batch.catalogue, batch.generator)
         else:
-            scores = pair_scores(user_vectors, item_vectors, user, item)
+            scores = pair_scores(user_vectors, item_vectors, pairs)
             total = whole_data_squared_loss(user_vectors, batch.of_catalogue(item_vectors), scores, positive_weight)
         return total / max(len(label), 1)
-    scores = pair_scores(user_vectors, item_vectors, batch.row_user, batch.row_item)
+    scores = pair_scores(user_vectors, item_vectors, batch.pairs)
     return cross_entropy(label, scores) if task.kind == "binary" else squared_error(label, scores)
 
 

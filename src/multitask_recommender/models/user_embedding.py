@@ -11,9 +11,9 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from multitask_recommender.interactions import FloatArray, IntArray, Interactions, SideInformation
-from multitask_recommender.models.histories import sum_history
 from multitask_recommender.models.history_encoders import EncoderName, make_history_encoder
 from multitask_recommender.models.sparse_features import FeatureTable
+from multitask_recommender.models.sparse_products import weighted_sums
 from multitask_recommender.recommender import Arrays, LearningCurve, Recommender
 from multitask_recommender.settings_base import Settings
 from multitask_recommender.training import TrainableModule, TrainingSettings, UserBatch, UserRows, new_generator, train
@@ -83,47 +83,37 @@ class UserEmbedding(TrainableModule):
         self.encoder = make_history_encoder(settings.encoder, settings.dimension, settings.sequence_length, generator)
         self.penalty, self.history_dropout = settings.penalty, settings.history_dropout
 
-    def project_history(
-        self, row_user: Tensor, row_item: Tensor, users: int, kept: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def project_history(self, batch: UserBatch, kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Compute W h_u from the rows of a batch.
 
         Args:
-            row_user: (n,) place of each row's user.
-            row_item: (n,) items.
-            users: B, the number of users.
+            batch: B users with their n rows.
             kept: (n,) weight of every row, 0 for a hidden one; None: all are seen.
 
         Returns:
             (B, k) projections, and (B,) squared lengths of h: 1, or 0 without history.
         """
-        count = torch.bincount(row_user, minlength=users)
-        value = count.clamp(min=1).to(self.weight.dtype).rsqrt()[row_user]
+        count = torch.bincount(batch.row_user, minlength=len(batch.users))
+        value = count.clamp(min=1).to(self.weight.dtype).rsqrt()[batch.row_user]
         if kept is not None:
             value = value * kept
-        projected = sum_history(row_user, row_item, value, users, self.weight)
-        return projected, (count > 0).to(self.weight.dtype)
+        return weighted_sums(batch.pairs, value, self.weight), (count > 0).to(self.weight.dtype)
 
-    def forward(self, users: Tensor, row_user: Tensor, row_item: Tensor, kept: Tensor | None = None) -> Tensor:
+    def forward(self, batch: UserBatch, kept: Tensor | None = None) -> Tensor:
         """Embed users.
 
         Args:
-            users: (B,) numbers of the users.
-            row_user: (n,) place of each history row's user.
-            row_item: (n,) items of the histories.
+            batch: B users with their n rows.
             kept: (n,) weight of every row, 0 for a hidden one; None: all are seen.
 
         Returns:
             (B, k) vectors z.
         """
-        projected, _ = self.project_history(row_user, row_item, len(users), kept)
-        return self._encode(projected, users, row_user, row_item, kept)
+        return self._encode(self.project_history(batch, kept)[0], batch, kept)
 
-    def _encode(
-        self, projected: Tensor, users: Tensor, row_user: Tensor, row_item: Tensor, kept: Tensor | None
-    ) -> Tensor:
-        z = self.encoder(projected, row_user, kept, lambda rows: self.weight[row_item[rows]])
-        return z if self.context is None else z + self.context(users)
+    def _encode(self, projected: Tensor, batch: UserBatch, kept: Tensor | None) -> Tensor:
+        z = self.encoder(projected, batch.row_user, kept, lambda rows: self.weight[batch.row_item[rows]])
+        return z if self.context is None else z + self.context(batch.users)
 
     def loss(self, batch: UserBatch) -> Tensor:
         """Return L_UserEmb averaged over the users of a batch: the document's sum divided by the number of users."""
@@ -134,11 +124,11 @@ class UserEmbedding(TrainableModule):
 
         ||h - W'z||^2 is expanded to ||h||^2 - 2 (W h)'z + z' (W W') z, so that no vector over all items is made.
         """
-        projected, length = self.project_history(batch.row_user, batch.row_item, len(batch.users))
-        vectors = z = self._encode(projected, batch.users, batch.row_user, batch.row_item, None)
+        projected, length = self.project_history(batch)
+        vectors = z = self._encode(projected, batch, None)
         if self.history_dropout > 0:
             seen = torch.rand(len(batch.row_item), generator=batch.generator) >= self.history_dropout
-            z = self(batch.users, batch.row_user, batch.row_item, seen / (1.0 - self.history_dropout))
+            z = self(batch, seen / (1.0 - self.history_dropout))
         gram = self.weight.T @ self.weight  # (k, k)
         reconstruction = length - 2 * (projected * z).sum(1) + ((z @ gram) * z).sum(1)
         return vectors, (reconstruction + self.penalty * (z**2).sum(1)).mean()
@@ -177,7 +167,7 @@ class UserEmbeddingModel(Recommender[UserEmbeddingSettings]):
             generator,
         )
         with torch.no_grad():
-            blocks = [module(b.users, b.row_user, b.row_item) for b in rows.blocks(_BLOCK, generator)]
+            blocks = [module(batch) for batch in rows.blocks(_BLOCK, generator)]
         state = {name: value.numpy() for name, value in module.state_dict().items()}
         self.restore(state | {"vectors": torch.cat(blocks).numpy()}, side)
         return curve

@@ -1,0 +1,118 @@
+"""Products with matrices that are 0 but at some pairs: sums over histories and features, and scores of rows.
+
+They cost one multiplication per pair and coordinate, where a whole block of users x items would cost one per user, item
+and coordinate.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+from torch.nn import functional
+
+
+class Pairs:
+    """Pairs (row, column), sorted by row: where the entries of a sparse matrix stand.
+
+    Args:
+        offsets: (rows + 1,) number of the first pair of each row, and at the end the number of pairs, n.
+        column: (n,) column of each pair.
+    """
+
+    def __init__(self, offsets: Tensor, column: Tensor) -> None:
+        self.offsets, self.column = offsets, column
+        self._turned: tuple[Tensor, Pairs] | None = None
+
+    @classmethod
+    def of(cls, row: Tensor, column: Tensor, rows: int) -> Pairs:
+        """Make pairs from (n,) rows, ascending and below ``rows``, and (n,) columns."""
+        ends = torch.bincount(row, minlength=rows).cumsum(0)
+        return cls(functional.pad(ends, (1, 0)), column)
+
+    def turned(self, columns: int) -> tuple[Tensor, Pairs]:
+        """Return the order (n,) of the pairs by column, and the pairs (column, row) in that order; found once.
+
+        Args:
+            columns: Number of columns, always the same.
+        """
+        if self._turned is None:
+            shape, numbers = (len(self.offsets) - 1, columns), np.arange(len(self.column), dtype=np.int32)
+            # SciPy sorts entries by column in linear time.
+            turned = sparse.csr_matrix((numbers, self.column.numpy(), self.offsets.numpy()), shape=shape).tocsc()
+            order, row, offsets = (
+                torch.from_numpy(part.astype(np.int64)) for part in (turned.data, turned.indices, turned.indptr)
+            )
+            self._turned = order, Pairs(offsets, row)
+        return self._turned
+
+
+def _sum_rows(pairs: Pairs, weight: Tensor, table: Tensor) -> Tensor:
+    return functional.embedding_bag(
+        pairs.column, table, pairs.offsets, mode="sum", per_sample_weights=weight, include_last_offset=True
+    )
+
+
+class _WeightedSums(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, weight: Tensor, pairs: Pairs) -> Tensor:
+        ctx.pairs, ctx.weight, ctx.columns = pairs, weight, len(table)
+        return _sum_rows(pairs, weight, table)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        order, turned = ctx.pairs.turned(ctx.columns)
+        return _sum_rows(turned, ctx.weight[order], gradients[0].contiguous()), None, None
+
+
+def weighted_sums(pairs: Pairs, weight: Tensor, table: Tensor) -> Tensor:
+    """Multiply a sparse matrix, which has no gradient, with a table.
+
+    Args:
+        pairs: Where the matrix has entries.
+        weight: (n,) the entries.
+        table: (columns, d) vectors.
+
+    Returns:
+        (rows, d): for every row, the sum of the weighted vectors of its columns.
+    """
+    return _WeightedSums.apply(table, weight.to(table.dtype), pairs)
+
+
+class _PairScores(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, users: Tensor, items: Tensor, pairs: Pairs) -> Tensor:
+        ctx.save_for_backward(users, items)
+        ctx.pairs = pairs
+        shape = (len(users), len(items))
+        with warnings.catch_warnings():
+            # The one operation that is used here is stable.
+            warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
+            zeros = users.new_zeros(len(pairs.column))
+            matrix = torch.sparse_csr_tensor(pairs.offsets, pairs.column, zeros, size=shape, check_invariants=False)
+        return torch.sparse.sampled_addmm(matrix, users, items.T, beta=0.0).values()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        users, items = ctx.saved_tensors
+        gradient = gradients[0].contiguous()
+        order, turned = ctx.pairs.turned(len(items))
+        return _sum_rows(ctx.pairs, gradient, items), _sum_rows(turned, gradient[order], users), None
+
+
+def pair_scores(user_vectors: Tensor, item_vectors: Tensor, pairs: Pairs) -> Tensor:
+    """Score pairs of users and items.
+
+    Args:
+        user_vectors: (B, d), the rows of the pairs.
+        item_vectors: (items, d), the columns of the pairs.
+        pairs: The n pairs.
+
+    Returns:
+        (n,) inner products.
+    """
+    return _PairScores.apply(user_vectors, item_vectors, pairs)
