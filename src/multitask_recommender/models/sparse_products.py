@@ -52,8 +52,9 @@ class Pairs:
 
 
 def _sum_rows(pairs: Pairs, weight: Tensor, table: Tensor) -> Tensor:
+    # Without a gradient of its own the sum takes a shorter way.
     return functional.embedding_bag(
-        pairs.column, table, pairs.offsets, mode="sum", per_sample_weights=weight, include_last_offset=True
+        pairs.column, table.detach(), pairs.offsets, mode="sum", per_sample_weights=weight, include_last_offset=True
     )
 
 
