@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -96,20 +97,25 @@ def compare_models(
         key: tuple(cell[column].to_numpy(np.float64) for column in ("user", "total", "count"))
         for key, cell in means.groupby(keys, observed=True)
     }
-    jobs: list[tuple[Any, ...]] = []
+    jobs: list[list[tuple[Any, ...]]] = []
     names = [name for name in VARIANTS if name in set(means["model"])]
     for split in splits.names:
         for model in names:
             for control in (name for name in names if is_control(model, name)):
+                jobs.append([])
                 for task, kind in ((name, task.kind) for name, task in dataset.tasks.items()):
                     for metric in COMPARED[kind]:
                         k = settings.headline_k if metric in ("ndcg", "recall", "novelty") else 0
                         pair = [cells.get((split, task, metric, k, name)) for name in (model, control)]
                         if pair[0] is not None and pair[1] is not None:
-                            jobs.append((split, model, control, task, metric, k, *pair))
+                            jobs[-1].append((split, model, control, task, metric, k, *pair))
 
-    def compare(job: tuple[Any, ...]) -> Comparison:
-        split, model, control, task, metric, _, own, other = job
+    def compare_pair(job: list[tuple[Any, ...]]) -> list[Comparison]:
+        return [compare(*one) for one in job]
+
+    def compare(
+        split: str, model: str, control: str, task: str, metric: str, k: int, own: Any, other: Any
+    ) -> Comparison:
         _, at, other_at = np.intersect1d(own[0], other[0], assume_unique=True, return_indices=True)
         rng = np.random.default_rng(derive_seed(study.seed, "comparison", split, model, control, task, metric))
         return compare_paired(
@@ -121,11 +127,11 @@ def compare_models(
             rng,
         )
 
-    results = run_jobs(compare, jobs, cross_validation.workers, "comparing models")
+    results = list(chain(*run_jobs(compare_pair, jobs, cross_validation.workers, "comparing models")))
     table = pd.DataFrame(
         [
             (dataset.name, *job[:6], result.difference, result.relative, result.low, result.high, result.p_value)
-            for job, result in zip(jobs, results, strict=True)
+            for job, result in zip(chain(*jobs), results, strict=True)
         ],
         columns=COLUMNS[:-2],
     )
