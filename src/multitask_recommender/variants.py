@@ -101,6 +101,7 @@ class Variant:
         first_split: Whether it is run on the first split alone.
         package: Name of an optional package that it needs.
         item_features: Whether it is nothing without item features.
+        own_control: Name of the single-task model of the same sort, where ``single_task`` is of another.
     """
 
     name: str
@@ -118,6 +119,7 @@ class Variant:
     first_split: bool = False
     package: str | None = None
     item_features: bool = False
+    own_control: str | None = None
 
     @cached_property
     def parameters(self) -> type[Settings]:
@@ -269,6 +271,18 @@ _ALL = (
         "multi_task",
         "Document, joint, Adam",
         quick=False,
+        own_control="joint_adam_single_task",
+    ),
+    Variant(
+        "joint_adam_single_task",
+        document_system.JointSystem,
+        document_system.DocumentSystemSettings,
+        "single_task",
+        "Document, Adam, one task each",
+        per_task=True,
+        core=False,
+        quick=False,
+        first_split=True,
     ),
     Variant(
         "single_task",

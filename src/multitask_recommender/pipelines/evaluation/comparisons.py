@@ -45,15 +45,18 @@ LOWER_IS_BETTER = frozenset({"rmse", "mae", "log_loss"})
 def is_control(model: str, control: str) -> bool:
     """Return whether the study compares the first model with the second.
 
-    A tuned multi-task model is compared with the single-task control and every baseline; one that is another model with
-    something changed, with that model and the single-task control; and a model with its ablations.
+    A tuned multi-task model is compared with the single-task control, with its own if it has one, and every baseline;
+    one that is another model with something changed, with that model and the single-task control; and a model with its
+    ablations.
     """
     one, other = VARIANTS[model], VARIANTS[control]
     if one.kind != "multi_task":
         return False
+    if other.kind == "single_task":
+        return control in ("single_task", one.own_control)
     if one.based_on is not None:
-        return control == one.based_on or other.kind == "single_task"
-    return other.kind in ("single_task", "baseline") or (other.kind == "ablation" and other.based_on == model)
+        return control == one.based_on
+    return other.kind == "baseline" or (other.kind == "ablation" and other.based_on == model)
 
 
 def compare_models(

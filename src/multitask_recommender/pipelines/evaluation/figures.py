@@ -168,14 +168,16 @@ def _strongest(comparisons: pd.DataFrame) -> pd.DataFrame:
 def plot_verdicts(comparisons: pd.DataFrame, dataset: DatasetSettings) -> Figure:
     """Plot the verdicts at a glance: models x tasks and metrics, with the relative difference to the control in %.
 
-    Three blocks: every multi-task model against the single-task control, every tuned one against the baseline that is
-    strongest in that column (chosen after the fact, against the model), and the shared-bottom model against models
-    with something changed. All comparisons stand in the table.
+    Every multi-task model against the single-task control, and the document's against one of its own; every tuned one
+    against the baseline that is strongest in that column (chosen after the fact, against the model); and the
+    shared-bottom model against models with something changed. All comparisons stand in the table.
     """
     kinds = comparisons["control"].map(lambda name: VARIANTS[name].kind)
     based = comparisons["model"].map(lambda name: VARIANTS[name].based_on)
+    own_control = comparisons["model"].map(lambda name: VARIANTS[name].own_control)
     blocks = [
-        ("against the single-task control", comparisons[kinds == "single_task"], "model"),
+        ("against the single-task control", comparisons[comparisons["control"] == "single_task"], "model"),
+        ("against the same system with one task each", comparisons[comparisons["control"] == own_control], "model"),
         ("against the strongest baseline", _strongest(comparisons[(kinds == "baseline") & based.isna()]), "model"),
         ("against the shared-bottom model", comparisons[comparisons["control"] == based], "model"),
         ("shared-bottom against its ablation", comparisons[kinds == "ablation"], "control"),
