@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import matplotlib as mpl
 import matplotlib.lines
 import matplotlib.patches
+import matplotlib.ticker
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -76,24 +77,30 @@ def _means(table: pd.DataFrame, split: str, task: str, metric: str, k: int) -> d
 
 
 def plot_accuracy(table: pd.DataFrame, dataset: DatasetSettings, settings: EvaluationSettings) -> Figure:
-    """Plot the main accuracy metric of every task and split, one point a model."""
-    splits = list(table["split"].drop_duplicates())
-    models = table["model"].drop_duplicates()
-    figure, axes = _figure(
-        len(dataset.tasks), len(splits), 4.6 * len(dataset.tasks), (0.3 * len(models) + 0.9) * len(splits) + 0.8
-    )
-    for row, split in enumerate(splits):
+    """Plot the main accuracy metric of every task and split, one line a model."""
+    models: dict[str, list[str]] = {}
+    for split in table["split"].drop_duplicates():
+        measured = set(table.loc[table["split"] == split, "model"])
+        models[split] = [name for name in VARIANTS if name in measured]
+    heights = [0.25 * len(names) + 1.0 for names in models.values()]
+    with mpl.rc_context({"font.size": 10}):
+        figure = Figure(figsize=(2.6 + 3.4 * len(dataset.tasks), sum(heights) + 0.8), layout="constrained")
+        axes = figure.subplots(
+            len(models), len(dataset.tasks), sharey="row", squeeze=False, gridspec_kw={"height_ratios": heights}
+        )
+    for row, (split, names) in enumerate(models.items()):
         for column, (name, task) in enumerate(dataset.tasks.items()):
             axis, metric = axes[row, column], _MAIN_METRIC[task.kind]
             means = _means(table, split, name, metric, settings.headline_k)
-            for place, (model, value) in enumerate(means.items()):
+            for model, value in means.items():
                 kind = VARIANTS[model].kind
-                axis.plot(value, -place, KIND_MARKERS[kind], color=KIND_COLOURS[kind], markersize=7)
-            axis.set_yticks(-np.arange(len(means)), [VARIANTS[model].title for model in means])
+                axis.plot(value, names.index(model), KIND_MARKERS[kind], color=KIND_COLOURS[kind], markersize=7)
             axis.set_title(f"{name}, {split} split")
             axis.set_xlabel(METRIC_TITLES[metric].format(k=settings.headline_k))
             _style(axis)
-    shown = {VARIANTS[model].kind for model in models}
+        axes[row, 0].set_yticks(range(len(names)), [VARIANTS[model].title for model in names])
+        axes[row, 0].set_ylim(len(names) - 0.4, -0.6)
+    shown = {VARIANTS[model].kind for names in models.values() for model in names}
     _kind_legend(figure, {kind: title for kind, title in KIND_TITLES.items() if kind in shown})
     figure.suptitle(f"Accuracy on the test rows of {dataset.name}")
     return figure
@@ -243,6 +250,7 @@ def plot_affinity(cosines: pd.DataFrame, gains: pd.DataFrame) -> Figure:
     if pairs:
         left.legend(frameon=False, fontsize=9)
     left.set_xlabel("epoch")
+    left.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
     left.set_ylabel("cosine of the tasks' gradients")
     left.set_title("Gradients on shared parameters (mean and range over folds)")
     _style(left)
