@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 
 import matplotlib as mpl
@@ -139,7 +140,7 @@ def plot_cost(
     """Plot the core models' main accuracy metric of every task against the seconds of a fit, on the first split."""
     split = table["split"].iloc[0]
     seconds = costs.set_index("model")["fit_seconds"].clip(lower=1e-3)
-    figure, axes = _figure(len(dataset.tasks), 1, 5.4 * len(dataset.tasks), 5.2)
+    figure, axes = _figure(len(dataset.tasks), 1, 5.4 * len(dataset.tasks), 6.2)
     labelled: list[tuple[Axes, Points]] = []
     for axis, (name, task) in zip(axes[0], dataset.tasks.items(), strict=True):
         metric = _MAIN_METRIC[task.kind]
@@ -283,19 +284,20 @@ def _label_points(figure: Figure, labelled: list[tuple[Axes, Points]]) -> None:
         taken = [(px - marker, py - marker, px + marker, py + marker) for px, py in pixels]
         inside = axis.get_window_extent()
         for (x, y, text), (px, py) in sorted(zip(points, pixels, strict=True), key=lambda both: -both[0][1]):
-            width, height = len(text) * size * 0.56 * dpi, size * 1.25 * dpi
-            to_right = px + gap + width <= inside.x1
-            left = px + gap if to_right else px - gap - width
-            shift = 0.0
-            for step in range(40):
+            width, height = len(text) * size * 0.62 * dpi, size * 1.25 * dpi
+            # Beside the point, on either side, or as little above or below as there is room.
+            places = itertools.product(range(40), (px + gap, px - gap - width))
+            for step, left in places:
                 shift = (step + 1) // 2 * height * (1 if step % 2 else -1)
                 low = py + shift - height / 2
-                fits = inside.y0 <= low and low + height <= inside.y1
+                fits = inside.x0 <= left and left + width <= inside.x1
+                fits = fits and inside.y0 <= low and low + height <= inside.y1
                 if fits and not any(
                     left < other[2] and other[0] < left + width and low < other[3] and other[1] < low + height
                     for other in taken
                 ):
                     break
+            to_right = left > px
             taken.append((left, low, left + width, low + height))
             axis.annotate(
                 text,
