@@ -50,11 +50,14 @@ def test_whole_data_loss_equals_the_sum_over_all_pairs() -> None:
 
 # A user without pairs in the middle and at the end, an item without any at the end, and a pair that stands twice.
 @pytest.mark.parametrize(
-    ("row_user", "row_item"), [([0, 0, 2, 4, 4], [7, 1, 7, 3, 3]), ([], [])], ids=["some pairs", "none"]
+    ("row_user", "row_item"),
+    [([0, 0, 2, 4, 4], [7, 1, 7, 3, 3]), ([], []), ([0, 0, 3] * 25, [1, 8, 0] * 25)],
+    ids=["some pairs", "none", "more pairs than cells"],
 )
 def test_products_at_pairs_equal_dense_ones(row_user: list[int], row_item: list[int]) -> None:
     users, items = 6, 9
     generator = new_generator(1)
+    row_user = sorted(row_user)
     pairs = Pairs.of(torch.tensor(row_user, dtype=torch.int64), torch.tensor(row_item, dtype=torch.int64), users)
     user, item = (
         torch.randn(number, 3, generator=generator, dtype=torch.float64).requires_grad_() for number in (users, items)

@@ -90,6 +90,10 @@ class _PairScores(torch.autograd.Function):
         ctx.save_for_backward(users, items)
         ctx.pairs = pairs
         shape = (len(users), len(items))
+        if len(pairs.column) > len(users) * len(items):
+            # Pairs that repeat, more than there are different ones: PyTorch refuses such a matrix.
+            row = torch.repeat_interleave(torch.arange(len(users)), pairs.offsets.diff())
+            return (users[row] * items[pairs.column]).sum(1)
         with warnings.catch_warnings():
             # The one operation that is used here is stable.
             warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
