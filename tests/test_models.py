@@ -192,8 +192,9 @@ def test_user_numbers_are_only_names(name: str, rows: Interactions, side: SideIn
         assert np.allclose(alone[task][0], together[task][1], atol=1e-6)
 
 
-def test_single_task_control_learns_from_one_task_alone(rows: Interactions, side: SideInformation) -> None:
-    variant = VARIANTS["single_task"]
+@pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.kind == "single_task"])
+def test_single_task_controls_learn_from_one_task_alone(name: str, rows: Interactions, side: SideInformation) -> None:
+    variant = VARIANTS[name]
     one, other = variant.make(quick(variant), TASKS), variant.make(quick(variant), TASKS)
     one.fit(rows, side, seed=5)
     changed = rows.with_tasks(list(TASKS))

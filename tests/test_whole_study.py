@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 from conftest import Project
 from multitask_recommender.datasets import ArraysFile, CsvTable
 from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings
+from multitask_recommender.pipelines.evaluation.comparisons import is_control
 from multitask_recommender.pipelines.recommender.parameters import StudySettings
 from multitask_recommender.variants import VARIANTS
 
@@ -76,6 +77,22 @@ def test_comparisons(finished_project: Project) -> None:
     assert (table["ci_low"] <= table["ci_high"]).all()
     assert set(table["verdict"]) <= {"helps", "harms", "equivalent", "undecided"}
     assert not table.duplicated(["split", "model", "control", "task", "metric", "k"]).any()
+
+
+def test_every_model_meets_its_controls() -> None:
+    def controls(model: str, kind: str) -> set[str]:
+        return {name for name, other in VARIANTS.items() if other.kind == kind and is_control(model, name)}
+
+    assert controls("shared_bottom", "single_task") == controls("pcgrad", "single_task") == {"single_task"}
+    assert controls("joint_adam", "single_task") == {"single_task", "joint_adam_single_task"}
+    assert controls("shared_bottom", "baseline") == {
+        name for name, other in VARIANTS.items() if other.kind == "baseline"
+    }
+    assert controls("shared_bottom", "ablation") == {
+        name for name, other in VARIANTS.items() if other.kind == "ablation"
+    }
+    assert controls("pcgrad", "multi_task") == {"shared_bottom"}
+    assert not any(is_control(name, "popularity") for name, one in VARIANTS.items() if one.kind != "multi_task")
 
 
 def test_comparisons_are_differences_of_the_metrics(finished_project: Project) -> None:
