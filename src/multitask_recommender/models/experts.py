@@ -32,7 +32,8 @@ class Experts(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Map (n, D) to K outputs (n, D)."""
-        return apply_maps(x, list(self.whole_maps()))
+        maps = self.whole_maps()
+        return list((x @ torch.cat(list(maps), dim=1)).split(maps.shape[2], dim=1))
 
 
 class Gate(nn.Module):
@@ -51,11 +52,6 @@ class Gate(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (n, D) to (n, K) weights that sum to one."""
         return torch.softmax(x @ self.weight + self.bias, dim=1)
-
-
-def apply_maps(x: Tensor, maps: Sequence[Tensor]) -> list[Tensor]:
-    """Map (n, D) by each of K matrices (D, d) to K outputs (n, d), in one product."""
-    return list((x @ torch.cat(list(maps), dim=1)).split([one.shape[1] for one in maps], dim=1))
 
 
 def mix(weights: Tensor, outputs: Sequence[Tensor]) -> Tensor:

@@ -107,16 +107,17 @@ def task_loss(
         retrieval_loss: Which loss a retrieval task has.
     """
     if task.kind == "retrieval":
-        user, item, pairs = batch.row_user, batch.row_item, batch.pairs
+        user, item = batch.row_user, batch.row_item
         positive = ~torch.isnan(label)
-        if not positive.all():
+        every_row = bool(positive.all())
+        if not every_row:
             user, item = user[positive], item[positive]
-            pairs = Pairs.of(user, item, len(batch.users))
         if retrieval_loss == "softmax":
             total = softmax_loss(user_vectors, item_vectors, user, item, batch.catalogue, batch.generator)
         elif retrieval_loss == "bpr":
             total = bpr_loss(user_vectors, item_vectors, user, item, batch.catalogue, batch.generator)
         else:
+            pairs = batch.pairs if every_row else Pairs.of(user, item, len(batch.users))
             scores = pair_scores(user_vectors, item_vectors, pairs)
             total = whole_data_squared_loss(user_vectors, batch.of_catalogue(item_vectors), scores, positive_weight)
         return total / max(len(label), 1)

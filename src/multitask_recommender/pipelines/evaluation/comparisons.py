@@ -105,13 +105,15 @@ def compare_models(
     for split in splits.names:
         for model in names:
             for control in (name for name in names if is_control(model, name)):
-                jobs.append([])
+                job = []
                 for task, kind in ((name, task.kind) for name, task in dataset.tasks.items()):
                     for metric in COMPARED[kind]:
                         k = settings.headline_k if metric in ("ndcg", "recall", "novelty") else 0
                         pair = [cells.get((split, task, metric, k, name)) for name in (model, control)]
                         if pair[0] is not None and pair[1] is not None:
-                            jobs[-1].append((split, model, control, task, metric, k, *pair))
+                            job.append((split, model, control, task, metric, k, *pair))
+                if job:
+                    jobs.append(job)
 
     def compare_pair(job: list[tuple[Any, ...]]) -> list[Comparison]:
         return [compare(*one) for one in job]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.lines
@@ -45,11 +46,11 @@ Points = list[tuple[float, float, str]]
 _MAIN_METRIC = {"retrieval": "ndcg", "binary": "auc", "regression": "rmse"}
 
 
-def _figure(columns: int, rows: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
+def _figure(columns: int, rows: int, width: float, height: float, **options: Any) -> tuple[Figure, np.ndarray]:
     # Made without pyplot, so that no global state is touched and a notebook shows it as well.
     with mpl.rc_context({"font.size": 10}):
         figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False)
+        axes = figure.subplots(rows, columns, squeeze=False, **options)
     return figure, axes
 
 
@@ -84,11 +85,10 @@ def plot_accuracy(table: pd.DataFrame, dataset: DatasetSettings, settings: Evalu
         measured = set(table.loc[table["split"] == split, "model"])
         models[split] = [name for name in VARIANTS if name in measured]
     heights = [0.25 * len(names) + 1.0 for names in models.values()]
-    with mpl.rc_context({"font.size": 10}):
-        figure = Figure(figsize=(2.6 + 3.4 * len(dataset.tasks), sum(heights) + 0.8), layout="constrained")
-        axes = figure.subplots(
-            len(models), len(dataset.tasks), sharey="row", squeeze=False, gridspec_kw={"height_ratios": heights}
-        )
+    width = 2.6 + 3.4 * len(dataset.tasks)
+    figure, axes = _figure(
+        len(dataset.tasks), len(models), width, sum(heights) + 0.8, sharey="row", height_ratios=heights
+    )
     for row, (split, names) in enumerate(models.items()):
         for column, (name, task) in enumerate(dataset.tasks.items()):
             axis, metric = axes[row, column], _MAIN_METRIC[task.kind]
@@ -194,13 +194,8 @@ def plot_verdicts(comparisons: pd.DataFrame, dataset: DatasetSettings) -> Figure
     columns = comparisons[["task", "metric"]].drop_duplicates()
     splits = list(comparisons["split"].drop_duplicates())
     heights = [rows["row"].nunique() for _, rows, _ in blocks]
-    with mpl.rc_context({"font.size": 10}):
-        figure = Figure(
-            figsize=(3.4 + 5.4 * len(splits), 2.0 + 0.27 * sum(heights) + 0.5 * len(blocks)), layout="constrained"
-        )
-        axes = figure.subplots(
-            len(blocks), len(splits), squeeze=False, gridspec_kw={"height_ratios": [h + 0.5 for h in heights]}
-        )
+    width, height = 3.4 + 5.4 * len(splits), 2.0 + 0.27 * sum(heights) + 0.5 * len(blocks)
+    figure, axes = _figure(len(splits), len(blocks), width, height, height_ratios=[h + 0.5 for h in heights])
     for line, (title, rows, _) in enumerate(blocks):
         names = [name for name in VARIANTS if name in set(rows["row"])]
         for place, split in enumerate(splits):
