@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 
 from conftest import TASKS, make_interactions, make_side
 from multitask_recommender.baselines.item_item import (
@@ -17,7 +18,9 @@ from multitask_recommender.baselines.item_item import (
     ImplicitALSSettings,
     RandomWalk,
     RandomWalkSettings,
+    sequence_nearness,
 )
+from multitask_recommender.baselines.item_ridge import ItemRidge, ItemRidgeSettings, item_ridge_weights
 from multitask_recommender.interactions import Interactions, SideInformation
 from multitask_recommender.models.aitm import AITM, AITMSettings, AITMTower
 from multitask_recommender.models.cross_stitch import CrossStitchTower
@@ -200,7 +203,7 @@ def test_collapsed_gates_can_be_seen(rows: Interactions, side: SideInformation) 
     pair[0].task_gates["like"].bias.data.copy_(torch.tensor([20.0, 0.0, 0.0]))
     module = MultiTaskModule(rows, side, MultiTaskSettings(dimension=D), scales, pair, new_generator(1))
     used = module.expert_utilisation(UserRows(rows, side.users).batch(torch.arange(40), new_generator(1)))
-    weights = {name: float(mean) for name, mean in used.items()}
+    weights = {name: mean.item() for name, mean in used.items()}
     assert [weights[f"user/like/shared {n}"] for n in (1, 2, 3)] == pytest.approx([1, 0, 0], abs=1e-6)
     assert [weights[f"item/like/shared {n}"] for n in (1, 2, 3)] == pytest.approx([1 / 3] * 3, abs=1e-6)
 
@@ -222,16 +225,89 @@ def test_an_expert_that_no_task_uses_is_reported() -> None:
     assert set(map(tuple, table.loc[table["collapsed"], ["side", "expert"]].to_numpy())) == {("user", "shared 2")}
 
 
-def test_wide_part_is_added_to_retrieval_alone(rows: Interactions, side: SideInformation) -> None:
-    training = TrainingSettings(epochs=2, batches=2)
-    plain = SharedBottom(SharedBottomSettings(dimension=4, training=training))
-    wide = SharedBottom(SharedBottomSettings(dimension=4, training=training, wide_penalty=10.0))
-    ease = Ease(EaseSettings(penalty=10.0))
-    for model in (plain, wide, ease):
+def test_wide_parts_are_for_their_own_tasks(rows: Interactions, side: SideInformation) -> None:
+    settings = SharedBottomSettings(dimension=4, training=TrainingSettings(epochs=2, batches=2))
+    ease, ridge = EaseSettings(penalty=10.0), ItemRidgeSettings(penalty=2.0)
+    plain = SharedBottom(settings)
+    wide = SharedBottom(settings.model_copy(update={"wide": ease, "wide_weight": 1.5}))
+    mixed = SharedBottom(settings.model_copy(update={"wide_labels": ridge, "wide_labels_share": 0.3}))
+    # Nobody has rated the last item: the towers alone speak of it.
+    rows = rows.where(rows.item != side.items - 1)
+    users, scores = np.arange(5), []
+    for model in (plain, wide, mixed, Ease(ease), ItemRidge(ridge)):
         model.fit(rows, side, seed=1)
-    users = np.arange(5)
-    assert np.allclose(wide.score(users)["watch"], plain.score(users)["watch"] + ease.score(users)["watch"], atol=1e-5)
-    assert np.array_equal(wide.score(users)["rating"], plain.score(users)["rating"])
+        scores.append(model.score(users))
+    towers, with_ease, with_ridge, ease_alone, ridge_alone = scores
+    assert np.allclose(with_ease["watch"], towers["watch"] + 1.5 * ease_alone["watch"], atol=1e-5)
+    assert np.array_equal(with_ridge["watch"], towers["watch"])
+    labelled = np.isin(np.arange(side.items), rows.item)
+    assert not labelled.all()
+    for task in ("like", "rating"):
+        assert np.array_equal(with_ease[task], towers[task])
+        assert np.allclose(
+            with_ridge[task], np.where(labelled, 0.7 * towers[task] + 0.3 * ridge_alone[task], towers[task]), atol=1e-5
+        )
+
+
+def test_item_ridge_solves_its_problem(rows: Interactions, side: SideInformation) -> None:
+    """The gradient of every item's penalised error is zero off the diagonal."""
+    model = ItemRidge(ItemRidgeSettings(penalty=0.7))
+    model.fit(rows, side, seed=1)
+    state = model.state()
+    label = rows.labels["rating"].astype(np.float64)
+    e = np.zeros((side.users, side.items))
+    biases = state["rating.user_bias"][rows.user] + state["rating.item_bias"][rows.item]
+    e[rows.user, rows.item] = (label - label.mean()) / label.std() - biases
+    z = e / np.sqrt(8)  # Every user has 8 rows.
+    weights = state["rating.weights"].astype(np.float64)
+    assert np.array_equal(np.diag(weights), np.zeros(side.items))
+    for item in range(side.items):
+        users = rows.user[rows.item == item]
+        others = np.arange(side.items) != item
+        error = z[users] @ weights[:, item] - e[users, item]
+        gradient = z[users].T @ error + 0.7 * weights[:, item]
+        assert np.allclose(gradient[others], 0, atol=1e-5)
+    expected = label.mean() + label.std() * (
+        z[:3] @ weights + state["rating.user_bias"][:3, None] + state["rating.item_bias"]
+    )
+    assert np.allclose(model.score(np.arange(3))["rating"], np.clip(expected, 1, 5), atol=1e-5)
+
+
+def test_item_ridge_learns_from_the_users_with_most_rows() -> None:
+    profiles = sparse.csr_matrix(np.array([[1, 0, 0], [1, 1, 1], [1, 1, 0]], dtype=np.float32))
+    labels = sparse.csc_matrix(np.array([[0.5, 0, 0], [0.2, 0, 0], [0.9, 0, 0]], dtype=np.float32))
+    chosen = sparse.csc_matrix(np.array([[0, 0, 0], [0.2, 0, 0], [0.9, 0, 0]], dtype=np.float32))
+    chosen.eliminate_zeros()
+    two = item_ridge_weights(profiles, labels, 1.0, most=2)
+    assert np.allclose(two, item_ridge_weights(profiles, chosen, 1.0, most=3))
+    assert not np.allclose(two, item_ridge_weights(profiles, labels, 1.0, most=1))
+
+
+def test_nearness_in_sequences_equals_its_definition() -> None:
+    user, item = np.array([0, 0, 0, 2, 2, 2, 2]), np.array([3, 1, 0, 1, 3, 2, 4])
+    expected = np.zeros((5, 5))
+    for first in range(7):
+        for second in range(7):
+            if user[first] == user[second]:
+                expected[item[first], item[second]] += np.exp(-abs(first - second) / 2.0)
+    nearness = sequence_nearness(user, item, 5, reach=2.0).toarray()
+    assert np.allclose(nearness, expected, atol=1e-6)
+    assert np.linalg.eigvalsh(nearness).min() > 0
+
+
+def test_ease_with_sequences_sees_order(rows: Interactions, side: SideInformation) -> None:
+    backwards = np.lexsort((-np.arange(len(rows)), rows.user))
+    shuffled = np.lexsort((np.random.default_rng(1).random(len(rows)), rows.user))
+    users = np.arange(side.users)
+    for weight, sees_order in ((0.0, False), (2.0, True)):
+        scores = []
+        for order in (np.arange(len(rows)), backwards, shuffled):
+            model = Ease(EaseSettings(penalty=5.0, sequence_weight=weight))
+            model.fit(rows.where(order), side, seed=1)
+            scores.append(model.score(users)["watch"])
+        # Nearness has no direction.
+        assert np.allclose(scores[0], scores[1], atol=1e-4)
+        assert np.allclose(scores[0], scores[2], atol=1e-4) != sees_order
 
 
 def test_ease_solves_its_problem() -> None:
@@ -329,10 +405,9 @@ def test_aitm_calibrator_measures_steps_likelier_than_the_one_before() -> None:
     batch = UserRows(rows, side.users).batch(torch.arange(30), new_generator(1))
     users = {"view": torch.zeros(30, 3), "cart": torch.full((30, 3), 0.5)}
     items = {"view": torch.zeros(20, 3), "cart": torch.ones(20, 3)}
-    hidden = torch.ones(len(batch.row_item), dtype=torch.bool)
-    assert float(module.task_losses(users, items, batch, hidden)["calibrator"]) == pytest.approx(2.0 * 1.5)
+    assert float(module.task_losses(users, items, batch, batch)["calibrator"]) == pytest.approx(2.0 * 1.5)
     swapped = {"view": users["cart"], "cart": users["view"]}, {"view": items["cart"], "cart": items["view"]}
-    assert float(module.task_losses(*swapped, batch, hidden)["calibrator"]) == 0.0
+    assert float(module.task_losses(*swapped, batch, batch)["calibrator"]) == 0.0
 
 
 def test_log_complement_is_exact_at_both_ends() -> None:
@@ -354,7 +429,7 @@ def test_esmm_loss_is_the_cross_entropy_of_the_joint_steps(rows: Interactions, s
     module = esmm_module(rows, side)
     batch = UserRows(rows, side.users).batch(torch.arange(side.users), new_generator(1))
     flat = {name: torch.zeros(side.users, 3) for name in FUNNEL}, {name: torch.zeros(side.items, 3) for name in FUNNEL}
-    losses = module.task_losses(*flat, batch, torch.ones(len(rows), dtype=torch.bool))
+    losses = module.task_losses(*flat, batch, batch)
     assert list(losses) == list(FUNNEL)
     key = batch.row_user * side.items + batch.row_item
     assert len(torch.unique(key)) == len(rows)
@@ -364,6 +439,19 @@ def test_esmm_loss_is_the_cross_entropy_of_the_joint_steps(rows: Interactions, s
     assert len(rows) < pairs < 4 * len(rows)
     expected = (positives * np.log(4) + (pairs - positives) * np.log(4 / 3)) / len(rows)
     assert float(losses["like"]) / module.weights["like"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_esmm_judges_all_steps_on_the_same_space(rows: Interactions, side: SideInformation) -> None:
+    """With flat scores the loss per judged row of a later step does not depend on which rows it is judged on."""
+    side = replace(side, tasks=FUNNEL)
+    module = esmm_module(rows, side)
+    flat = {name: torch.zeros(side.users, 3) for name in FUNNEL}, {name: torch.zeros(side.items, 3) for name in FUNNEL}
+    losses = []
+    for share in (1.0, 0.25):
+        batch = UserRows(rows, side.users).batch(torch.arange(side.users), new_generator(1))
+        asked = batch.part(torch.rand(len(rows), generator=new_generator(2)) < share)
+        losses.append(float(module.task_losses(*flat, batch, asked)["like"]))
+    assert losses[1] == pytest.approx(losses[0], rel=0.1)
 
 
 def test_esmm_orders_by_the_product_and_predicts_the_condition(rows: Interactions, side: SideInformation) -> None:
@@ -414,8 +502,8 @@ def test_later_steps_of_a_funnel_learn_item_weights_from_the_first(rows: Interac
     assert first.parameter_count() == plain.parameter_count() // 2
     training = TrainingSettings(epochs=1, batches=2)
     scores = []
-    for penalty in (None, 10.0):
-        towers = SharedBottom(SharedBottomSettings(dimension=4, wide_penalty=penalty, training=training))
+    for part in (None, EaseSettings(penalty=10.0)):
+        towers = SharedBottom(SharedBottomSettings(dimension=4, wide=part, training=training))
         towers.fit(rows, side, seed=1)
         scores.append(towers.score(users))
     for task in tasks:

@@ -459,9 +459,9 @@ def test_ease_leaves_out_items_without_history_and_small_weights() -> None:
     user, item = np.unique(rng.integers(0, (30, 12), (200, 2)), axis=0).T
     history = pair_matrix(user, item, (30, 20))  # Items 12 to 19 have no history.
     features = pair_matrix(np.arange(20), np.arange(20) % 3, (20, 3))
-    without = ease_weights(history, features[:, :0], 5.0, 1.0)
+    without = ease_weights(history, 5.0, features[:, :0], 1.0)
     # A tiny weight of the features takes the long way, by the whole matrix.
-    np.testing.assert_allclose(without, ease_weights(history, features, 5.0, 1e-9), atol=1e-6)
+    np.testing.assert_allclose(without, ease_weights(history, 5.0, features, 1e-9), atol=1e-6)
     kept = keep_largest_weights(without, 4)
     dense = kept.toarray()
     assert ((dense != 0).sum(axis=0) <= 4).all()

@@ -11,6 +11,7 @@ from scipy import sparse
 
 from conftest import TASKS
 from multitask_recommender import metrics
+from multitask_recommender.baselines.item_item import EaseSettings
 from multitask_recommender.interactions import Interactions, SideInformation
 from multitask_recommender.models import losses
 from multitask_recommender.models.document_system import DocumentSystemSettings
@@ -54,7 +55,7 @@ def model_of(name: str) -> Recommender:
     if isinstance(settings, MultiTaskSettings):
         own = {"dimension": 8, "training": training, "item_dropout": 0.3, "retrieval_penalty": 1.0}
         if name == "wide_shared_bottom":
-            own |= {"wide_penalty": 10.0, "wide_feature_weight": 5.0}
+            own |= {"wide": EaseSettings(penalty=10.0, feature_weight=5.0)}
         settings = settings.model_copy(update=own)
     elif isinstance(settings, DocumentSystemSettings):
         settings = settings.model_copy(update={"item_identity": True, "training": training, "retrieval_weight": 10.0})
@@ -97,7 +98,7 @@ def test_nothing_is_learnt_from_the_absence_of_new_items(
     assert batch.catalogue.tolist() == sorted(set(rows.item.tolist()))
     users = torch.randn(USERS, 4, generator=new_generator(2))
     items = torch.randn(ITEMS, 4, generator=new_generator(3), requires_grad=True)
-    task_loss(TASKS["watch"], users, items, batch, batch.labels["watch"], 4.0, loss).backward()  # type: ignore[arg-type]
+    task_loss(TASKS["watch"], users, items, batch, batch.label("watch"), 4.0, loss).backward()  # type: ignore[arg-type]
     assert items.grad is not None
     assert torch.count_nonzero(items.grad[NEW]) == 0
     assert torch.count_nonzero(items.grad[:30].abs().sum(1)) == 30
@@ -121,18 +122,3 @@ def test_a_list_holds_new_items_alone_where_only_they_are_wanted() -> None:
     trained = np.array([0, 0, 2])
     assert metrics.rankable_items(trained, np.array([2, 3]), 5).tolist() == [True, False, True, False, False]
     assert metrics.rankable_items(trained, np.array([3]), 5).tolist() == [False, True, False, True, True]
-
-
-def test_the_wide_part_enters_with_its_weight(divided: tuple[Interactions, SideInformation]) -> None:
-    rows, side = divided
-    variant = VARIANTS["wide_shared_bottom"]
-    training = {"epochs": 2, "batches": 2}
-    scores = []
-    for penalty, weight in ((None, 1.0), (10.0, 1.0), (10.0, 3.0)):
-        settings = {"dimension": 4, "training": training, "wide_penalty": penalty, "wide_weight": weight}
-        model = variant.make(variant.settings.model_validate(settings), TASKS)
-        model.fit(rows, side, seed=1)
-        scores.append(model.score(np.arange(USERS))["watch"])
-    towers, once, thrice = scores
-    assert np.abs(once - towers).max() > 0.01
-    assert np.allclose(thrice - towers, 3 * (once - towers), atol=1e-5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -57,7 +57,7 @@ class UserBatch:
         row: (n,) numbers of the rows among all training rows.
         row_user: (n,) place of each row's user within ``users``; ascending.
         row_item: (n,) items.
-        labels: Task to (n,) labels, NaN where the task does not ask.
+        labels: Task to the labels of all training rows, NaN where the task does not ask.
         catalogue: (m,) numbers of the items with training rows, ascending.
         generator: Source of the batch's randomness, such as dropout.
     """
@@ -74,6 +74,20 @@ class UserBatch:
     def pairs(self) -> Pairs:
         """The rows as pairs (place of the user, item)."""
         return Pairs.of(self.row_user, self.row_item, len(self.users))
+
+    def label(self, task: str) -> Tensor:
+        """Return (n,) the rows' labels of a task, NaN where it does not ask."""
+        return self.labels[task].index_select(0, self.row)
+
+    def part(self, chosen: Tensor) -> UserBatch:
+        """Return the same users with those of their rows alone for which ``chosen`` (n,) is true."""
+        rows = torch.nonzero(chosen).squeeze(1)
+        return replace(
+            self,
+            row=self.row.index_select(0, rows),
+            row_user=self.row_user.index_select(0, rows),
+            row_item=self.row_item.index_select(0, rows),
+        )
 
     def of_catalogue(self, items: Tensor) -> Tensor:
         """Return the rows of a table of all items (items, d) that belong to the catalogue (m, d).
@@ -105,10 +119,9 @@ class UserRows:
         """Gather all rows of some users."""
         counts = self.counts[users]
         row_user = torch.repeat_interleave(torch.arange(len(users)), counts)
-        begins = torch.repeat_interleave(self.offsets[users] - (counts.cumsum(0) - counts), counts)
+        begins = (self.offsets[users] - (counts.cumsum(0) - counts)).index_select(0, row_user)
         row = begins + torch.arange(len(row_user))
-        labels = {task: label[row] for task, label in self.labels.items()}
-        return UserBatch(users, row, row_user, self.item[row], labels, self.catalogue, generator)
+        return UserBatch(users, row, row_user, self.item.index_select(0, row), self.labels, self.catalogue, generator)
 
     def shuffled_batches(self, number: int, generator: torch.Generator) -> Iterator[UserBatch]:
         """Divide the users with rows into ``number`` random batches."""

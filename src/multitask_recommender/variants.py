@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field, create_model, model_validator
 
-from multitask_recommender.baselines import item_item, matrix_factorisation, neighbours, simple
+from multitask_recommender.baselines import item_item, item_ridge, matrix_factorisation, neighbours, simple
 from multitask_recommender.models import aitm, cross_stitch, document_system, esmm, mmoe, ple, shared_bottom, stem
 from multitask_recommender.models.multi_task import MultiTaskSettings
 from multitask_recommender.models.shared_bottom import SharedBottomSettings
@@ -230,6 +230,15 @@ _ALL = (
     ),
     Variant(
         "ials", item_item.ImplicitALS, item_item.ImplicitALSSettings, "baseline", "iALS", per_task=True, quick=False
+    ),
+    Variant(
+        "item_ridge",
+        item_ridge.ItemRidge,
+        item_ridge.ItemRidgeSettings,
+        "baseline",
+        "Item ridge",
+        per_task=True,
+        quick=False,
     ),
     Variant(
         "matrix_factorisation",

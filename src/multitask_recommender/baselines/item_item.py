@@ -26,44 +26,88 @@ class EaseSettings(Settings):
     Attributes:
         penalty: lambda, the L2 penalty of the item-item weights.
         feature_weight: Weight of the items' features in the Gram matrix; 0 leaves them out.
+        sequence_weight: Weight of the nearness of items in the behaviour sequences; 0 leaves the order out.
+        sequence_reach: Positions of a behaviour sequence over which nearness falls by the factor e.
         neighbours: Weights kept per item, the largest in magnitude; null keeps all, which takes items x items numbers.
     """
 
     penalty: float = Field(default=300.0, gt=0)
     feature_weight: float = Field(default=0.0, ge=0)
+    sequence_weight: float = Field(default=0.0, ge=0)
+    sequence_reach: float = Field(default=5.0, gt=0)
     neighbours: int | None = Field(default=None, ge=1)
 
 
-def ease_weights(
-    history: sparse.csr_matrix, features: sparse.csr_matrix, penalty: float, feature_weight: float
-) -> FloatArray:
-    """Solve min ||X - X B||^2 + w ||F' - F' B||^2 + lambda ||B||^2 with a zero diagonal, in closed form.
+def sequence_nearness(user: IntArray, item: IntArray, items: int, reach: float) -> sparse.csr_matrix:
+    """Return how near to each other items stand in the behaviour sequences.
 
-    With P = (X'X + w F F' + lambda I)^-1 the solution is B_ij = -P_ij / P_jj off the diagonal.
+    N_ij = sum_u sum_{k, l} [item k of u is i] [item l of u is j] exp(-|k - l| / reach), k and l positions: the Gram
+    matrix of the histories in which two places count as the same as far as they are near. Places further apart than 4
+    times the reach do not count.
+
+    Args:
+        user: (rows,) users, sorted.
+        item: (rows,) items, a user's in the order of the sequence.
+        items: Number of items.
+        reach: In positions.
+
+    Returns:
+        (items, items), symmetric.
+    """
+    near = sparse.csr_matrix((items, items), dtype=np.float32)
+    for distance in range(1, int(4 * reach) + 1):
+        same = user[distance:] == user[:-distance]
+        first, second = item[:-distance][same], item[distance:][same]
+        near = near + np.float32(np.exp(-distance / reach)) * pair_matrix(first, second, (items, items))
+    rows = np.bincount(item, minlength=items).astype(np.float32)
+    return (near + near.T + sparse.diags(rows)).tocsr()
+
+
+def ease_weights(
+    history: sparse.csr_matrix,
+    penalty: float,
+    features: sparse.csr_matrix | None = None,
+    feature_weight: float = 0.0,
+    nearness: sparse.csr_matrix | None = None,
+    sequence_weight: float = 0.0,
+) -> FloatArray:
+    """Solve min ||X - X B||^2 + w ||F' - F' B||^2 + v ||S - S B||^2 + lambda ||B||^2 with a zero diagonal.
+
+    With P = (X'X + w F F' + v S'S + lambda I)^-1 the solution is B_ij = -P_ij / P_jj off the diagonal.
     Source: Steck, Embarrassingly Shallow Autoencoders for Sparse Data, WWW 2019, equation 8; features as additional
-    rows, as in Jeunen, Van Balen and Goethals, RecSys 2020.
+    rows, as in Jeunen, Van Balen and Goethals, RecSys 2020. The behaviour sequences are additional rows S here in the
+    same way, of which N = S'S is all that is needed.
 
     Args:
         history: (users, items) X, ones at the relevant pairs.
-        features: (items, columns) F.
         penalty: lambda.
+        features: (items, columns) F.
         feature_weight: w.
+        nearness: (items, items) N, see :func:`sequence_nearness`.
+        sequence_weight: v.
 
     Returns:
         (items, items) B.
     """
-    if feature_weight == 0 or features.nnz == 0:
+    if feature_weight == 0 or features is None or features.nnz == 0:
+        features = None
         # The weights of an item without history are zero: solve for the others alone.
         active = np.flatnonzero(np.diff(history.tocsc().indptr))
         if len(active) < history.shape[1]:
             weights = np.zeros((history.shape[1],) * 2, dtype=np.float32)
-            weights[np.ix_(active, active)] = ease_weights(history[:, active], features[active], penalty, 0.0)
+            near = None if nearness is None else nearness[active][:, active]
+            weights[np.ix_(active, active)] = ease_weights(
+                history[:, active], penalty, nearness=near, sequence_weight=sequence_weight
+            )
             return weights
-    gram = (history.T @ history).astype(np.float32).toarray()
-    if feature_weight > 0 and features.nnz > 0:
+    common = (history.T @ history).astype(np.float32)
+    if nearness is not None:
+        common = common + np.float32(sequence_weight) * nearness
+    gram = common.toarray()
+    if features is not None:
         for start in range(0, len(gram), _BLOCK):
-            common = features[start : start + _BLOCK] @ features.T
-            gram[start : start + _BLOCK] += feature_weight * common.toarray().astype(np.float32)
+            shared = features[start : start + _BLOCK] @ features.T
+            gram[start : start + _BLOCK] += feature_weight * shared.toarray().astype(np.float32)
     gram[np.diag_indices_from(gram)] += penalty
     # Every step below works in the one matrix: catalogues of 10,000 items take 400 MB each time it is copied.
     factor = linalg.cholesky(gram, lower=True, overwrite_a=True, check_finite=False)
@@ -116,7 +160,7 @@ def multiply(history: sparse.csr_matrix, weights: Weights) -> FloatArray:
 
 
 class Ease(Recommender[EaseSettings]):
-    """EASE^R: score = x_u B, see :func:`ease_weights`."""
+    """EASE^R: score = x_u B, see :func:`ease_weights`; aware of the order with ``sequence_weight``."""
 
     def learnt_from(self, tasks: dict[str, Task]) -> dict[str, str]:
         """Return for every task the task whose relevant rows it is learnt from: itself."""
@@ -126,13 +170,23 @@ class Ease(Recommender[EaseSettings]):
         """Solve the item-item weights from relevant rows."""
         if side.items > LARGEST_CATALOGUE:
             raise ValueError(f"EASE needs a dense matrix of {side.items} x {side.items} items")
+        settings = self.settings
         state: Arrays = {}
         for task in dict.fromkeys(self.learnt_from(side.tasks).values()):
-            relevant = train.relevant[task]
-            history = pair_matrix(train.user[relevant], train.item[relevant], (side.users, side.items))
-            weights = ease_weights(history, side.item_features, self.settings.penalty, self.settings.feature_weight)
-            state |= store_weights(f"{task}.weights", keep_largest_weights(weights, self.settings.neighbours))
-            state |= {f"{task}.user": train.user[relevant], f"{task}.item": train.item[relevant]}
+            user, item = train.user[train.relevant[task]], train.item[train.relevant[task]]
+            nearness = None
+            if settings.sequence_weight > 0:
+                nearness = sequence_nearness(user, item, side.items, settings.sequence_reach)
+            weights = ease_weights(
+                pair_matrix(user, item, (side.users, side.items)),
+                settings.penalty,
+                side.item_features,
+                settings.feature_weight,
+                nearness,
+                settings.sequence_weight,
+            )
+            state |= store_weights(f"{task}.weights", keep_largest_weights(weights, settings.neighbours))
+            state |= {f"{task}.user": user, f"{task}.item": item}
         self.restore(state, side)
         return LearningCurve()
 

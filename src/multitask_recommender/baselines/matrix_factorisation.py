@@ -68,7 +68,7 @@ class BiasedFactors(TrainableModule):
         user = self.settings.penalty * p.square().sum(1) + self.settings.bias_penalty * b.square()
         item = self.settings.penalty * q.square().sum(1) + self.settings.bias_penalty * c.square()
         penalty = (by_user @ user + by_item @ item) / len(score)
-        return {self.task: (batch.labels[self.task] - score).square().mean(), "penalty": penalty}
+        return {self.task: (batch.label(self.task) - score).square().mean(), "penalty": penalty}
 
 
 class MatrixFactorisation(Recommender[MatrixFactorisationSettings]):

@@ -105,9 +105,9 @@ class AITMModule(MultiTaskModule):
     rows of the step before it predicts a conditional probability, which may be higher.
     """
 
-    def task_losses(self, users: Vectors, items: Vectors, batch: UserBatch, hidden: Tensor) -> dict[str, Tensor]:
+    def task_losses(self, users: Vectors, items: Vectors, batch: UserBatch, asked: UserBatch) -> dict[str, Tensor]:
         """Add the calibrator to the tasks' losses."""
-        result = super().task_losses(users, items, batch, hidden)
+        result = super().task_losses(users, items, batch, asked)
         assert isinstance(self.settings, AITMSettings)
         parts = []
         for name, task in self.tasks.items():

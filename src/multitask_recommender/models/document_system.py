@@ -142,7 +142,7 @@ class DocumentSystemModule(TwoTowerModule):
             result["user_embedding"] = self.settings.user_embedding_weight * embedding_loss
         outputs, items = self.f_theta(u), self.g(self.phi())
         for place, (name, task) in enumerate(self.tasks.items()):
-            label = batch.labels[name]
+            label = batch.label(name)
             if task.kind == "regression":
                 label = self.scales.standardise(name, label)
             loss = task_loss(task, outputs[:, place], items, batch, label, self.settings.positive_weight)

@@ -57,11 +57,11 @@ class ESMMModule(MultiTaskModule):
     pairs of users and items with drawn negatives. Tasks outside a funnel have their usual losses.
     """
 
-    def task_losses(self, users: Vectors, items: Vectors, batch: UserBatch, hidden: Tensor) -> dict[str, Tensor]:
+    def task_losses(self, users: Vectors, items: Vectors, batch: UserBatch, asked: UserBatch) -> dict[str, Tensor]:
         """Replace the losses of the funnels' steps."""
         assert isinstance(self.settings, ESMMSettings)
         steps = funnel_steps(self.tasks)
-        result = {name: self.usual_loss(name, users, items, batch, hidden) for name in self.tasks if name not in steps}
+        result = {name: self.usual_loss(name, users, items, batch, asked) for name in self.tasks if name not in steps}
         number = len(batch.row_item)
         drawn = number * self.settings.negatives
         item_count = len(self.item)
@@ -71,27 +71,25 @@ class ESMMModule(MultiTaskModule):
         unobserved = ~torch.isin(owner * item_count + other, batch.row_user * item_count + batch.row_item)
         every_pair = (batch.pairs, Pairs.of(owner[unobserved], other[unobserved], len(batch.users)))
         pairs = number + int(unobserved.sum())
-        seen_label = torch.ones(pairs, dtype=torch.bool)
-        # The encoder saw the labels of the rows that were not hidden.
-        seen_label[:number] = hidden if self.settings.history_dropout > 0 else True
+        # The encoder saw the labels of the other rows. Their drawn pairs are left out with them: with more drawn pairs
+        # to an observed row than the step before has, the conditional probability would come out too small.
+        own = torch.isin(batch.row, asked.row)
+        judged = torch.cat([own, own.repeat_interleave(self.settings.negatives)[unobserved]])
         logs = {
             name: functional.logsigmoid(torch.cat([pair_scores(users[name], items[name], some) for some in every_pair]))
             for name in steps
         }
         happened = {
-            name: functional.pad((batch.labels[name].nan_to_num(0.0) > 0).float(), (0, pairs - number))
-            for name in steps
+            name: functional.pad((batch.label(name).nan_to_num(0.0) > 0).float(), (0, pairs - number)) for name in steps
         }
         for name, chain in steps.items():
             log_joint = torch.stack([logs[step] for step in chain]).sum(0)
             label = torch.stack([happened[step] for step in chain]).amin(0)
             loss = -(label * log_joint + (1.0 - label) * log_complement(log_joint))
             if self.tasks[name].kind != "retrieval":
-                loss = loss[seen_label]
-                count = seen_label[:number].sum()
-            else:
-                count = torch.tensor(number)
-            result[name] = self.weights[name] * loss.sum() / count.clamp(min=1)
+                loss = loss[judged]
+            count = number if self.tasks[name].kind == "retrieval" else len(asked.row)
+            result[name] = self.weights[name] * loss.sum() / max(count, 1)
         return {name: result[name] for name in self.tasks}
 
 

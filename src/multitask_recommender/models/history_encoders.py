@@ -21,13 +21,12 @@ class HistoryEncoder(nn.Module, ABC):
     """Refines the linear encoding of histories."""
 
     @abstractmethod
-    def forward(self, summed: Tensor, row_user: Tensor, kept: Tensor | None, row_vectors: RowVectors) -> Tensor:
+    def forward(self, summed: Tensor, row_user: Tensor, row_vectors: RowVectors) -> Tensor:
         """Encode the histories of a batch.
 
         Args:
             summed: (B, D) weighted sums of the item vectors of the histories.
             row_user: (n,) place of each row's user, from 0 to B - 1, ascending; a user's rows are in order of time.
-            kept: (n,) weight of every row, 0 for a row that is hidden in this step; None: all rows are seen.
             row_vectors: (m,) places of rows to their (m, D) item vectors.
 
         Returns:
@@ -38,7 +37,7 @@ class HistoryEncoder(nn.Module, ABC):
 class LinearEncoder(HistoryEncoder):
     """x = s: the sum itself, as in the source document's linear autoencoder and in SVD++ (Koren, KDD 2008)."""
 
-    def forward(self, summed: Tensor, row_user: Tensor, kept: Tensor | None, row_vectors: RowVectors) -> Tensor:
+    def forward(self, summed: Tensor, row_user: Tensor, row_vectors: RowVectors) -> Tensor:
         """Return ``summed``."""
         return summed
 
@@ -61,7 +60,7 @@ class NonlinearEncoder(HistoryEncoder):
         self.bias = nn.Parameter(torch.zeros(dimension))
         self.outward = nn.Parameter(torch.zeros(dimension, dimension))
 
-    def forward(self, summed: Tensor, row_user: Tensor, kept: Tensor | None, row_vectors: RowVectors) -> Tensor:
+    def forward(self, summed: Tensor, row_user: Tensor, row_vectors: RowVectors) -> Tensor:
         """Add the hidden layer's output to the sum."""
         return summed + torch.tanh(summed @ self.inward + self.bias) @ self.outward
 
@@ -131,31 +130,29 @@ class SequentialEncoder(HistoryEncoder):
             x = block(x, allowed)
         return x
 
-    def forward(self, summed: Tensor, row_user: Tensor, kept: Tensor | None, row_vectors: RowVectors) -> Tensor:
+    def forward(self, summed: Tensor, row_user: Tensor, row_vectors: RowVectors) -> Tensor:
         """Add the encoded sequence to the sum; nothing for a user without rows."""
-        rows = latest_rows(row_user, None if kept is None else kept > 0, len(summed), self.length)
+        rows = latest_rows(row_user, len(summed), self.length)
         present = rows >= 0
         vectors = row_vectors(rows.clamp(min=0).flatten()) if len(row_user) else summed.new_zeros(rows.numel(), 1)
         last = self.outputs(vectors.view(*rows.shape, -1), present)[:, -1]
         return summed + (last @ self.outward) * present[:, -1:]
 
 
-def latest_rows(row_user: Tensor, seen: Tensor | None, users: int, length: int) -> Tensor:
-    """Return (users, length) places of every user's latest seen rows, the latest last; -1 where there are fewer.
+def latest_rows(row_user: Tensor, users: int, length: int) -> Tensor:
+    """Return (users, length) places of every user's latest rows, the latest last; -1 where there are fewer.
 
     Args:
         row_user: (n,) place of each row's user, ascending.
-        seen: (n,) which rows count; None: all.
         users: Number of users.
         length: How many rows of a user at most.
     """
-    rows = torch.arange(len(row_user)) if seen is None else torch.nonzero(seen).squeeze(1)
-    owner = row_user[rows]
-    ends = torch.bincount(owner, minlength=users).cumsum(0)
-    from_end = ends[owner] - 1 - torch.arange(len(rows))
+    rows = torch.arange(len(row_user))
+    ends = torch.bincount(row_user, minlength=users).cumsum(0)
+    from_end = ends[row_user] - 1 - rows
     table = torch.full((users, length), -1, dtype=torch.int64)
     near = from_end < length
-    table[owner[near], length - 1 - from_end[near]] = rows[near]
+    table[row_user[near], length - 1 - from_end[near]] = rows[near]
     return table
 
 

@@ -18,6 +18,7 @@ from scipy.special import expit
 from torch import Tensor, nn
 
 from multitask_recommender.baselines.item_item import EaseSettings, FirstStepEase
+from multitask_recommender.baselines.item_ridge import ItemRidge, ItemRidgeSettings
 from multitask_recommender.baselines.simple import solve_biases
 from multitask_recommender.errors import SettingsError
 from multitask_recommender.interactions import FloatArray, IntArray, Interactions, SideInformation
@@ -32,7 +33,7 @@ from multitask_recommender.models.two_tower import (
     Vectors,
     task_loss,
 )
-from multitask_recommender.recommender import Arrays, LearningCurve
+from multitask_recommender.recommender import Arrays, LearningCurve, Recommender
 from multitask_recommender.settings_base import Settings
 from multitask_recommender.tasks import Task
 from multitask_recommender.training import TrainingSettings, UserBatch
@@ -63,10 +64,10 @@ class MultiTaskSettings(Settings):
             towers make of them for each task (``task_vectors``).
         bias_penalty: Weight of the squared biases, per row.
         encoder_penalty: Weight of the squared length of the history and feature vectors.
-        wide_penalty: lambda of the wide part of the retrieval tasks; null: no wide part.
-        wide_weight: Factor on the wide part in the score.
-        wide_feature_weight: Weight of the items' features in the wide part.
-        wide_neighbours: Weights kept per item in the wide part, the largest in magnitude; null keeps all.
+        wide: Parameters of the wide part of the retrieval tasks, an EASE; null: none.
+        wide_weight: Factor on it in the score.
+        wide_labels: Parameters of the wide part of the tasks with labels, an item ridge regression; null: none.
+        wide_labels_share: Its share of the prediction, for items with training labels.
         retrieval_weight: Weight of the loss of a retrieval task.
         binary_weight: Weight of the loss of a binary task.
         regression_weight: Weight of the loss of a regression task.
@@ -90,10 +91,10 @@ class MultiTaskSettings(Settings):
     penalise: Literal["identity", "task_vectors"] = "identity"
     bias_penalty: float = Field(default=0.02, ge=0)
     encoder_penalty: float = Field(default=1.0, ge=0)
-    wide_penalty: float | None = Field(default=None, gt=0)
+    wide: EaseSettings | None = None
     wide_weight: float = Field(default=1.0, gt=0)
-    wide_feature_weight: float = Field(default=0.0, ge=0)
-    wide_neighbours: int | None = Field(default=None, ge=1)
+    wide_labels: ItemRidgeSettings | None = None
+    wide_labels_share: float = Field(default=0.25, gt=0, le=1)
     retrieval_weight: float = Field(default=1.0, gt=0)
     binary_weight: float = Field(default=0.5, gt=0)
     regression_weight: float = Field(default=1.25, gt=0)
@@ -260,41 +261,42 @@ class MultiTaskModule(TwoTowerModule):
                 residual = np.nan_to_num(everyone - predicted, nan=0.0)
                 self._residuals = torch.from_numpy(residual.astype(np.float32))
 
-    def encode_users(self, batch: UserBatch, kept: Tensor | None = None) -> Tensor:
+    def encode_users(self, batch: UserBatch, seen: UserBatch | None = None) -> Tensor:
         """Return the shared vectors x (B, D).
 
         Args:
             batch: Users with their rows.
-            kept: (n,) weight of each row in the history: 0 for a hidden row, 1 / (1 - dropout) for a kept one.
+            seen: The part of the batch that was drawn to be seen as their histories; None: all of it.
         """
         encoded = self.user[batch.users]
         if self.history is not None:
-            encoded = encoded + self._encode_history(batch, kept, self.history)
+            encoded = encoded + self._encode_history(batch, seen, self.history)
         elif self.projection is not None:
             encoded = encoded + self._pretrained[batch.users] @ self.projection
         if self.context is not None:
             encoded = encoded + self.context(batch.users)
         return encoded
 
-    def _encode_history(self, batch: UserBatch, kept: Tensor | None, table: Tensor) -> Tensor:
-        users = len(batch.users)
-        count = torch.bincount(batch.row_user, minlength=users).clamp(min=1)
-        value = count.to(table.dtype).pow(-self.settings.history_exponent)[batch.row_user]
-        if kept is not None:
-            value = value * kept
-        summed = weighted_sums(batch.pairs, value, table)
+    def _encode_history(self, batch: UserBatch, seen: UserBatch | None, table: Tensor) -> Tensor:
+        count = torch.bincount(batch.row_user, minlength=len(batch.users)).clamp(min=1)
+        factor = count.to(table.dtype).pow(-self.settings.history_exponent)
+        if seen is not None:
+            factor = factor / (1.0 - self.settings.history_dropout)
+        rows = batch if seen is None else seen
+        value = factor.index_select(0, rows.row_user)
+        summed = weighted_sums(rows.pairs, value, table)
         residual = None
         if self.label_history is not None:
-            residual = self._residuals[batch.row]
-            summed = summed + weighted_sums(batch.pairs, value * residual, self.label_history)
+            residual = self._residuals.index_select(0, rows.row)
+            summed = summed + weighted_sums(rows.pairs, value * residual, self.label_history)
 
-        def row_vectors(rows: Tensor) -> Tensor:
-            vectors = table[batch.row_item[rows]]
+        def row_vectors(places: Tensor) -> Tensor:
+            vectors = table[rows.row_item[places]]
             if self.label_history is None or residual is None:
                 return vectors
-            return vectors + residual[rows, None] * self.label_history[batch.row_item[rows]]
+            return vectors + residual[places, None] * self.label_history[rows.row_item[places]]
 
-        return self.encoder(summed, batch.row_user, kept, row_vectors)
+        return self.encoder(summed, rows.row_user, row_vectors)
 
     def encode_items(self, shown: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the shared vectors y (items, D) and the items' biases (items, tasks).
@@ -313,10 +315,10 @@ class MultiTaskModule(TwoTowerModule):
         dimension = self.item.shape[1]
         return item + encoded[:, :dimension], bias + encoded[:, dimension:]
 
-    def user_vectors(self, batch: UserBatch, kept: Tensor | None = None) -> Vectors:
-        """Return task to (B, d + 1 + tasks): a_t A_t B_t', the bias, and which item bias counts; ``kept`` as above."""
+    def user_vectors(self, batch: UserBatch, seen: UserBatch | None = None) -> Vectors:
+        """Return task to (B, d + 1 + tasks): a_t A_t B_t', the bias, and which item bias counts; ``seen`` as above."""
         own, other = self.user_tower.head_maps(), self.item_tower.head_maps()
-        vectors = self.user_tower.before_heads(self.encode_users(batch, kept))
+        vectors = self.user_tower.before_heads(self.encode_users(batch, seen))
         bias, which = self.user_bias[batch.users] + self.constant, torch.eye(len(self.tasks))
         return {
             name: torch.cat(
@@ -337,50 +339,45 @@ class MultiTaskModule(TwoTowerModule):
 
     def losses(self, batch: UserBatch) -> dict[str, Tensor]:
         """Return the tasks' losses on a batch with a part of the histories and identities hidden, and the penalties."""
-        drop = self.settings.history_dropout
-        hidden = torch.rand(len(batch.row_item), generator=batch.generator) < drop
-        kept = (~hidden) / (1.0 - drop)
+        seen, asked = None, batch
+        if self.settings.history_dropout > 0:
+            hidden = torch.rand(len(batch.row_item), generator=batch.generator) < self.settings.history_dropout
+            seen, asked = batch.part(~hidden), batch.part(hidden)
         shown = None
         if self.settings.item_dropout > 0 and self.features is not None:
             shown = (torch.rand(len(self.item), 1, generator=batch.generator) >= self.settings.item_dropout).float()
-        result = self.task_losses(self.user_vectors(batch, kept), self.item_vectors(shown), batch, hidden)
-        result["penalty"] = self._penalty(batch, hidden)
+        result = self.task_losses(self.user_vectors(batch, seen), self.item_vectors(shown), batch, asked)
+        result["penalty"] = self._penalty(batch, asked)
         return result
 
-    def task_label(self, name: str, batch: UserBatch, hidden: Tensor) -> Tensor:
-        """Return (n,) labels that a task's loss is taken on, NaN elsewhere: a pointwise task's on hidden rows alone."""
-        task, label = self.tasks[name], batch.labels[name]
-        if task.kind == "regression":
-            label = self.scales.standardise(name, label)
-        if task.kind != "retrieval" and self.settings.history_dropout > 0:
-            label = torch.where(hidden, label, torch.nan)
-        return label
-
-    def task_losses(self, users: Vectors, items: Vectors, batch: UserBatch, hidden: Tensor) -> dict[str, Tensor]:
+    def task_losses(self, users: Vectors, items: Vectors, batch: UserBatch, asked: UserBatch) -> dict[str, Tensor]:
         """Return the tasks' weighted losses.
 
         Args:
             users: Task to (B, d) vectors.
             items: Task to (items, d) vectors.
             batch: The batch.
-            hidden: (n,) rows that the encoder did not see.
+            asked: The part of the batch that pointwise losses are taken on: what the history encoder did not see.
         """
-        return {name: self.usual_loss(name, users, items, batch, hidden) for name in self.tasks}
+        return {name: self.usual_loss(name, users, items, batch, asked) for name in self.tasks}
 
-    def usual_loss(self, name: str, users: Vectors, items: Vectors, batch: UserBatch, hidden: Tensor) -> Tensor:
+    def usual_loss(self, name: str, users: Vectors, items: Vectors, batch: UserBatch, asked: UserBatch) -> Tensor:
         """Return the weighted loss of one task by its kind; arguments as in :meth:`task_losses`."""
+        task = self.tasks[name]
+        rows = batch if task.kind == "retrieval" else asked
+        label = rows.label(name)
         loss = task_loss(
-            self.tasks[name],
+            task,
             users[name],
             items[name],
-            batch,
-            self.task_label(name, batch, hidden),
+            rows,
+            self.scales.standardise(name, label) if task.kind == "regression" else label,
             self.settings.positive_weight,
             self.settings.retrieval_loss,
         )
         return self.weights[name] * loss
 
-    def _penalty(self, batch: UserBatch, hidden: Tensor) -> Tensor:
+    def _penalty(self, batch: UserBatch, asked: UserBatch) -> Tensor:
         """Return the penalties of a batch; each part in the same unit as the loss it belongs to.
 
         A retrieval task asks for ``retrieval_penalty`` |p|^2 per user and item, over the number of rows; a pointwise
@@ -389,17 +386,15 @@ class MultiTaskModule(TwoTowerModule):
         settings = self.settings
         share = len(batch.users) / len(self.user)
         rows = max(len(batch.row_item), 1)
-        # Without dropout the pointwise losses are taken on all rows.
-        asked = hidden.to(self.user.dtype) if settings.history_dropout else torch.ones(len(hidden))
-        by_user = torch.bincount(batch.row_user, asked, minlength=len(batch.users))
-        by_item = torch.bincount(batch.row_item, asked, minlength=len(self.item))
-        hidden_rows = by_user.sum().clamp(min=1)
+        by_user = torch.bincount(asked.row_user, minlength=len(batch.users)).to(self.user.dtype)
+        by_item = torch.bincount(asked.row_item, minlength=len(self.item)).to(self.item.dtype)
+        asked_rows = max(len(asked.row_item), 1)
 
         def measure(user: Tensor, item: Tensor, uniform: list[float], per_row: list[float]) -> Tensor:
             """Weigh squared lengths (B, k) and (items, k): k weights hold for everyone, and k others per row."""
             everyone = user.sum(0) + share * item.sum(0)
             observed = by_user @ user + by_item @ item
-            return everyone @ user.new_tensor(uniform) / rows + observed @ user.new_tensor(per_row) / hidden_rows
+            return everyone @ user.new_tensor(uniform) / rows + observed @ user.new_tensor(per_row) / asked_rows
 
         def lengths(vectors: Iterable[Tensor]) -> Tensor:
             return torch.stack([vector.square().sum(1) for vector in vectors], dim=1)
@@ -430,7 +425,7 @@ class MultiTaskModule(TwoTowerModule):
         if not tables:
             return total
         encoder = torch.stack([table.square().sum() for table in tables]).sum()
-        return total + settings.encoder_penalty * share * encoder / hidden_rows
+        return total + settings.encoder_penalty * share * encoder / asked_rows
 
     def expert_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of the towers' experts and gates."""
@@ -454,19 +449,13 @@ class MultiTaskModule(TwoTowerModule):
         return result
 
 
-_WIDE = "wide."
-
-
-def _retrieval_alone(side: SideInformation) -> SideInformation:
-    return side.with_tasks([name for name, task in side.tasks.items() if task.kind == "retrieval"])
-
-
 class MultiTaskRecommender(NeuralRecommender[M]):
     """A multi-task architecture over shared representations: what its towers are, subclasses say.
 
-    With ``wide_penalty`` the retrieval tasks also get a wide part, the item-item weights of EASE (see
-    :class:`FirstStepEase`), solved in closed form and added to the score of the towers: a wide and deep model
-    (Cheng et al., DLRS 2016). The steps of a funnel share the wide part of its first step, which has the most data.
+    With wide parts it is a wide and deep model (Cheng et al., DLRS 2016), whose wide parts are item-item weights solved
+    in closed form. ``wide`` adds those of EASE to the scores of the retrieval tasks (see :class:`FirstStepEase`: the
+    steps of a funnel share the wide part of its first step, which has the most data); ``wide_labels`` mixes the
+    predictions of :class:`ItemRidge` into those of the other tasks, where an item has training labels.
     """
 
     module: ClassVar[type[MultiTaskModule]] = MultiTaskModule
@@ -487,39 +476,50 @@ class MultiTaskRecommender(NeuralRecommender[M]):
         return self.settings.training
 
     def fit(self, train_rows: Interactions, side: SideInformation, seed: int) -> LearningCurve:
-        """Train the module, and solve the wide part if there is one."""
+        """Train the module, and solve the wide parts if there are any."""
         curve = super().fit(train_rows, side, seed)
-        if self.settings.wide_penalty is not None:
-            wide = self._untrained_wide(self.settings.wide_penalty)
-            wide.fit(train_rows, _retrieval_alone(side), seed)
-            self.restore(self.state() | {f"{_WIDE}{name}": array for name, array in wide.state().items()}, side)
+        state = self.state()
+        for name, (part, own) in self._untrained_wide_parts(side).items():
+            part.fit(train_rows, own, seed)
+            state |= {f"{name}.{key}": array for key, array in part.state().items()}
+        self.restore(state, side)
         return curve
 
-    def _untrained_wide(self, penalty: float) -> FirstStepEase:
-        settings = self.settings
-        return FirstStepEase(
-            EaseSettings(
-                penalty=penalty, feature_weight=settings.wide_feature_weight, neighbours=settings.wide_neighbours
-            )
-        )
+    def _untrained_wide_parts(self, side: SideInformation) -> dict[str, tuple[Recommender, SideInformation]]:
+        """Return the wide parts by the name of their settings, and what each is to know: its tasks alone."""
+        parts: dict[str, Recommender] = {}
+        if self.settings.wide is not None:
+            parts["wide"] = FirstStepEase(self.settings.wide)
+        if self.settings.wide_labels is not None:
+            parts["wide_labels"] = ItemRidge(self.settings.wide_labels)
+        tasks = {
+            name: [task for task, own in side.tasks.items() if (own.kind == "retrieval") == (name == "wide")]
+            for name in parts
+        }
+        return {name: (part, side.with_tasks(tasks[name])) for name, part in parts.items() if tasks[name]}
 
     def restore(self, state: Arrays, side: SideInformation) -> None:
-        """Take weights, vectors and the wide part back."""
+        """Take weights, vectors and the wide parts back."""
         super().restore(state, side)
-        own = {name.removeprefix(_WIDE): array for name, array in state.items() if name.startswith(_WIDE)}
-        self._wide: FirstStepEase | None = None
-        if own and self.settings.wide_penalty is not None:
-            self._wide = self._untrained_wide(self.settings.wide_penalty)
-            self._wide.restore(own, _retrieval_alone(side))
+        self._wide_parts: dict[str, Recommender] = {}
+        for name, (part, own_side) in self._untrained_wide_parts(side).items():
+            own = {key.removeprefix(f"{name}."): array for key, array in state.items() if key.startswith(f"{name}.")}
+            if own:
+                part.restore(own, own_side)
+                self._wide_parts[name] = part
 
     def score(self, users: IntArray) -> dict[str, FloatArray]:
-        """Score with the towers, and add the wide part."""
+        """Score with the towers and the wide parts."""
         scores = super().score(users)
-        if self._wide is not None:
-            for task, wide in self._wide.score(users).items():
-                scores[task] = scores[task] + self.settings.wide_weight * wide
+        for part in self._wide_parts.values():
+            for task, wide in part.score(users).items():
+                if isinstance(part, ItemRidge):
+                    share, items = np.float32(self.settings.wide_labels_share), part.labelled_items(task)
+                    scores[task][:, items] += share * (wide[:, items] - scores[task][:, items])
+                else:
+                    scores[task] += np.float32(self.settings.wide_weight) * wide
         return scores
 
     def parameter_count(self) -> int:
         """Return the number of trained weights and of wide weights."""
-        return super().parameter_count() + (0 if self._wide is None else self._wide.parameter_count())
+        return super().parameter_count() + sum(part.parameter_count() for part in self._wide_parts.values())

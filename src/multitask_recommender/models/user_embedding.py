@@ -83,37 +83,38 @@ class UserEmbedding(TrainableModule):
         self.encoder = make_history_encoder(settings.encoder, settings.dimension, settings.sequence_length, generator)
         self.penalty, self.history_dropout = settings.penalty, settings.history_dropout
 
-    def project_history(self, batch: UserBatch, kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def project_history(self, batch: UserBatch, seen: UserBatch | None = None) -> tuple[Tensor, Tensor]:
         """Compute W h_u from the rows of a batch.
 
         Args:
             batch: B users with their n rows.
-            kept: (n,) weight of every row, 0 for a hidden one; None: all are seen.
+            seen: The part of the batch that was drawn to be seen; None: all of it.
 
         Returns:
             (B, k) projections, and (B,) squared lengths of h: 1, or 0 without history.
         """
         count = torch.bincount(batch.row_user, minlength=len(batch.users))
-        value = count.clamp(min=1).to(self.weight.dtype).rsqrt()[batch.row_user]
-        if kept is not None:
-            value = value * kept
-        return weighted_sums(batch.pairs, value, self.weight), (count > 0).to(self.weight.dtype)
+        value = count.clamp(min=1).to(self.weight.dtype).rsqrt()
+        if seen is not None:
+            value = value / (1.0 - self.history_dropout)
+        rows = batch if seen is None else seen
+        return weighted_sums(rows.pairs, value[rows.row_user], self.weight), (count > 0).to(self.weight.dtype)
 
-    def forward(self, batch: UserBatch, kept: Tensor | None = None) -> Tensor:
+    def forward(self, batch: UserBatch, seen: UserBatch | None = None) -> Tensor:
         """Embed users.
 
         Args:
             batch: B users with their n rows.
-            kept: (n,) weight of every row, 0 for a hidden one; None: all are seen.
+            seen: The part of the batch that was drawn to be seen; None: all of it.
 
         Returns:
             (B, k) vectors z.
         """
-        return self._encode(self.project_history(batch, kept)[0], batch, kept)
+        return self._encode(self.project_history(batch, seen)[0], batch if seen is None else seen)
 
-    def _encode(self, projected: Tensor, batch: UserBatch, kept: Tensor | None) -> Tensor:
-        z = self.encoder(projected, batch.row_user, kept, lambda rows: self.weight[batch.row_item[rows]])
-        return z if self.context is None else z + self.context(batch.users)
+    def _encode(self, projected: Tensor, seen: UserBatch) -> Tensor:
+        z = self.encoder(projected, seen.row_user, lambda rows: self.weight[seen.row_item[rows]])
+        return z if self.context is None else z + self.context(seen.users)
 
     def loss(self, batch: UserBatch) -> Tensor:
         """Return L_UserEmb averaged over the users of a batch: the document's sum divided by the number of users."""
@@ -125,10 +126,10 @@ class UserEmbedding(TrainableModule):
         ||h - W'z||^2 is expanded to ||h||^2 - 2 (W h)'z + z' (W W') z, so that no vector over all items is made.
         """
         projected, length = self.project_history(batch)
-        vectors = z = self._encode(projected, batch, None)
+        vectors = z = self._encode(projected, batch)
         if self.history_dropout > 0:
             seen = torch.rand(len(batch.row_item), generator=batch.generator) >= self.history_dropout
-            z = self(batch, seen / (1.0 - self.history_dropout))
+            z = self(batch, batch.part(seen))
         gram = self.weight.T @ self.weight  # (k, k)
         reconstruction = length - 2 * (projected * z).sum(1) + ((z @ gram) * z).sum(1)
         return vectors, (reconstruction + self.penalty * (z**2).sum(1)).mean()
