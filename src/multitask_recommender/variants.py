@@ -98,7 +98,7 @@ class Variant:
         based_on: Name of the model whose chosen settings it takes over with a change, instead of being tuned.
         leaves_out: Kind of the tasks that it is not trained on.
         funnel: Whether it is for tasks that form a funnel.
-        first_split: Whether it is run on the first split alone.
+        first_split: Whether it is run on the first split alone, and recommends nothing.
         package: Name of an optional package that it needs.
         item_features: Whether it is nothing without item features.
         own_control: Name of the single-task model of the same sort, where ``single_task`` is of another.
@@ -167,6 +167,11 @@ class Variant:
     def scored_tasks(self, tasks: dict[str, Task]) -> list[str]:
         """Return the names of the tasks for which the model gives scores."""
         return [name for name, task in tasks.items() if task.kind in self.recommender.ranks]
+
+    @property
+    def recommends(self) -> bool:
+        """Whether lists of recommendations are made with it: not with a model that the study only compares with."""
+        return not self.first_split
 
     def predicts(self, task: Task) -> bool:
         """Return whether the model's scores for the task predict its label."""

@@ -30,6 +30,10 @@ Balancing = Literal[
 ]
 
 
+_NASH_EVERY = 10
+"""Steps between two bargains of Nash-MTL, as its authors propose to save time."""
+
+
 class LossBalancing(nn.Module):
     """Static weights: the losses as they are."""
 
@@ -158,7 +162,7 @@ class GradientAggregation(LossBalancing):
             self.aggregate = aggregation.CAGrad(c=0.5)
             self.scale /= 1.5  # It returns 1 + c times the mean where the gradients agree.
         elif name == "nash_mtl":
-            self.aggregate = aggregation.NashMTL(n_tasks=tasks, max_norm=0.0, update_weights_every=1)
+            self.aggregate = aggregation.NashMTL(n_tasks=tasks, max_norm=0.0, update_weights_every=_NASH_EVERY)
             self.scale = 1.0
         elif name == "aligned_mtl":
             self.aggregate = aggregation.AlignedMTL()

@@ -128,8 +128,7 @@ def fit(
 ) -> tuple[Arrays, pd.DataFrame, pd.DataFrame, dict[str, Any]]:
     """Fit the model with its chosen parameters on the training rows of every split, once per seed number.
 
-    The split ``everything``, from which recommendations are made, uses the parameters of the first split; a model that
-    is another one with a change recommends nothing.
+    The split ``everything``, from which recommendations are made, uses the parameters of the first split.
 
     Returns:
         weights, named ``<split>/<seed number>/<array>``; learning curves (split, seed, epoch, loss, value); the use of
@@ -137,7 +136,7 @@ def fit(
     """
     if not chosen:
         return {}, pd.DataFrame(columns=CURVE_COLUMNS), pd.DataFrame(columns=UTILISATION_COLUMNS), {}
-    names = [*chosen] if variant.based_on is not None else [*chosen, EVERYTHING]
+    names = [*chosen, EVERYTHING] if variant.recommends else [*chosen]
     rows = {split: tables.rows(split) for split in names}
     sides = {split: replace(tables.side(split), user_vectors=tables.vectors(split, NO_FOLD)) for split in names}
 

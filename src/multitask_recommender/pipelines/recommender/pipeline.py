@@ -123,7 +123,7 @@ def _model_pipeline(variant: Variant) -> Pipeline:
             name="predict",
         ),
     ]
-    if variant.based_on is None:
+    if variant.recommends:
         steps.append(
             node(
                 recommend,
