@@ -34,7 +34,7 @@ class EaseSettings(Settings):
     penalty: float = Field(default=300.0, gt=0)
     feature_weight: float = Field(default=0.0, ge=0)
     sequence_weight: float = Field(default=0.0, ge=0)
-    sequence_reach: float = Field(default=5.0, gt=0)
+    sequence_reach: float = Field(default=10.0, gt=0)
     neighbours: int | None = Field(default=None, ge=1)
 
 
