@@ -101,7 +101,7 @@ class Variant:
         first_split: Whether it is run on the first split alone, and recommends nothing.
         package: Name of an optional package that it needs.
         item_features: Whether it is nothing without item features.
-        own_control: Name of the single-task model of the same sort, where ``single_task`` is of another.
+        own_control: Name of the single-task model of the same sort and size, where ``single_task`` is of another.
     """
 
     name: str
@@ -314,6 +314,18 @@ _ALL = (
         "multi_task",
         "Wide shared-bottom",
         quick=False,
+        own_control="wide_single_task",
+    ),
+    Variant(
+        "wide_single_task",
+        shared_bottom.SharedBottom,
+        SharedBottomSettings,
+        "single_task",
+        "Wide, one task each",
+        per_task=True,
+        core=False,
+        quick=False,
+        first_split=True,
     ),
     _architecture("mmoe", mmoe.MMoE, mmoe.MMoESettings, "MMoE"),
     _architecture("cross_stitch", cross_stitch.CrossStitch, cross_stitch.CrossStitchSettings, "Cross-stitch"),
