@@ -71,7 +71,7 @@ def item_ridge_weights(profiles: sparse.csr_matrix, labels: sparse.csc_matrix, p
         own[:, item] = 0.0
         gram = own @ own.T
         gram[np.diag_indices_from(gram)] += penalty
-        dual = linalg.cho_solve(linalg.cho_factor(gram, overwrite_a=True, check_finite=False), label)
+        _, dual, _ = linalg.lapack.sposv(gram, label, overwrite_a=True)
         weights[:, item] = dual @ own
     return weights
 
