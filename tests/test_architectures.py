@@ -38,7 +38,7 @@ from multitask_recommender.models.shared_bottom import (
 from multitask_recommender.models.stem import STEMTower
 from multitask_recommender.models.two_tower import LabelScales, TwoTowerModule
 from multitask_recommender.pipelines.recommender.nodes import expert_utilisation
-from multitask_recommender.training import TrainingSettings, UserRows, new_generator
+from multitask_recommender.training import TrainingSettings, UserBatch, UserRows, new_generator
 
 D = 6
 FUNNEL = {
@@ -509,6 +509,38 @@ def test_later_steps_of_a_funnel_learn_item_weights_from_the_first(rows: Interac
     for task in tasks:
         wide = scores[1][task] - scores[0][task]
         assert np.allclose(wide, plain.score(users)["watch"], atol=1e-5)
+
+
+@pytest.mark.parametrize("encoder", ["linear", "nonlinear", "sequential"])
+def test_labels_are_predicted_from_the_other_rows_alone(
+    encoder: str, rows: Interactions, side: SideInformation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that a pointwise loss is taken on leave no trace in the users' vectors of that step, and none is left out."""
+    model = SharedBottom(SharedBottomSettings.model_validate({"dimension": 3, "encoder": encoder}))
+    module = model.build(rows, side, LabelScales(TASKS, rows.labels), new_generator(1))
+    assert isinstance(module, MultiTaskModule)
+    for place, parameter in enumerate(module.parameters()):
+        parameter.data.add_(0.3 * torch.randn(parameter.shape, generator=new_generator(place)))
+    given: list[UserBatch] = []
+    vectors, losses = module.user_vectors, module.task_losses
+    monkeypatch.setattr(module, "user_vectors", lambda batch, seen: given.append(seen) or vectors(batch, seen))
+    monkeypatch.setattr(
+        module,
+        "task_losses",
+        lambda users, items, batch, asked: given.append(asked) or losses(users, items, batch, asked),
+    )
+    batch = UserRows(rows, side.users).batch(torch.arange(side.users), new_generator(3))
+    module.losses(batch)
+    seen, asked = given
+    assert sorted([*seen.row.tolist(), *asked.row.tolist()]) == batch.row.tolist()
+    assert min(len(seen.row), len(asked.row)) > 0
+    before = vectors(batch, seen)["rating"]
+    module._residuals[asked.row] += 1.0
+    hidden = torch.isin(batch.row, asked.row)
+    other = replace(batch, row_item=torch.where(hidden, (batch.row_item + 1) % side.items, batch.row_item))
+    assert torch.equal(before, vectors(other, other.part(~hidden))["rating"])
+    module._residuals[seen.row[:1]] += 1.0
+    assert not torch.equal(before, vectors(batch, seen)["rating"])
 
 
 @pytest.mark.parametrize("model", [ESMM(ESMMSettings(dimension=3)), AITM(AITMSettings(dimension=3))])
