@@ -136,7 +136,7 @@ class ItemRidge(Recommender[ItemRidgeSettings]):
 
     def labelled_items(self, task: str) -> IntArray:
         """Return the numbers of the items with training labels of a task."""
-        return np.unique(self._state[f"{task}.item"])
+        return self._labelled[task]
 
     def state(self) -> Arrays:
         """Return biases, weights and profiles."""
@@ -146,6 +146,7 @@ class ItemRidge(Recommender[ItemRidgeSettings]):
         """Take biases, weights and profiles back."""
         self._state = dict(state)
         self._kinds = {task: side.tasks[task].kind for task in self.scored_tasks(side.tasks)}
+        self._labelled = {task: np.unique(state[f"{task}.item"]) for task in self._kinds}
         self._matrices: dict[str, tuple[sparse.csr_matrix, Weights]] = {}
         for task in self._kinds:
             weights = read_weights(f"{task}.weights", state, side.items)
