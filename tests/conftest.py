@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from multitask_recommender.interactions import Interactions, SideInformation
-from multitask_recommender.tasks import Task
+from multitask_recommender.data.interactions import Interactions, SideInformation
+from multitask_recommender.data.tasks import Task
 
 ROOT = Path(__file__).parents[1]
 

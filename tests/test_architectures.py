@@ -10,7 +10,20 @@ import torch
 from scipy import sparse
 
 from conftest import TASKS, make_interactions, make_side
-from multitask_recommender.baselines.item_item import (
+from multitask_recommender.data.interactions import Interactions, SideInformation
+from multitask_recommender.models.architectures.aitm import AITM, AITMSettings, AITMTower
+from multitask_recommender.models.architectures.cross_stitch import CrossStitchTower
+from multitask_recommender.models.architectures.esmm import ESMM, ESMMModule, ESMMSettings, funnel_steps, log_complement
+from multitask_recommender.models.architectures.mmoe import MMoETower
+from multitask_recommender.models.architectures.ple import PLESettings, PLETower
+from multitask_recommender.models.architectures.shared_bottom import (
+    SharedBottom,
+    SharedBottomSettings,
+    SharedBottomTower,
+    UnsharedEmbeddingsTower,
+)
+from multitask_recommender.models.architectures.stem import STEMTower
+from multitask_recommender.models.baselines.item_item import (
     Ease,
     EaseSettings,
     FirstStepEase,
@@ -20,25 +33,12 @@ from multitask_recommender.baselines.item_item import (
     RandomWalkSettings,
     sequence_nearness,
 )
-from multitask_recommender.baselines.item_ridge import ItemRidge, ItemRidgeSettings, item_ridge_weights
-from multitask_recommender.interactions import Interactions, SideInformation
-from multitask_recommender.models.aitm import AITM, AITMSettings, AITMTower
-from multitask_recommender.models.cross_stitch import CrossStitchTower
-from multitask_recommender.models.esmm import ESMM, ESMMModule, ESMMSettings, funnel_steps, log_complement
-from multitask_recommender.models.experts import Experts, mix
-from multitask_recommender.models.mmoe import MMoETower
-from multitask_recommender.models.multi_task import MultiTaskModule, MultiTaskSettings, Tower
-from multitask_recommender.models.ple import PLESettings, PLETower
-from multitask_recommender.models.shared_bottom import (
-    SharedBottom,
-    SharedBottomSettings,
-    SharedBottomTower,
-    UnsharedEmbeddingsTower,
-)
-from multitask_recommender.models.stem import STEMTower
-from multitask_recommender.models.two_tower import LabelScales, TwoTowerModule
+from multitask_recommender.models.baselines.item_ridge import ItemRidge, ItemRidgeSettings, item_ridge_weights
+from multitask_recommender.models.towers.experts import Experts, mix
+from multitask_recommender.models.towers.multi_task import MultiTaskModule, MultiTaskSettings, Tower
+from multitask_recommender.models.towers.two_tower import LabelScales, TwoTowerModule
+from multitask_recommender.models.training.loop import TrainingSettings, UserBatch, UserRows, new_generator
 from multitask_recommender.pipelines.recommender.nodes import expert_utilisation
-from multitask_recommender.training import TrainingSettings, UserBatch, UserRows, new_generator
 
 D = 6
 FUNNEL = {

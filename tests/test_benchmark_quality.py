@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from conftest import ROOT, make_interactions
-from multitask_recommender import metrics
-from multitask_recommender.pipelines.data_engineering.parameters import SplitSettings
-from multitask_recommender.pipelines.data_engineering.splits import assign_splits
+from multitask_recommender.data.description import SplitSettings
+from multitask_recommender.data.splits import assign_splits
+from multitask_recommender.evaluation import metrics
 
 RECORD = {
     "model",

@@ -19,14 +19,14 @@ from kedro.io import DatasetError
 from pydantic import ValidationError
 
 from conftest import Project
-from multitask_recommender.baselines.item_item import ease_weights, keep_largest_weights, multiply
 from multitask_recommender.configuration import without_base_data
-from multitask_recommender.errors import DataError, SettingsError, find_study_error
-from multitask_recommender.interactions import pair_matrix
+from multitask_recommender.data.description import DatasetSettings, SplitSettings
+from multitask_recommender.data.features import build_features
+from multitask_recommender.data.interactions import pair_matrix
+from multitask_recommender.foundation.errors import DataError, SettingsError, find_study_error
+from multitask_recommender.models.baselines.item_item import ease_weights, keep_largest_weights, multiply
 from multitask_recommender.new_dataset import write_starting_point
 from multitask_recommender.pipelines.data_engineering import nodes
-from multitask_recommender.pipelines.data_engineering.features import build_features
-from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings, SplitSettings
 from multitask_recommender.raw_tables import FAULT, FILE, ROW, RawTable
 
 SPLITS = SplitSettings(strategies=["random"], seed=1, folds=2, random_test_share=0.2)

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from conftest import TASKS, make_interactions, make_side
-from multitask_recommender.cross_validation import (
+from multitask_recommender.evaluation.cross_validation import (
     CrossValidationSettings,
     best_candidates,
     candidates,
@@ -17,9 +17,9 @@ from multitask_recommender.cross_validation import (
     cross_validate,
     validation_errors,
 )
-from multitask_recommender.errors import StudyError, TrainingError
-from multitask_recommender.randomness import derive_seed
-from multitask_recommender.variants import VARIANTS
+from multitask_recommender.foundation.errors import StudyError, TrainingError
+from multitask_recommender.foundation.randomness import derive_seed
+from multitask_recommender.models.variants import VARIANTS
 
 BUDGET = CrossValidationSettings(candidates=4, workers=1)
 

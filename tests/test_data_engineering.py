@@ -14,11 +14,11 @@ import yaml
 from pydantic import ValidationError
 
 from conftest import ROOT
-from multitask_recommender.errors import DataError, SettingsError
+from multitask_recommender.data.description import DatasetSettings, SplitSettings
+from multitask_recommender.data.features import MISSING, RARE
+from multitask_recommender.data.splits import check_splits
+from multitask_recommender.foundation.errors import DataError, SettingsError
 from multitask_recommender.pipelines.data_engineering import nodes
-from multitask_recommender.pipelines.data_engineering.features import MISSING, RARE
-from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings, SplitSettings
-from multitask_recommender.pipelines.data_engineering.splits import check_splits
 
 TINY = ROOT / "tests" / "data" / "tiny_study"
 DECLARED = yaml.safe_load((ROOT / "conf/base/parameters_data_engineering.yml").read_text())

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from multitask_recommender.models.history_encoders import (
+from multitask_recommender.models.towers.history_encoders import (
     EncoderName,
     SequentialEncoder,
     latest_rows,
     make_history_encoder,
 )
-from multitask_recommender.training import new_generator
+from multitask_recommender.models.training.loop import new_generator
 
 D = 6
 ROW_USER = torch.tensor([0, 0, 0, 0, 2, 2])

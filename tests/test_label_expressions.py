@@ -3,8 +3,8 @@ from __future__ import annotations
 import ibis
 import pytest
 
-from multitask_recommender.errors import SettingsError
-from multitask_recommender.label_expressions import evaluate_label_expression
+from multitask_recommender.data.label_expressions import evaluate_label_expression
+from multitask_recommender.foundation.errors import SettingsError
 
 TABLE = ibis.memtable({"rating": [1.0, 4.0, 5.0], "kind": ["a", "b", "a"]})
 

@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch import nn
 
-from multitask_recommender.models import losses
-from multitask_recommender.models.loss_balancing import (
+from multitask_recommender.models.towers.task_affinity import GradientCosines
+from multitask_recommender.models.training import losses
+from multitask_recommender.models.training.loop import new_generator
+from multitask_recommender.models.training.loss_balancing import (
     Balancing,
     DynamicWeightAverage,
     GradientAggregation,
     UncertaintyWeighting,
     make_loss_balancing,
 )
-from multitask_recommender.models.task_affinity import GradientCosines
-from multitask_recommender.training import new_generator
 
 NAMES = ["a", "b", "c"]
 

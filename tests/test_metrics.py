@@ -13,7 +13,7 @@ from lenskit.metrics.ranking import LogRankWeight
 from lenskit.stats import gini as lenskit_gini
 from scipy import sparse
 
-from multitask_recommender import metrics
+from multitask_recommender.evaluation import metrics
 
 RANDOM = np.random.default_rng(3)
 LABEL = RANDOM.integers(0, 2, 500)

@@ -11,19 +11,19 @@ import torch
 from safetensors.numpy import load, save
 
 from conftest import TASKS, make_interactions, make_side
-from multitask_recommender.baselines.matrix_factorisation import BiasedFactors, MatrixFactorisationSettings
-from multitask_recommender.errors import TrainingError
-from multitask_recommender.interactions import Interactions, SideInformation
-from multitask_recommender.models import losses
-from multitask_recommender.models.document_system import DocumentSystemModule, DocumentSystemSettings
-from multitask_recommender.models.multi_task import MultiTaskModule
-from multitask_recommender.models.shared_bottom import SharedBottom, SharedBottomSettings
-from multitask_recommender.models.sparse_features import FeatureTable
-from multitask_recommender.models.sparse_products import Pairs, pair_scores, weighted_sums
-from multitask_recommender.models.two_tower import LabelScales
-from multitask_recommender.settings_base import Settings
-from multitask_recommender.training import TrainableModule, TrainingSettings, UserRows, new_generator, train
-from multitask_recommender.variants import VARIANTS, Variant
+from multitask_recommender.data.interactions import Interactions, SideInformation
+from multitask_recommender.foundation.errors import TrainingError
+from multitask_recommender.foundation.settings_base import Settings
+from multitask_recommender.models.architectures.shared_bottom import SharedBottom, SharedBottomSettings
+from multitask_recommender.models.baselines.matrix_factorisation import BiasedFactors, MatrixFactorisationSettings
+from multitask_recommender.models.document.document_system import DocumentSystemModule, DocumentSystemSettings
+from multitask_recommender.models.towers.multi_task import MultiTaskModule
+from multitask_recommender.models.towers.sparse_features import FeatureTable
+from multitask_recommender.models.towers.two_tower import LabelScales
+from multitask_recommender.models.training import losses
+from multitask_recommender.models.training.loop import TrainableModule, TrainingSettings, UserRows, new_generator, train
+from multitask_recommender.models.training.sparse_products import Pairs, pair_scores, weighted_sums
+from multitask_recommender.models.variants import VARIANTS, Variant
 
 QUICK: dict[str, dict[str, Any]] = {
     name: {"training": {"epochs": 3, "batches": 2}, "dimension": 4}

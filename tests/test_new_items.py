@@ -10,16 +10,16 @@ import torch
 from scipy import sparse
 
 from conftest import TASKS
-from multitask_recommender import metrics
-from multitask_recommender.baselines.item_item import EaseSettings
-from multitask_recommender.interactions import Interactions, SideInformation
-from multitask_recommender.models import losses
-from multitask_recommender.models.document_system import DocumentSystemSettings
-from multitask_recommender.models.multi_task import MultiTaskSettings
-from multitask_recommender.models.two_tower import task_loss
-from multitask_recommender.recommender import Recommender
-from multitask_recommender.training import TrainingSettings, UserRows, new_generator
-from multitask_recommender.variants import VARIANTS
+from multitask_recommender.data.interactions import Interactions, SideInformation
+from multitask_recommender.evaluation import metrics
+from multitask_recommender.models.baselines.item_item import EaseSettings
+from multitask_recommender.models.document.document_system import DocumentSystemSettings
+from multitask_recommender.models.recommender import Recommender
+from multitask_recommender.models.towers.multi_task import MultiTaskSettings
+from multitask_recommender.models.towers.two_tower import task_loss
+from multitask_recommender.models.training import losses
+from multitask_recommender.models.training.loop import TrainingSettings, UserRows, new_generator
+from multitask_recommender.models.variants import VARIANTS
 
 USERS, ITEMS = 60, 32
 NEW = np.array([30, 31])

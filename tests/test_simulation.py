@@ -11,11 +11,11 @@ import pytest
 from scipy import sparse, stats
 
 from conftest import Project
-from multitask_recommender import metrics
+from multitask_recommender.data.description import DatasetSettings
 from multitask_recommender.datasets import ArraysFile, StreamedTable
-from multitask_recommender.errors import DataError, SettingsError
-from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings
-from multitask_recommender.pipelines.evaluation.parameters import EvaluationSettings
+from multitask_recommender.evaluation import metrics
+from multitask_recommender.evaluation.parameters import EvaluationSettings
+from multitask_recommender.foundation.errors import DataError, SettingsError
 from multitask_recommender.pipelines.regret.nodes import measure_regret
 from multitask_recommender.pipelines.simulation.nodes import simulate_bookstore
 from multitask_recommender.simulation.bookstore import TASKS, Bookstore, BookstoreSettings, GroundTruth

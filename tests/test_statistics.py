@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from multitask_recommender.statistics import Comparison, compare_paired, holm, judge
+from multitask_recommender.evaluation.statistics import Comparison, compare_paired, holm, judge
 
 ONES = np.ones(200)
 

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from conftest import make_interactions, make_side
-from multitask_recommender.interactions import Interactions, pair_matrix
-from multitask_recommender.models.history_encoders import EncoderName
-from multitask_recommender.models.user_embedding import (
+from multitask_recommender.data.interactions import Interactions, pair_matrix
+from multitask_recommender.models.document.user_embedding import (
     UserEmbedding,
     UserEmbeddingModel,
     UserEmbeddingSettings,
     optimal_loss,
 )
-from multitask_recommender.training import TrainingSettings, UserRows, new_generator
+from multitask_recommender.models.towers.history_encoders import EncoderName
+from multitask_recommender.models.training.loop import TrainingSettings, UserRows, new_generator
 
 USERS, ITEMS = 60, 40
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from multitask_recommender.jobs import run_jobs
+from multitask_recommender.foundation.jobs import run_jobs
 from multitask_recommender.pipelines.when_multitask_helps.experiment import Cell, run_repeat, simulate
 from multitask_recommender.pipelines.when_multitask_helps.figures import plot_sweep
 from multitask_recommender.pipelines.when_multitask_helps.nodes import COLUMNS, VERDICTS, judge_repeat, run_sweep

@@ -14,11 +14,11 @@ from kedro.framework.startup import bootstrap_project
 from safetensors.numpy import load_file
 
 from conftest import Project
+from multitask_recommender.data.description import DatasetSettings
 from multitask_recommender.datasets import ArraysFile, CsvTable
-from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings
-from multitask_recommender.pipelines.evaluation.comparisons import is_control
-from multitask_recommender.pipelines.recommender.parameters import StudySettings
-from multitask_recommender.variants import VARIANTS
+from multitask_recommender.evaluation.comparisons import is_control
+from multitask_recommender.evaluation.study import StudySettings
+from multitask_recommender.models.variants import VARIANTS
 
 METRICS = {"rmse", "mae", "auc", "log_loss", "accuracy", "ece"} | {
     "precision",

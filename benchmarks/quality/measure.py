@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse, stats
 
-from multitask_recommender import metrics
-from multitask_recommender.interactions import Interactions, pair_matrix
+from multitask_recommender.data.interactions import Interactions, pair_matrix
+from multitask_recommender.evaluation import metrics
 
 K = 10
 VALUES = ("rmse", "mae", "ndcg_10", "recall_10", "coverage_10", "novelty_10", "auc_like")

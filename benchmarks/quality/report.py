@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from measure import Measured, Totals
-from multitask_recommender.randomness import derive_seed
-from multitask_recommender.statistics import compare_paired, holm
+from multitask_recommender.evaluation.statistics import compare_paired, holm
+from multitask_recommender.foundation.randomness import derive_seed
 
 OWN = "multitask-recommender"
 """The library name of this project's model."""

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import report
 import split
 from measure import Measured, measure, validation_error
-from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings
+from multitask_recommender.data.description import DatasetSettings
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]

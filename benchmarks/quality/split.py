@@ -12,9 +12,9 @@ import ibis.expr.types as ir
 import numpy as np
 from numpy.typing import NDArray
 
-from multitask_recommender.interactions import Interactions, read_features, read_interactions
+from multitask_recommender.data.description import DatasetSettings
+from multitask_recommender.data.interactions import Interactions, read_features, read_interactions
 from multitask_recommender.pipelines.data_engineering import nodes
-from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings
 
 SEED = 42
 FOLDS = 5

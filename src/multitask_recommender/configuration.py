@@ -8,7 +8,7 @@ from typing import Any
 
 from kedro.config import OmegaConfigLoader
 
-from multitask_recommender.pipelines.data_engineering.splits import NEED_TIME
+from multitask_recommender.data.splits import NEED_TIME
 
 logger = logging.getLogger(__name__)
 

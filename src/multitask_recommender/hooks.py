@@ -21,7 +21,7 @@ from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 from kedro.validation import ParameterValidationError
 
-from multitask_recommender.errors import DataError, SettingsError, find_study_error
+from multitask_recommender.foundation.errors import DataError, SettingsError, find_study_error
 
 logger = logging.getLogger(__name__)
 

@@ -4,6 +4,7 @@ import warnings
 
 from kedro.pipeline import Pipeline
 
+from multitask_recommender.models.variants import VARIANTS
 from multitask_recommender.pipelines.data_engineering import pipeline as data_engineering
 from multitask_recommender.pipelines.evaluation import pipeline as evaluation
 from multitask_recommender.pipelines.recommender import pipeline as recommender
@@ -11,7 +12,6 @@ from multitask_recommender.pipelines.regret import pipeline as regret
 from multitask_recommender.pipelines.simulation import pipeline as simulation
 from multitask_recommender.pipelines.user_embedding import pipeline as user_embedding
 from multitask_recommender.pipelines.when_multitask_helps import pipeline as when_multitask_helps
-from multitask_recommender.variants import VARIANTS
 
 # The evaluation reads outputs of the models' namespaces by their full names, which is what the dot is reserved for.
 warnings.filterwarnings("ignore", message="One or more dataset names contain '.' characters")

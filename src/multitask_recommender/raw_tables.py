@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 from kedro.io import AbstractDataset, DatasetError
 from kedro_datasets.ibis import FileDataset
 
-from multitask_recommender.errors import DataError
+from multitask_recommender.foundation.errors import DataError
 
 ROW, FILE, FAULT = "(row)", "(file)", "(fault)"
 """Columns that every raw table has beside its own: the place of the row in the raw files, from 0; the name of its file

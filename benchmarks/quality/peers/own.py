@@ -9,12 +9,12 @@ import numpy as np
 from kedro.config import OmegaConfigLoader
 from scipy import sparse
 
-from multitask_recommender.cross_validation import candidates
-from multitask_recommender.interactions import FloatArray, Interactions, SideInformation
-from multitask_recommender.jobs import single_threaded
-from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings
-from multitask_recommender.randomness import derive_seed
-from multitask_recommender.variants import VARIANTS
+from multitask_recommender.data.description import DatasetSettings
+from multitask_recommender.data.interactions import FloatArray, Interactions, SideInformation
+from multitask_recommender.evaluation.cross_validation import candidates
+from multitask_recommender.foundation.jobs import single_threaded
+from multitask_recommender.foundation.randomness import derive_seed
+from multitask_recommender.models.variants import VARIANTS
 from peers.common import Predict, Scores, Settings, Training, main
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -34,9 +34,9 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from scipy.special import expit, ndtr
 
-from multitask_recommender.errors import SettingsError
-from multitask_recommender.randomness import derive_seed
-from multitask_recommender.settings_base import Settings
+from multitask_recommender.foundation.errors import SettingsError
+from multitask_recommender.foundation.randomness import derive_seed
+from multitask_recommender.foundation.settings_base import Settings
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]

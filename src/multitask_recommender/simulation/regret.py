@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from multitask_recommender import metrics
-from multitask_recommender.interactions import BoolArray, FloatArray, IntArray
+from multitask_recommender.data.interactions import BoolArray, FloatArray, IntArray
+from multitask_recommender.evaluation import metrics
 from multitask_recommender.simulation.bookstore import GroundTruth
 
 _BLOCK = 512

@@ -8,13 +8,13 @@ import ibis
 import ibis.expr.types as ir
 import pandas as pd
 
-from multitask_recommender.errors import SettingsError
-from multitask_recommender.label_expressions import evaluate_label_expression
-from multitask_recommender.pipelines.data_engineering import features, splits, tables
-from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings, SplitSettings
-from multitask_recommender.pipelines.recommender.parameters import impossible
-from multitask_recommender.tasks import Task
-from multitask_recommender.variants import VARIANTS
+from multitask_recommender.data import features, splits, tables
+from multitask_recommender.data.description import DatasetSettings, SplitSettings
+from multitask_recommender.data.label_expressions import evaluate_label_expression
+from multitask_recommender.data.tasks import Task
+from multitask_recommender.evaluation.study import impossible
+from multitask_recommender.foundation.errors import SettingsError
+from multitask_recommender.models.variants import VARIANTS
 
 logger = logging.getLogger(__name__)
 

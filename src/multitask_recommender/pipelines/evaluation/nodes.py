@@ -8,12 +8,12 @@ import ibis.expr.types as ir
 import numpy as np
 import pandas as pd
 
-from multitask_recommender import metrics
-from multitask_recommender.interactions import BoolArray, IntArray, Interactions, read_interactions
-from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings
-from multitask_recommender.pipelines.evaluation.parameters import EvaluationSettings
-from multitask_recommender.tasks import Task
-from multitask_recommender.variants import Variant
+from multitask_recommender.data.description import DatasetSettings
+from multitask_recommender.data.interactions import BoolArray, IntArray, Interactions, read_interactions
+from multitask_recommender.data.tasks import Task
+from multitask_recommender.evaluation import metrics
+from multitask_recommender.evaluation.parameters import EvaluationSettings
+from multitask_recommender.models.variants import Variant
 
 METRIC_COLUMNS = ["dataset", "split", "model", "kind", "task", "metric", "k", "seed", "value", "users"]
 USER_TOTAL_COLUMNS = ["split", "model", "task", "metric", "k", "seed", "user", "total", "count"]

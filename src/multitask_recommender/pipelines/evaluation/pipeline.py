@@ -9,10 +9,11 @@ import pandas as pd
 from kedro.pipeline import Pipeline, node
 from kedro.pipeline.node import Node
 
-from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings
-from multitask_recommender.pipelines.evaluation import comparisons, figures, nodes
-from multitask_recommender.pipelines.evaluation.parameters import EvaluationSettings
-from multitask_recommender.variants import Variant
+from multitask_recommender.data.description import DatasetSettings
+from multitask_recommender.evaluation import comparisons, figures
+from multitask_recommender.evaluation.parameters import EvaluationSettings
+from multitask_recommender.models.variants import Variant
+from multitask_recommender.pipelines.evaluation import nodes
 
 
 def _measure_node(variant: Variant) -> Node:

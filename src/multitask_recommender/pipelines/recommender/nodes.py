@@ -13,27 +13,27 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from multitask_recommender import metrics
-from multitask_recommender.cross_validation import CrossValidationSettings, cross_validate
-from multitask_recommender.errors import TrainingError
-from multitask_recommender.interactions import (
+from multitask_recommender.data.description import DatasetSettings, SplitSettings
+from multitask_recommender.data.inputs import NO_FOLD, TrainingTables
+from multitask_recommender.data.interactions import (
     BoolArray,
     FloatArray,
     IntArray,
     SideInformation,
     pair_matrix,
 )
-from multitask_recommender.jobs import run_jobs, single_threaded
-from multitask_recommender.measuring import Cost, measured
-from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings, SplitSettings
-from multitask_recommender.pipelines.data_engineering.splits import EVERYTHING
-from multitask_recommender.pipelines.evaluation.parameters import EvaluationSettings
-from multitask_recommender.pipelines.inputs import NO_FOLD, TrainingTables
-from multitask_recommender.pipelines.recommender.parameters import StudySettings
-from multitask_recommender.randomness import derive_seed
-from multitask_recommender.recommender import Arrays, LearningCurve, Recommender
-from multitask_recommender.settings_base import Settings
-from multitask_recommender.variants import DerivedParameters, Variant, VariantParameters, with_values
+from multitask_recommender.data.splits import EVERYTHING
+from multitask_recommender.evaluation import metrics
+from multitask_recommender.evaluation.cross_validation import CrossValidationSettings, cross_validate
+from multitask_recommender.evaluation.parameters import EvaluationSettings
+from multitask_recommender.evaluation.study import StudySettings
+from multitask_recommender.foundation.errors import TrainingError
+from multitask_recommender.foundation.jobs import run_jobs, single_threaded
+from multitask_recommender.foundation.measuring import Cost, measured
+from multitask_recommender.foundation.randomness import derive_seed
+from multitask_recommender.foundation.settings_base import Settings
+from multitask_recommender.models.recommender import Arrays, LearningCurve, Recommender
+from multitask_recommender.models.variants import DerivedParameters, Variant, VariantParameters, with_values
 
 logger = logging.getLogger(__name__)
 _BLOCK = 512

@@ -9,14 +9,14 @@ import ibis.expr.types as ir
 import pandas as pd
 from kedro.pipeline import Pipeline, node
 
-from multitask_recommender.cross_validation import CrossValidationSettings
-from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings, SplitSettings
-from multitask_recommender.pipelines.evaluation.parameters import EvaluationSettings
-from multitask_recommender.pipelines.inputs import TrainingTables
+from multitask_recommender.data.description import DatasetSettings, SplitSettings
+from multitask_recommender.data.inputs import TrainingTables
+from multitask_recommender.evaluation.cross_validation import CrossValidationSettings
+from multitask_recommender.evaluation.parameters import EvaluationSettings
+from multitask_recommender.evaluation.study import StudySettings
+from multitask_recommender.models.recommender import Arrays
+from multitask_recommender.models.variants import DerivedParameters, Variant, VariantParameters
 from multitask_recommender.pipelines.recommender import nodes, task_affinity
-from multitask_recommender.pipelines.recommender.parameters import StudySettings
-from multitask_recommender.recommender import Arrays
-from multitask_recommender.variants import DerivedParameters, Variant, VariantParameters
 
 _ROWS = ["behaviour_sequences", "users", "items"]
 _DATA = [*_ROWS, "user_features", "item_features"]

@@ -8,15 +8,15 @@ from typing import Any
 import ibis.expr.types as ir
 import pandas as pd
 
-from multitask_recommender.cross_validation import CrossValidationSettings, validation_errors
-from multitask_recommender.jobs import run_jobs
-from multitask_recommender.models.task_affinity import GradientCosines
-from multitask_recommender.models.two_tower import NeuralRecommender
-from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings, SplitSettings
-from multitask_recommender.pipelines.inputs import TrainingTables
-from multitask_recommender.pipelines.recommender.parameters import StudySettings
-from multitask_recommender.randomness import derive_seed
-from multitask_recommender.variants import VARIANTS
+from multitask_recommender.data.description import DatasetSettings, SplitSettings
+from multitask_recommender.data.inputs import TrainingTables
+from multitask_recommender.evaluation.cross_validation import CrossValidationSettings, validation_errors
+from multitask_recommender.evaluation.study import StudySettings
+from multitask_recommender.foundation.jobs import run_jobs
+from multitask_recommender.foundation.randomness import derive_seed
+from multitask_recommender.models.towers.task_affinity import GradientCosines
+from multitask_recommender.models.towers.two_tower import NeuralRecommender
+from multitask_recommender.models.variants import VARIANTS
 
 BASE = "shared_bottom"
 COSINE_COLUMNS = ["split", "fold", "epoch", "task", "other", "cosine"]

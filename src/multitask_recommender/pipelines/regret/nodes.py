@@ -8,11 +8,11 @@ import ibis.expr.types as ir
 import numpy as np
 import pandas as pd
 
-from multitask_recommender import metrics
-from multitask_recommender.errors import DataError
-from multitask_recommender.interactions import IntArray, pair_matrix
-from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings
-from multitask_recommender.pipelines.evaluation.parameters import EvaluationSettings
+from multitask_recommender.data.description import DatasetSettings
+from multitask_recommender.data.interactions import IntArray, pair_matrix
+from multitask_recommender.evaluation import metrics
+from multitask_recommender.evaluation.parameters import EvaluationSettings
+from multitask_recommender.foundation.errors import DataError
 from multitask_recommender.simulation.bookstore import TASKS, Arrays, GroundTruth
 from multitask_recommender.simulation.regret import list_values
 

@@ -8,11 +8,11 @@ import ibis.expr.types as ir
 import pandas as pd
 from kedro.pipeline import Pipeline, node
 
-from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings
-from multitask_recommender.pipelines.evaluation.parameters import EvaluationSettings
+from multitask_recommender.data.description import DatasetSettings
+from multitask_recommender.evaluation.parameters import EvaluationSettings
+from multitask_recommender.models.variants import Variant
 from multitask_recommender.pipelines.regret import nodes
 from multitask_recommender.simulation.bookstore import Arrays
-from multitask_recommender.variants import Variant
 
 
 def create_pipeline(variants: Sequence[Variant]) -> Pipeline:

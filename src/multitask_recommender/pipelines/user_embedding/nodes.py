@@ -10,19 +10,19 @@ import ibis.expr.types as ir
 import numpy as np
 import pandas as pd
 
-from multitask_recommender.cross_validation import CrossValidationSettings, cross_validate
-from multitask_recommender.interactions import Interactions, SideInformation
-from multitask_recommender.jobs import run_jobs
-from multitask_recommender.models.user_embedding import UserEmbeddingModel, UserEmbeddingSettings
-from multitask_recommender.pipelines.data_engineering.parameters import DatasetSettings, SplitSettings
-from multitask_recommender.pipelines.data_engineering.splits import EVERYTHING
-from multitask_recommender.pipelines.inputs import NO_FOLD, TrainingTables
-from multitask_recommender.pipelines.recommender.parameters import StudySettings
+from multitask_recommender.data.description import DatasetSettings, SplitSettings
+from multitask_recommender.data.inputs import NO_FOLD, TrainingTables
+from multitask_recommender.data.interactions import Interactions, SideInformation
+from multitask_recommender.data.splits import EVERYTHING
+from multitask_recommender.data.tasks import Task
+from multitask_recommender.evaluation.cross_validation import CrossValidationSettings, cross_validate
+from multitask_recommender.evaluation.study import StudySettings
+from multitask_recommender.foundation.jobs import run_jobs
+from multitask_recommender.foundation.randomness import derive_seed
+from multitask_recommender.models.document.user_embedding import UserEmbeddingModel, UserEmbeddingSettings
+from multitask_recommender.models.recommender import Arrays
+from multitask_recommender.models.variants import Variant
 from multitask_recommender.pipelines.user_embedding.parameters import UserEmbeddingParameters
-from multitask_recommender.randomness import derive_seed
-from multitask_recommender.recommender import Arrays
-from multitask_recommender.tasks import Task
-from multitask_recommender.variants import Variant
 
 USER_EMBEDDING = Variant("user_embedding", UserEmbeddingModel, UserEmbeddingSettings, "single_task", "User embedding")
 

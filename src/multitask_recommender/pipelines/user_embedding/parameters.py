@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from multitask_recommender.models.user_embedding import UserEmbeddingSettings
-from multitask_recommender.variants import VariantParameters
+from multitask_recommender.models.document.user_embedding import UserEmbeddingSettings
+from multitask_recommender.models.variants import VariantParameters
 
 
 class UserEmbeddingParameters(VariantParameters):

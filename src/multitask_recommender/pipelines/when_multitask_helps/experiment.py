@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from multitask_recommender import metrics
-from multitask_recommender.cross_validation import candidates
-from multitask_recommender.interactions import FloatArray, IntArray, Interactions, SideInformation
+from multitask_recommender.data.interactions import FloatArray, IntArray, Interactions, SideInformation
+from multitask_recommender.data.tasks import Task
+from multitask_recommender.evaluation import metrics
+from multitask_recommender.evaluation.cross_validation import candidates
+from multitask_recommender.foundation.randomness import derive_seed
+from multitask_recommender.models.variants import VARIANTS, Variant
 from multitask_recommender.pipelines.evaluation.nodes import _pointwise_totals as pointwise_totals
 from multitask_recommender.pipelines.when_multitask_helps.parameters import SweepSettings
-from multitask_recommender.randomness import derive_seed
 from multitask_recommender.simulation.bookstore import Bookstore, BookstoreSettings, Sparsity
-from multitask_recommender.tasks import Task
-from multitask_recommender.variants import VARIANTS, Variant
 
 CONTROL, MODEL = VARIANTS["single_task"], VARIANTS["shared_bottom"]
 TASKS = {

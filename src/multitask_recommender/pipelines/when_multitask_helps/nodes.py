@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from multitask_recommender.jobs import run_jobs
-from multitask_recommender.pipelines.evaluation.comparisons import LOWER_IS_BETTER
+from multitask_recommender.evaluation.comparisons import LOWER_IS_BETTER
+from multitask_recommender.evaluation.statistics import Comparison, compare_paired, holm, judge
+from multitask_recommender.foundation.jobs import run_jobs
+from multitask_recommender.foundation.randomness import derive_seed
 from multitask_recommender.pipelines.when_multitask_helps.experiment import Cell, Repeat, Totals, run_repeat
 from multitask_recommender.pipelines.when_multitask_helps.parameters import SweepSettings
-from multitask_recommender.randomness import derive_seed
-from multitask_recommender.statistics import Comparison, compare_paired, holm, judge
 
 CELL = ["relatedness", "sparsity", "users"]
 VERDICTS = ["helps", "harms", "equivalent", "undecided"]

@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from multitask_recommender.models.shared_bottom import SharedBottomSettings
-from multitask_recommender.settings_base import Settings
+from multitask_recommender.foundation.settings_base import Settings
+from multitask_recommender.models.architectures.shared_bottom import SharedBottomSettings
+from multitask_recommender.models.variants import VariantParameters
 from multitask_recommender.simulation.bookstore import StoreKnobs
-from multitask_recommender.variants import VariantParameters
 
 TaskName = Literal["click", "read", "rating", "purchase"]
 Share = Annotated[float, Field(ge=0, lt=1)]

@@ -1,0 +1,341 @@
+"""Parameters of the pipeline ``data_engineering``: what the raw tables are, and how they are split."""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import date
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from multitask_recommender.data.dates import check_formats
+from multitask_recommender.data.tasks import Task
+from multitask_recommender.foundation.settings_base import Settings
+
+SplitName = Literal["random", "chronological", "temporal", "cold_items"]
+
+
+Missing = list[str | int | float]
+RowHandling = Literal["refuse", "drop"]
+Duplicates = Literal["refuse", "first", "last"]
+
+
+class Signal(Settings):
+    """A numeric column of the interactions, such as the rating.
+
+    Attributes:
+        column: Name of the column in the raw table.
+        minimum: Smallest value allowed.
+        maximum: Largest value allowed.
+        missing_values: Values that stand for none, such as 0 where 0 means that no score was given.
+        optional: Whether the value may be missing.
+    """
+
+    column: str
+    minimum: float = -math.inf
+    maximum: float = math.inf
+    missing_values: Missing = Field(default_factory=list)
+    optional: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Signal:
+        if self.minimum > self.maximum:
+            raise ValueError(f"minimum {self.minimum} is above maximum {self.maximum}")
+        return self
+
+    @property
+    def may_be_missing(self) -> bool:
+        """Whether a row without the value is in order."""
+        return self.optional or bool(self.missing_values)
+
+
+class Events(Settings):
+    """Rows that are events of several kinds, such as view, cart and purchase; pairs get one 0/1 signal per kind.
+
+    Attributes:
+        column: Column with the kind of the event; ``(file)`` where every kind has a file of its own.
+        kinds: Signal to the column's value that stands for it.
+        others: What happens to rows of another kind.
+    """
+
+    column: str
+    kinds: dict[str, str] = Field(min_length=1)
+    others: RowHandling = "refuse"
+
+
+class InteractionTable(Settings):
+    """Which column of ``raw_interactions`` is what.
+
+    Attributes:
+        user_id: Column with the user's identifier.
+        item_id: Column with the item's identifier.
+        user_id_length: Fill shorter user identifiers with leading zeros to this length.
+        item_id_length: The same for item identifiers.
+        timestamp: Column with a number that grows with time, or null.
+        timestamp_formats: Where it is a date instead: its formats, such as ``%Y-%m-%d %H:%M:%S``.
+        signals: Numeric columns, by the name that label expressions use.
+        events: Where rows are events of several kinds; the pairs' signals are then the maximum over their events.
+        duplicates: What happens to rows that repeat a pair: ``refuse`` them, keep the ``first`` or ``last`` by time (by
+            place in the file where there is no time), or keep one row with the ``maximum`` of every signal.
+        unreadable: What happens to rows without identifiers, or with a timestamp or signal that cannot be read or is
+            outside its range.
+        unknown_users: What happens to rows of users that ``raw_users`` does not have; ``keep`` adds the user, with
+            all features missing.
+        unknown_items: The same for items.
+    """
+
+    user_id: str
+    item_id: str
+    user_id_length: int | None = Field(default=None, ge=1)
+    item_id_length: int | None = Field(default=None, ge=1)
+    timestamp: str | None = None
+    timestamp_formats: list[str] = Field(default_factory=list)
+    signals: dict[str, Signal] = Field(default_factory=dict)
+    events: Events | None = None
+    duplicates: Literal["refuse", "first", "last", "maximum"] = "refuse"
+    unreadable: RowHandling = "refuse"
+    unknown_users: Literal["refuse", "drop", "keep"] = "refuse"
+    unknown_items: Literal["refuse", "drop", "keep"] = "refuse"
+
+    _check_formats = field_validator("timestamp_formats")(check_formats)
+
+    @property
+    def signal_names(self) -> list[str]:
+        """Names of all signals, those of events last."""
+        return [*self.signals, *(self.events.kinds if self.events else [])]
+
+
+class Feature(Settings):
+    """A feature of a user or an item.
+
+    Attributes:
+        kind: ``numeric`` (cut into ``bins`` of equal count), ``category`` (one value), ``categories`` (several,
+            divided by ``separator``), ``text`` (its words) or ``date`` (a number: its ``year`` or an ``age`` in years).
+        column: Column of the raw table that holds it; or
+        relation: relation of the item graph that holds it (items only; always several values).
+        separator: What divides the values of ``categories``, or the parts of a ``category``.
+        part: Of a ``category`` that is divided by ``separator``, the part to take: 1 the first, -1 the last.
+        pattern: Regular expression whose first group is the value, for a value inside a longer text.
+        bins: Number of bins of a numeric feature.
+        minimum: Smallest plausible number; below it the value counts as missing.
+        maximum: Largest plausible number; above it the value counts as missing.
+        missing_values: Values that stand for none, such as 0 for an unknown year.
+        formats: Formats of a date, such as ``%d.%m.%Y``; the first that fits is taken.
+        of_date: What a date becomes: its ``year``, or the ``age`` on the ``reference`` day.
+        reference: The day on which ages are counted.
+        hash_columns: Words of a ``text`` share so many columns by their MD5 digest, instead of one column a word.
+        first_characters: Keep only so many leading characters of a category (a zip code's region).
+        minimum_count: A value seen on fewer users (items) than this joins the value ``(rare)``.
+        unreadable: What happens to a value that is not a number or a date: ``refuse`` it, or count it as ``missing``.
+    """
+
+    kind: Literal["numeric", "category", "categories", "text", "date"]
+    column: str | None = None
+    relation: str | None = None
+    separator: str = " "
+    part: int | None = None
+    pattern: str | None = None
+    bins: int = Field(default=8, ge=2)
+    minimum: float | None = None
+    maximum: float | None = None
+    missing_values: Missing = Field(default_factory=list)
+    formats: list[str] = Field(default_factory=list)
+    of_date: Literal["year", "age"] = "year"
+    reference: date | None = None
+    hash_columns: int | None = Field(default=None, ge=1, le=2**20)
+    first_characters: int | None = Field(default=None, ge=1)
+    minimum_count: int = Field(default=2, ge=1)
+    unreadable: Literal["refuse", "missing"] = "refuse"
+
+    _check_formats = field_validator("formats")(check_formats)
+
+    @model_validator(mode="after")
+    def _check(self) -> Feature:
+        if (self.column is None) == (self.relation is None):
+            raise ValueError("a feature needs either 'column' or 'relation'")
+        if self.relation is not None and self.kind != "categories":
+            raise ValueError("a feature with a 'relation' is of kind 'categories'")
+        if (self.kind == "date") != bool(self.formats):
+            raise ValueError("'formats' belong to features of kind 'date', which need them")
+        if self.kind == "date" and (self.of_date == "age") != (self.reference is not None):
+            raise ValueError("'of_date: age' needs the 'reference' day, and nothing else does")
+        if self.part is not None and (self.part == 0 or self.kind != "category"):
+            raise ValueError("'part' counts from 1, or from -1 at the end, and belongs to features of kind 'category'")
+        if self.pattern is not None and re.compile(self.pattern).groups < 1:
+            raise ValueError(f"'pattern: {self.pattern}' has no group")
+        if self.hash_columns is not None and self.kind != "text":
+            raise ValueError("'hash_columns' belongs to features of kind 'text'")
+        if not self.is_number and (self.minimum is not None or self.maximum is not None):
+            raise ValueError("'minimum' and 'maximum' belong to features of kind 'numeric' or 'date'")
+        return self
+
+    @property
+    def is_number(self) -> bool:
+        """Whether the canonical table holds the feature as a number."""
+        return self.kind in ("numeric", "date")
+
+
+class UserTable(Settings):
+    """Which column of ``raw_users`` is what.
+
+    Attributes:
+        user_id: Column with the user's identifier; null where there is no such table, and the users are those of the
+            interactions.
+        id_length: Fill shorter identifiers with leading zeros to this length.
+        features: Features by name.
+        activity: Name of the feature that counts the user's training interactions (doubling bins), or null.
+        duplicates: What happens to rows that repeat an identifier: ``refuse``, or keep the ``first`` or ``last``.
+        unreadable: What happens to rows without identifier.
+    """
+
+    user_id: str | None = None
+    id_length: int | None = Field(default=None, ge=1)
+    features: dict[str, Feature] = Field(default_factory=dict)
+    activity: str | None = None
+    duplicates: Duplicates = "refuse"
+    unreadable: RowHandling = "refuse"
+
+    @model_validator(mode="after")
+    def _check(self) -> UserTable:
+        if self.user_id is None and self.features:
+            raise ValueError("features of users need the column 'user_id' of raw_users")
+        return self
+
+
+class ItemTable(Settings):
+    """Which column of ``raw_items`` is what.
+
+    Attributes:
+        item_id: Column with the item's identifier; null where there is no such table, and the items are those of the
+            interactions.
+        id_length: Fill shorter identifiers with leading zeros to this length.
+        title: Column with the title that lists of recommendations show, or null.
+        features: Features by name.
+        duplicates: What happens to rows that repeat an identifier: ``refuse``, or keep the ``first`` or ``last``.
+        unreadable: What happens to rows without identifier.
+    """
+
+    item_id: str | None = None
+    id_length: int | None = Field(default=None, ge=1)
+    title: str | None = None
+    features: dict[str, Feature] = Field(default_factory=dict)
+    duplicates: Duplicates = "refuse"
+    unreadable: RowHandling = "refuse"
+
+    @model_validator(mode="after")
+    def _check(self) -> ItemTable:
+        if self.item_id is None and (self.features or self.title):
+            raise ValueError("features and titles of items need the column 'item_id' of raw_items")
+        return self
+
+
+class ItemGraph(Settings):
+    """A knowledge graph of the items: ``raw_item_links`` names an item's entity, ``raw_item_graph`` its relations.
+
+    Attributes:
+        item_id: Column of ``raw_item_links`` with the item's identifier.
+        entity: Column of ``raw_item_links`` with the entity.
+        head: Column of ``raw_item_graph`` with the entity a relation starts from.
+        relation: Column of ``raw_item_graph`` with the name of the relation.
+        tail: Column of ``raw_item_graph`` with the entity a relation leads to.
+    """
+
+    item_id: str
+    entity: str
+    head: str
+    relation: str
+    tail: str
+
+
+class DatasetSettings(Settings):
+    """The description of a data set.
+
+    Attributes:
+        name: Name of the data set in every result.
+        interactions: The columns of ``raw_interactions``.
+        users: The columns of ``raw_users``; null without such a table.
+        items: The columns of ``raw_items``; null without such a table.
+        item_graph: The columns of the item graph, or null.
+        tasks: The tasks by name.
+    """
+
+    name: str
+    interactions: InteractionTable
+    users: UserTable = UserTable()
+    items: ItemTable = ItemTable()
+    item_graph: ItemGraph | None = None
+    tasks: dict[str, Task] = Field(min_length=1)
+
+    @field_validator("users", "items", mode="before")
+    @classmethod
+    def _absent(cls, value: object) -> object:
+        return {} if value is None else value
+
+    @model_validator(mode="after")
+    def _check(self) -> DatasetSettings:
+        signals, events = self.interactions.signals, self.interactions.events
+        reserved = {"row", "user", "item", "user_id", "item_id", "timestamp", "event", "fault"}
+        wrong = reserved & set(self.interactions.signal_names)
+        if wrong:
+            raise ValueError(f"signals cannot be called {', '.join(sorted(wrong))}")
+        twice = set(signals) & set(events.kinds if events else ())
+        if twice:
+            raise ValueError(f"'{min(twice)}' is both a signal and a kind of event")
+        label_columns = {signal.column: f"dataset.interactions.signals.{name}" for name, signal in signals.items()}
+        if events is not None:
+            label_columns[events.column] = "dataset.interactions.events"
+        for side, features in (("users", self.users.features), ("items", self.items.features)):
+            for name, feature in features.items():
+                if name in {"row", "user", "item", "user_id", "item_id", "title", "fault"}:
+                    raise ValueError(f"a feature of {side} cannot be called '{name}'")
+                if feature.relation is not None and (side == "users" or self.item_graph is None):
+                    raise ValueError(f"feature '{name}' of {side} has a 'relation' but there is no item graph")
+                if feature.column in label_columns:
+                    raise ValueError(
+                        f"dataset.{side}.features.{name}.column is '{feature.column}', which is a label column "
+                        f"({label_columns[feature.column]}): a model would see what it has to predict"
+                    )
+        for name, task in self.tasks.items():
+            before, visited = task.after, {name}
+            while before is not None:
+                if before not in self.tasks:
+                    raise ValueError(f"task '{name}' comes after '{before}', which is not a task")
+                if before in visited:
+                    raise ValueError(f"the funnel of task '{name}' runs in a circle through '{before}'")
+                visited.add(before)
+                before = self.tasks[before].after
+        return self
+
+
+class SplitSettings(Settings):
+    """How interactions are divided into training, validation and test rows.
+
+    Attributes:
+        strategies: The splits to study; see the README of this pipeline.
+        seed: Seed of the shuffles.
+        test_share: Share of test rows of the splits ``chronological``, ``temporal`` and (of items) ``cold_items``.
+        random_test_share: Share of test rows of the split ``random``.
+        validation_share: Share of validation rows.
+        folds: Number of cross-validation folds inside the training rows.
+    """
+
+    strategies: list[SplitName] = Field(min_length=1)
+    seed: int = Field(ge=0, lt=2**32)
+    random_test_share: float = Field(default=0.1, gt=0, lt=1)
+    test_share: float = Field(default=0.2, gt=0, lt=1)
+    validation_share: float = Field(default=0.1, gt=0, lt=1)
+    folds: int = Field(ge=2)
+
+    @model_validator(mode="after")
+    def _check(self) -> SplitSettings:
+        if max(self.test_share, self.random_test_share) + self.validation_share >= 1:
+            raise ValueError("test and validation shares leave no training rows")
+        if len(set(self.strategies)) != len(self.strategies):
+            raise ValueError("a split strategy is listed twice")
+        return self
+
+    @property
+    def names(self) -> list[str]:
+        """The split strategies in the declared order."""
+        return list(self.strategies)

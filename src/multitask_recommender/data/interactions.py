@@ -1,0 +1,126 @@
+"""The one place that turns tables into arrays: what models see of the data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import ibis.expr.types as ir
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from multitask_recommender.data.tasks import Task
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float32]
+BoolArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """Rows of user-item pairs with the labels of every task, sorted by user and, within a user, by time.
+
+    Attributes:
+        user: (rows,) number of the user.
+        item: (rows,) number of the item.
+        labels: Task to (rows,) labels, NaN where the task does not ask.
+        relevant: Task to (rows,), whether the pair counts as relevant when the task ranks.
+        fold: (rows,) cross-validation fold, or None.
+    """
+
+    user: IntArray
+    item: IntArray
+    labels: dict[str, FloatArray]
+    relevant: dict[str, BoolArray]
+    fold: IntArray | None = None
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def where(self, mask: BoolArray) -> Interactions:
+        """Return the rows in which ``mask`` (rows,) is true."""
+        return Interactions(
+            user=self.user[mask],
+            item=self.item[mask],
+            labels={task: values[mask] for task, values in self.labels.items()},
+            relevant={task: values[mask] for task, values in self.relevant.items()},
+            fold=None if self.fold is None else self.fold[mask],
+        )
+
+    def with_tasks(self, names: list[str]) -> Interactions:
+        """Return the same rows with the labels of some tasks alone."""
+        return replace(
+            self,
+            labels={name: self.labels[name] for name in names},
+            relevant={name: self.relevant[name] for name in names},
+        )
+
+
+@dataclass(frozen=True)
+class SideInformation:
+    """What a model may know beside the training rows.
+
+    Attributes:
+        tasks: The tasks to predict, by name.
+        users: Number of users.
+        items: Number of items.
+        user_features: (users, user columns) sparse design matrix, the context ``c``.
+        item_features: (items, item columns) sparse design matrix.
+        user_vectors: (users, dimension) frozen vectors of the user embedding model, trained on the same rows; None
+            for models that do not use them.
+    """
+
+    tasks: dict[str, Task]
+    users: int
+    items: int
+    user_features: sparse.csr_matrix
+    item_features: sparse.csr_matrix
+    user_vectors: FloatArray | None = None
+
+    def with_tasks(self, names: list[str]) -> SideInformation:
+        """Return the same information for some tasks alone."""
+        return replace(self, tasks={name: self.tasks[name] for name in names})
+
+
+def read_interactions(table: ir.Table, split: str, tasks: dict[str, Task]) -> Interactions:
+    """Turn the rows of one split into arrays.
+
+    Args:
+        table: ``behaviour_sequences``, ``validation_rows`` or ``test_labels``.
+        split: Name of the split.
+        tasks: The tasks by name.
+
+    Returns:
+        The rows, sorted by user and by position in the behaviour sequence, or by item where there is none.
+    """
+    order = ["user", "position" if "position" in table.columns else "item"]
+    rows = table.filter(table.split == split).order_by(order).to_pyarrow()
+    return Interactions(
+        user=rows["user"].to_numpy(),
+        item=rows["item"].to_numpy(),
+        labels={name: rows[name].to_numpy().astype(np.float32) for name in tasks},
+        relevant={name: rows[f"relevant_{name}"].to_numpy() for name in tasks},
+        fold=rows["fold"].to_numpy().astype(np.int64) if "fold" in table.columns else None,
+    )
+
+
+def read_features(matrix: ir.Table, key: str, count: int, split: str) -> sparse.csr_matrix:
+    """Turn the long form of a design matrix into a sparse matrix (``count``, columns).
+
+    Args:
+        matrix: Table (split, ``key``, column, weight).
+        key: ``user`` or ``item``.
+        count: Number of users or items.
+        split: Name of the split.
+    """
+    rows = matrix.filter(matrix.split == split).order_by(key, "column").to_pyarrow()
+    column = rows["column"].to_numpy()
+    columns = int(column.max()) + 1 if len(column) else 0
+    entries = (rows["weight"].to_numpy().astype(np.float32), (rows[key].to_numpy(), column))
+    return sparse.csr_matrix(entries, shape=(count, columns), dtype=np.float32)
+
+
+def pair_matrix(user: IntArray, item: IntArray, shape: tuple[int, int]) -> sparse.csr_matrix:
+    """Return the sparse matrix ``shape`` with a one at every pair."""
+    ones = np.ones(len(user), dtype=np.float32)
+    return sparse.csr_matrix((ones, (user, item)), shape=shape, dtype=np.float32)

@@ -1,0 +1,53 @@
+"""Tasks: what is predicted of a user and an item."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from multitask_recommender.foundation.settings_base import Settings
+
+TaskKind = Literal["retrieval", "binary", "regression"]
+
+
+class Task(Settings):
+    """One thing to predict of a user-item pair.
+
+    Attributes:
+        kind: ``retrieval`` (will they interact, over the whole catalogue), ``binary`` (yes or no on the pairs on
+            which the question was asked) or ``regression`` (a number on the pairs that have one).
+        label: Expression over the columns of ``interactions``. A retrieval task without one counts every
+            interaction as positive.
+        asked: Expression that is true on the pairs on which the question was asked (the task's sample space);
+            without one, all pairs whose label is present.
+        relevant: Expression that says which held-out pairs count as relevant when a regression task ranks.
+        after: Name of the task that comes before this one in a funnel (view, cart, purchase).
+    """
+
+    kind: TaskKind
+    label: str | None = None
+    asked: str | None = None
+    relevant: str | None = None
+    after: str | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Task:
+        if self.kind != "retrieval" and self.label is None:
+            raise ValueError(f"a task of kind '{self.kind}' needs a 'label' expression")
+        if self.kind == "regression" and self.relevant is None:
+            raise ValueError("a regression task needs a 'relevant' expression, the like threshold of the data")
+        return self
+
+
+def funnel_chain(tasks: dict[str, Task], name: str) -> list[str]:
+    """Return the steps of a task's funnel from the first down to the task itself, as far as they are among ``tasks``.
+
+    Args:
+        tasks: The tasks by name; no funnel runs in a circle.
+        name: Name of a task.
+    """
+    chain = [name]
+    while (before := tasks[chain[0]].after) is not None and before in tasks:
+        chain.insert(0, before)
+    return chain

@@ -1,0 +1,149 @@
+"""Every multi-task model against its single-task control and every baseline, with inference over users."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from multitask_recommender.data.description import DatasetSettings, SplitSettings
+from multitask_recommender.evaluation.cross_validation import CrossValidationSettings
+from multitask_recommender.evaluation.parameters import EvaluationSettings
+from multitask_recommender.evaluation.statistics import Comparison, compare_paired, holm, judge
+from multitask_recommender.evaluation.study import StudySettings
+from multitask_recommender.foundation.jobs import run_jobs
+from multitask_recommender.foundation.randomness import derive_seed
+from multitask_recommender.models.variants import VARIANTS
+
+COLUMNS = [
+    "dataset",
+    "split",
+    "model",
+    "control",
+    "task",
+    "metric",
+    "k",
+    "difference",
+    "relative",
+    "ci_low",
+    "ci_high",
+    "p_value",
+    "p_holm",
+    "verdict",
+]
+COMPARED = {
+    "retrieval": ["ndcg", "recall", "novelty"],
+    "binary": ["auc", "log_loss", "ndcg"],
+    "regression": ["rmse", "mae"],
+}
+"""Metrics compared per kind of task; ranking metrics at the headline k. AUC is the mean of the users' own."""
+LOWER_IS_BETTER = frozenset({"rmse", "mae", "log_loss"})
+
+
+def is_control(model: str, control: str) -> bool:
+    """Return whether the study compares the first model with the second.
+
+    A tuned multi-task model is compared with the single-task control, with its own if it has one, and every baseline;
+    one that is another model with something changed, with that model and the single-task control; and a model with its
+    ablations.
+    """
+    one, other = VARIANTS[model], VARIANTS[control]
+    if one.kind != "multi_task":
+        return False
+    if other.kind == "single_task":
+        return control in ("single_task", one.own_control)
+    if one.based_on is not None:
+        return control == one.based_on
+    return other.kind == "baseline" or (other.kind == "ablation" and other.based_on == model)
+
+
+def compare_models(
+    dataset: DatasetSettings,
+    study: StudySettings,
+    splits: SplitSettings,
+    settings: EvaluationSettings,
+    cross_validation: CrossValidationSettings,
+    *user_totals: pd.DataFrame,
+) -> pd.DataFrame:
+    """Compare the models on the users that both were measured on; a user's total is the mean over seed numbers.
+
+    For RMSE that is the mean of the squared errors over seeds, so the difference is not exactly that of the mean RMSEs.
+
+    The Holm correction is over the tasks and metrics of one model and control on one split.
+
+    Args:
+        dataset: The tasks.
+        study: The seed.
+        splits: The splits.
+        settings: Resamples and smallest effect of interest.
+        cross_validation: How many processes to use.
+        user_totals: Per-user totals of every model.
+
+    Returns:
+        Table with ``COLUMNS``; ``difference`` is model minus control, and the interval is of the difference.
+    """
+    keys = ["split", "task", "metric", "k", "model"]
+    compared = {metric for task in dataset.tasks.values() for metric in COMPARED[task.kind]}
+    # Averaged table by table, so that the rows of all models and seeds never stand side by side.
+    means = pd.concat(
+        table[table["k"].isin([0, settings.headline_k]) & table["metric"].isin(compared)]
+        .groupby([*keys, "user"], observed=True)[["total", "count"]]
+        .mean()
+        .reset_index()
+        for table in user_totals
+        if len(table)
+    )
+    # Plain arrays, which are cheap to hand to other processes: users (ascending), totals, counts.
+    cells = {
+        key: tuple(cell[column].to_numpy(np.float64) for column in ("user", "total", "count"))
+        for key, cell in means.groupby(keys, observed=True)
+    }
+    jobs: list[list[tuple[Any, ...]]] = []
+    names = [name for name in VARIANTS if name in set(means["model"])]
+    for split in splits.names:
+        for model in names:
+            for control in (name for name in names if is_control(model, name)):
+                job = []
+                for task, kind in ((name, task.kind) for name, task in dataset.tasks.items()):
+                    for metric in COMPARED[kind]:
+                        k = settings.headline_k if metric in ("ndcg", "recall", "novelty") else 0
+                        pair = [cells.get((split, task, metric, k, name)) for name in (model, control)]
+                        if pair[0] is not None and pair[1] is not None:
+                            job.append((split, model, control, task, metric, k, *pair))
+                if job:
+                    jobs.append(job)
+
+    def compare_pair(job: list[tuple[Any, ...]]) -> list[Comparison]:
+        return [compare(*one) for one in job]
+
+    def compare(
+        split: str, model: str, control: str, task: str, metric: str, k: int, own: Any, other: Any
+    ) -> Comparison:
+        _, at, other_at = np.intersect1d(own[0], other[0], assume_unique=True, return_indices=True)
+        rng = np.random.default_rng(derive_seed(study.seed, "comparison", split, model, control, task, metric))
+        return compare_paired(
+            own[1][at],
+            other[1][other_at],
+            own[2][at],
+            metric == "rmse",
+            settings.resamples,
+            rng,
+        )
+
+    results = list(chain(*run_jobs(compare_pair, jobs, cross_validation.workers, "comparing models")))
+    table = pd.DataFrame(
+        [
+            (dataset.name, *job[:6], result.difference, result.relative, result.low, result.high, result.p_value)
+            for job, result in zip(chain(*jobs), results, strict=True)
+        ],
+        columns=COLUMNS[:-2],
+    )
+    family = ["split", "model", "control"]
+    table["p_holm"] = table.groupby(family)["p_value"].transform(lambda p: holm(p.to_numpy()))
+    table["verdict"] = [
+        judge(result, p, metric not in LOWER_IS_BETTER, settings.smallest_effect)
+        for result, p, metric in zip(results, table["p_holm"], table["metric"], strict=True)
+    ]
+    return table[COLUMNS]

@@ -1,0 +1,126 @@
+"""ESMM: the steps of a funnel as a product of conditional probabilities, trained on the entire space."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from scipy.special import expit
+from torch import Tensor
+from torch.nn import functional
+
+from multitask_recommender.data.interactions import FloatArray, IntArray, SideInformation
+from multitask_recommender.data.tasks import Task, funnel_chain
+from multitask_recommender.models.architectures.shared_bottom import SharedBottomTower
+from multitask_recommender.models.recommender import Arrays
+from multitask_recommender.models.towers.multi_task import (
+    MultiTaskModule,
+    MultiTaskRecommender,
+    MultiTaskSettings,
+    Tower,
+)
+from multitask_recommender.models.towers.two_tower import Vectors
+from multitask_recommender.models.training.loop import UserBatch
+from multitask_recommender.models.training.sparse_products import Pairs, pair_scores
+
+
+class ESMMSettings(MultiTaskSettings):
+    """Parameters of ESMM.
+
+    Attributes:
+        negatives: Pairs drawn at random per observed row, on which every step is taken not to have happened.
+    """
+
+    negatives: int = Field(default=4, ge=1)
+
+
+def funnel_steps(tasks: dict[str, Task]) -> dict[str, list[str]]:
+    """Return every task that is part of a funnel, with the chain of steps that leads to it."""
+    led_from = {task.after for task in tasks.values()}
+    chains = {name: funnel_chain(tasks, name) for name in tasks}
+    return {name: chain for name, chain in chains.items() if len(chain) > 1 or name in led_from}
+
+
+def log_complement(log_probability: Tensor) -> Tensor:
+    """Return log(1 - p) for log p < 0, without loss of digits at either end (Maechler, 2012)."""
+    log_p = log_probability.clamp(max=-1e-6)
+    small = log_p < -0.6931
+    # Both branches are kept finite, since the gradient goes through both.
+    low = torch.log1p(-torch.exp(torch.where(small, log_p, -1.0)))
+    high = torch.log(-torch.expm1(torch.where(small, -0.1, log_p)))
+    return torch.where(small, low, high)
+
+
+class ESMMModule(MultiTaskModule):
+    """p(step k) = prod_{j <= k} sigmoid(s_j), and every step's label is judged on the entire space.
+
+    The loss of step k is the cross-entropy of "all steps up to k happened" against p(step k), over the observed rows
+    and over random pairs, per observed row. The conditional probabilities sigmoid(s_k) have no loss of their own, and
+    so no selection bias. Source: Ma et al., Entire Space Multi-Task Model, SIGIR 2018, equations 3 and 4, here over
+    pairs of users and items with drawn negatives. Tasks outside a funnel have their usual losses.
+    """
+
+    def task_losses(self, users: Vectors, items: Vectors, batch: UserBatch, asked: UserBatch) -> dict[str, Tensor]:
+        """Replace the losses of the funnels' steps."""
+        assert isinstance(self.settings, ESMMSettings)
+        steps = funnel_steps(self.tasks)
+        result = {name: self.usual_loss(name, users, items, batch, asked) for name in self.tasks if name not in steps}
+        number = len(batch.row_item)
+        drawn = number * self.settings.negatives
+        item_count = len(self.item)
+        owner = batch.row_user.repeat_interleave(self.settings.negatives)
+        other = batch.catalogue[torch.randint(len(batch.catalogue), (drawn,), generator=batch.generator)]
+        # A drawn pair that was observed is left out.
+        unobserved = ~torch.isin(owner * item_count + other, batch.row_user * item_count + batch.row_item)
+        every_pair = (batch.pairs, Pairs.of(owner[unobserved], other[unobserved], len(batch.users)))
+        pairs = number + int(unobserved.sum())
+        # The encoder saw the labels of the other rows. Their drawn pairs are left out with them: with more drawn pairs
+        # to an observed row than the step before has, the conditional probability would come out too small.
+        own = torch.isin(batch.row, asked.row)
+        judged = torch.cat([own, own.repeat_interleave(self.settings.negatives)[unobserved]])
+        logs = {
+            name: functional.logsigmoid(torch.cat([pair_scores(users[name], items[name], some) for some in every_pair]))
+            for name in steps
+        }
+        happened = {
+            name: functional.pad((batch.label(name).nan_to_num(0.0) > 0).float(), (0, pairs - number)) for name in steps
+        }
+        for name, chain in steps.items():
+            log_joint = torch.stack([logs[step] for step in chain]).sum(0)
+            label = torch.stack([happened[step] for step in chain]).amin(0)
+            loss = -(label * log_joint + (1.0 - label) * log_complement(log_joint))
+            if self.tasks[name].kind != "retrieval":
+                loss = loss[judged]
+            count = number if self.tasks[name].kind == "retrieval" else len(asked.row)
+            result[name] = self.weights[name] * loss.sum() / max(count, 1)
+        return {name: result[name] for name in self.tasks}
+
+
+class ESMM(MultiTaskRecommender[ESMMSettings]):
+    """Entire-space multi-task model on shared-bottom towers."""
+
+    module: ClassVar[type[MultiTaskModule]] = ESMMModule
+
+    def tower(self, tasks: dict[str, Task], generator: torch.Generator) -> Tower:
+        """Make a tower."""
+        return SharedBottomTower(tasks, self.settings.dimension, generator)
+
+    def restore(self, state: Arrays, side: SideInformation) -> None:
+        """Take weights and vectors back."""
+        super().restore(state, side)
+        self._steps = funnel_steps(side.tasks)
+
+    def score(self, users: IntArray) -> dict[str, FloatArray]:
+        """Score; a step of a funnel gets its conditional probability, given that the step before happened."""
+        scores = super().score(users)
+        for name in self._steps:
+            if self._kinds[name] == "retrieval":
+                scores[name] = expit(scores[name])
+        return scores
+
+    def ranking_scores(self, scores: dict[str, FloatArray]) -> dict[str, FloatArray]:
+        """Order the items of a funnel's step by the probability that all steps up to it happen."""
+        joint = {name: np.prod([scores[step] for step in chain], axis=0) for name, chain in self._steps.items()}
+        return {**scores, **joint}

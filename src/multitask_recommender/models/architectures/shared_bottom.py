@@ -1,0 +1,94 @@
+"""Shared-bottom multi-task towers; with one task, the single-task control."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Generator, Tensor, nn
+
+from multitask_recommender.data.tasks import Task, TaskKind
+from multitask_recommender.models.towers.experts import Experts, identity_heads
+from multitask_recommender.models.towers.multi_task import MultiTaskRecommender, MultiTaskSettings, Tower
+from multitask_recommender.models.towers.two_tower import Vectors
+
+
+class SharedBottomTower(Tower):
+    """t_k = (x + x E) H_k: one map for all tasks, one head per task.
+
+    Source: Caruana, Multitask Learning, Machine Learning 1997 (hard parameter sharing).
+
+    Args:
+        tasks: The tasks.
+        dimension: D, length of the shared and of the task vectors.
+        generator: Source of the initial weights.
+    """
+
+    def __init__(self, tasks: dict[str, Task], dimension: int, generator: Generator) -> None:
+        super().__init__()
+        self.width = dimension
+        self.bottom = Experts(1, dimension, generator)
+        self.heads = identity_heads(tasks, dimension)
+
+    def before_heads(self, shared: Tensor) -> Vectors:
+        """Return the shared vectors, for the whole tower is linear."""
+        return dict.fromkeys(self.heads, shared)
+
+    def head_maps(self) -> Vectors:
+        """Return task to (I + E) H_k."""
+        bottom = self.bottom.whole_maps()[0]
+        return {name: bottom @ head for name, head in self.heads.items()}
+
+    def expert_parameters(self) -> list[nn.Parameter]:
+        """Return the bottom's map."""
+        return list(self.bottom.parameters())
+
+
+class UnsharedEmbeddingsTower(SharedBottomTower):
+    """t_k = (x_k + x_k E) H_k: the map is shared, the vectors of users and items are not.
+
+    The shared vector holds one slice of length D per task. It is the shared-bottom tower without the sharing of
+    embeddings.
+
+    Args:
+        tasks: The tasks.
+        dimension: D, length of a slice and of the task vectors.
+        generator: Source of the initial weights.
+    """
+
+    def __init__(self, tasks: dict[str, Task], dimension: int, generator: Generator) -> None:
+        super().__init__(tasks, dimension, generator)
+        self.dimension, self.width = dimension, dimension * len(tasks)
+
+    def before_heads(self, shared: Tensor) -> Vectors:
+        """Return every task's slice of (n, tasks D) shared vectors."""
+        return dict(zip(self.heads, shared.split(self.dimension, dim=1), strict=True))
+
+
+class SharedBottomSettings(MultiTaskSettings):
+    """Parameters of the shared-bottom towers.
+
+    Attributes:
+        share_embeddings: Whether all tasks read the same vectors of users and items; otherwise every task has a slice
+            of its own, of length ``dimension``.
+    """
+
+    share_embeddings: bool = True
+
+
+class SharedBottom(MultiTaskRecommender[SharedBottomSettings]):
+    """Multi-task shared-bottom; the single-task control when it is given one task."""
+
+    def tower(self, tasks: dict[str, Task], generator: Generator) -> Tower:
+        """Make a tower."""
+        kind = SharedBottomTower if self.settings.share_embeddings else UnsharedEmbeddingsTower
+        return kind(tasks, self.settings.dimension, generator)
+
+
+class PointwiseSharedBottom(SharedBottom):
+    """The same for tasks with a label per pair alone: per task and without features it is a denoising SVD++.
+
+    Its encoder is that of SVD++ (Koren, KDD 2008, equation 15) with the explicit part of the history as well, trained
+    with a share of the history hidden.
+    """
+
+    ranks: ClassVar[frozenset[TaskKind]] = frozenset({"binary", "regression"})

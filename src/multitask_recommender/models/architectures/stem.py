@@ -1,0 +1,72 @@
+"""STEM towers: an embedding table per task beside the shared one, the other tasks' read without gradient."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from multitask_recommender.data.tasks import Task
+from multitask_recommender.models.towers.experts import Experts, Gate, identity_heads, mix
+from multitask_recommender.models.towers.multi_task import MultiTaskRecommender, MultiTaskSettings, Tower
+from multitask_recommender.models.towers.two_tower import Vectors
+
+
+class STEMTower(Tower):
+    """t_k = (g_k . [own_k, shared, stop(own_l) for l != k]) H_k over K + 1 embedding tables.
+
+    The shared vector holds one slice of length D per table, first the shared table's, then one per task; each has one
+    expert. A task's gate sees all of them, but its gradient reaches only the shared table and its own.
+    Source: Su et al., STEM: Unleashing the Power of Embeddings for Multi-Task Recommendation, AAAI 2024, section 4
+    (all-forward, task-specific-backward gating).
+
+    Args:
+        tasks: The tasks.
+        dimension: D, length of a table's and of the task vectors.
+        generator: Source of the initial weights.
+    """
+
+    def __init__(self, tasks: dict[str, Task], dimension: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.dimension, self.tables = dimension, len(tasks) + 1
+        self.width = dimension * self.tables
+        self.experts = nn.ModuleList(Experts(1, dimension, generator) for _ in range(self.tables))
+        self.task_gates = nn.ModuleDict({name: Gate(dimension, self.tables) for name in tasks})
+        self.heads = identity_heads(tasks, dimension)
+
+    def _slices(self, shared: Tensor) -> list[Tensor]:
+        return list(shared.split(self.dimension, dim=1))
+
+    def before_heads(self, shared: Tensor) -> Vectors:
+        """Map (n, (tasks + 1) D) shared vectors to task to its mixture (n, D) of the tables' experts."""
+        outputs = [expert(part)[0] for expert, part in zip(self.experts, self._slices(shared), strict=True)]
+        detached = [output.detach() for output in outputs]
+        result = {}
+        for place, (name, weights) in enumerate(self.gates(shared).items(), start=1):
+            seen = [outputs[t] if t in (0, place) else detached[t] for t in range(self.tables)]
+            result[name] = mix(weights, seen)
+        return result
+
+    def head_maps(self) -> Vectors:
+        """Return task to H_k."""
+        return dict(self.heads.items())
+
+    def gates(self, shared: Tensor) -> dict[str, Tensor]:
+        """Return task to (n, tables) gate weights, computed from the task's own table."""
+        slices = self._slices(shared)
+        return {name: gate(slices[place]) for place, (name, gate) in enumerate(self.task_gates.items(), start=1)}
+
+    def expert_names(self, task: str) -> list[str]:
+        """Return the names of the experts that a task's gate weighs."""
+        return ["shared", *self.heads]
+
+    def expert_parameters(self) -> list[nn.Parameter]:
+        """Return experts and gates."""
+        return [*self.experts.parameters(), *self.task_gates.parameters()]
+
+
+class STEM(MultiTaskRecommender[MultiTaskSettings]):
+    """STEM towers on split representations."""
+
+    def tower(self, tasks: dict[str, Task], generator: torch.Generator) -> Tower:
+        """Make a tower."""
+        return STEMTower(tasks, self.settings.dimension, generator)

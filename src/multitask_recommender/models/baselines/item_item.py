@@ -1,0 +1,323 @@
+"""Baselines that rank by a learnt item-item matrix or by factors of implicit feedback."""
+
+from __future__ import annotations
+
+from typing import ClassVar, TypeAlias
+
+import numpy as np
+from implicit.cpu.als import AlternatingLeastSquares
+from pydantic import Field
+from scipy import linalg, sparse
+
+from multitask_recommender.data.interactions import FloatArray, IntArray, Interactions, SideInformation, pair_matrix
+from multitask_recommender.data.tasks import Task, funnel_chain
+from multitask_recommender.foundation.settings_base import Settings
+from multitask_recommender.models.baselines.neighbours import ItemNeighbours, keep_largest
+from multitask_recommender.models.recommender import Arrays, LearningCurve, Recommender
+
+LARGEST_CATALOGUE = 30_000
+"""Most items for a dense item-item matrix (3.6 GB in float32)."""
+_BLOCK = 1024
+
+
+class EaseSettings(Settings):
+    """Parameters of EASE.
+
+    Attributes:
+        penalty: lambda, the L2 penalty of the item-item weights.
+        feature_weight: Weight of the items' features in the Gram matrix; 0 leaves them out.
+        sequence_weight: Weight of the nearness of items in the behaviour sequences; 0 leaves the order out.
+        sequence_reach: Positions of a behaviour sequence over which nearness falls by the factor e.
+        neighbours: Weights kept per item, the largest in magnitude; null keeps all, which takes items x items numbers.
+    """
+
+    penalty: float = Field(default=300.0, gt=0)
+    feature_weight: float = Field(default=0.0, ge=0)
+    sequence_weight: float = Field(default=0.0, ge=0)
+    sequence_reach: float = Field(default=10.0, gt=0)
+    neighbours: int | None = Field(default=None, ge=1)
+
+
+def sequence_nearness(user: IntArray, item: IntArray, items: int, reach: float) -> sparse.csr_matrix:
+    """Return how near to each other items stand in the behaviour sequences.
+
+    N_ij = sum_u sum_{k, l} [item k of u is i] [item l of u is j] exp(-|k - l| / reach), k and l positions: the Gram
+    matrix of the histories in which two places count as the same as far as they are near. Places further apart than 4
+    times the reach do not count.
+
+    Args:
+        user: (rows,) users, sorted.
+        item: (rows,) items, a user's in the order of the sequence.
+        items: Number of items.
+        reach: In positions.
+
+    Returns:
+        (items, items), symmetric.
+    """
+    near = sparse.csr_matrix((items, items), dtype=np.float32)
+    for distance in range(1, int(4 * reach) + 1):
+        same = user[distance:] == user[:-distance]
+        first, second = item[:-distance][same], item[distance:][same]
+        near = near + np.float32(np.exp(-distance / reach)) * pair_matrix(first, second, (items, items))
+    rows = np.bincount(item, minlength=items).astype(np.float32)
+    return (near + near.T + sparse.diags(rows)).tocsr()
+
+
+def ease_weights(
+    history: sparse.csr_matrix,
+    penalty: float,
+    features: sparse.csr_matrix | None = None,
+    feature_weight: float = 0.0,
+    nearness: sparse.csr_matrix | None = None,
+    sequence_weight: float = 0.0,
+) -> FloatArray:
+    """Solve min ||X - X B||^2 + w ||F' - F' B||^2 + v ||S - S B||^2 + lambda ||B||^2 with a zero diagonal.
+
+    With P = (X'X + w F F' + v S'S + lambda I)^-1 the solution is B_ij = -P_ij / P_jj off the diagonal.
+    Source: Steck, Embarrassingly Shallow Autoencoders for Sparse Data, WWW 2019, equation 8; features as additional
+    rows, as in Jeunen, Van Balen and Goethals, RecSys 2020. The behaviour sequences are additional rows S here in the
+    same way, of which N = S'S is all that is needed.
+
+    Args:
+        history: (users, items) X, ones at the relevant pairs.
+        penalty: lambda.
+        features: (items, columns) F.
+        feature_weight: w.
+        nearness: (items, items) N, see :func:`sequence_nearness`.
+        sequence_weight: v.
+
+    Returns:
+        (items, items) B.
+    """
+    if feature_weight == 0 or features is None or features.nnz == 0:
+        features = None
+        # The weights of an item without history are zero: solve for the others alone.
+        active = np.flatnonzero(np.diff(history.tocsc().indptr))
+        if len(active) < history.shape[1]:
+            weights = np.zeros((history.shape[1],) * 2, dtype=np.float32)
+            near = None if nearness is None else nearness[active][:, active]
+            weights[np.ix_(active, active)] = ease_weights(
+                history[:, active], penalty, nearness=near, sequence_weight=sequence_weight
+            )
+            return weights
+    common = (history.T @ history).astype(np.float32)
+    if nearness is not None:
+        common = common + np.float32(sequence_weight) * nearness
+    gram = common.toarray()
+    if features is not None:
+        for start in range(0, len(gram), _BLOCK):
+            shared = features[start : start + _BLOCK] @ features.T
+            gram[start : start + _BLOCK] += feature_weight * shared.toarray().astype(np.float32)
+    gram[np.diag_indices_from(gram)] += penalty
+    # Every step below works in the one matrix: catalogues of 10,000 items take 400 MB each time it is copied.
+    factor = linalg.cholesky(gram, lower=True, overwrite_a=True, check_finite=False)
+    weights, _ = linalg.lapack.spotri(factor, lower=1, overwrite_c=1)
+    for start in range(0, len(weights), _BLOCK):
+        own = slice(start, start + _BLOCK)
+        weights[:start, own] = weights[own, :start].T
+        weights[own, own] = np.tril(weights[own, own]) + np.tril(weights[own, own], -1).T
+    weights = weights.T  # Symmetric so far, and from here on in the order of rows.
+    weights /= -np.diag(weights)[None, :].copy()
+    np.fill_diagonal(weights, 0.0)
+    return weights.astype(np.float32, copy=False)
+
+
+Weights: TypeAlias = FloatArray | sparse.csr_matrix
+
+
+def keep_largest_weights(weights: FloatArray, neighbours: int | None) -> Weights:
+    """Keep the weights to every item (column) that are largest in magnitude, as a sparse matrix; None: all."""
+    if neighbours is None or neighbours >= len(weights):
+        return weights
+    blocks = []
+    for start in range(0, len(weights), _BLOCK):
+        block = np.ascontiguousarray(weights[:, start : start + _BLOCK].T)
+        threshold = np.partition(np.abs(block), -neighbours, axis=1)[:, -neighbours, None]
+        blocks.append(sparse.csr_matrix(np.where(np.abs(block) >= threshold, block, 0.0)))
+    return sparse.vstack(blocks, format="csr").T.tocsr()
+
+
+def store_weights(name: str, weights: Weights) -> Arrays:
+    """Return item-item weights as named arrays."""
+    if isinstance(weights, np.ndarray):
+        return {name: weights}
+    parts = {"data": weights.data, "indices": weights.indices.astype(np.int32), "indptr": weights.indptr}
+    return {f"{name}.{part}": array for part, array in parts.items()}
+
+
+def read_weights(name: str, state: Arrays, items: int) -> Weights | None:
+    """Return the item-item weights that :func:`store_weights` stored under a name, or None."""
+    if f"{name}.data" not in state:
+        return state.get(name)
+    parts = tuple(state[f"{name}.{part}"] for part in ("data", "indices", "indptr"))
+    return sparse.csr_matrix(parts, shape=(items, items))
+
+
+def multiply(history: sparse.csr_matrix, weights: Weights) -> FloatArray:
+    """Return the dense product of histories (B, items) and item-item weights."""
+    product = history @ weights
+    return product.toarray() if sparse.issparse(product) else product
+
+
+class Ease(Recommender[EaseSettings]):
+    """EASE^R: score = x_u B, see :func:`ease_weights`; aware of the order with ``sequence_weight``."""
+
+    def learnt_from(self, tasks: dict[str, Task]) -> dict[str, str]:
+        """Return for every task the task whose relevant rows it is learnt from: itself."""
+        return {name: name for name in self.scored_tasks(tasks)}
+
+    def fit(self, train: Interactions, side: SideInformation, seed: int) -> LearningCurve:
+        """Solve the item-item weights from relevant rows."""
+        if side.items > LARGEST_CATALOGUE:
+            raise ValueError(f"EASE needs a dense matrix of {side.items} x {side.items} items")
+        settings = self.settings
+        state: Arrays = {}
+        for task in dict.fromkeys(self.learnt_from(side.tasks).values()):
+            user, item = train.user[train.relevant[task]], train.item[train.relevant[task]]
+            nearness = None
+            if settings.sequence_weight > 0:
+                nearness = sequence_nearness(user, item, side.items, settings.sequence_reach)
+            weights = ease_weights(
+                pair_matrix(user, item, (side.users, side.items)),
+                settings.penalty,
+                side.item_features,
+                settings.feature_weight,
+                nearness,
+                settings.sequence_weight,
+            )
+            state |= store_weights(f"{task}.weights", keep_largest_weights(weights, settings.neighbours))
+            state |= {f"{task}.user": user, f"{task}.item": item}
+        self.restore(state, side)
+        return LearningCurve()
+
+    def score(self, users: IntArray) -> dict[str, FloatArray]:
+        """Multiply histories with the weights."""
+        scores = {task: multiply(history[users], weights) for task, (history, weights) in self._matrices.items()}
+        return {task: scores[source] for task, source in self._sources.items()}
+
+    def state(self) -> Arrays:
+        """Return weights and histories."""
+        return dict(self._state)
+
+    def restore(self, state: Arrays, side: SideInformation) -> None:
+        """Take weights and histories back."""
+        self._state = dict(state)
+        self._sources = self.learnt_from(side.tasks)
+        shape = (side.users, side.items)
+        self._matrices: dict[str, tuple[sparse.csr_matrix, Weights]] = {}
+        for task in dict.fromkeys(self._sources.values()):
+            weights = read_weights(f"{task}.weights", state, side.items)
+            assert weights is not None
+            self._matrices[task] = (pair_matrix(state[f"{task}.user"], state[f"{task}.item"], shape), weights)
+
+    def parameter_count(self) -> int:
+        """Return the number of item-item weights."""
+        return sum(weights.size for _, weights in self._matrices.values())
+
+
+class FirstStepEase(Ease):
+    """EASE that ranks every step of a funnel by what its first step teaches.
+
+    It says what a later step, such as a purchase, gains from the plentiful data of the first, such as views, without
+    any model of several tasks.
+    """
+
+    def learnt_from(self, tasks: dict[str, Task]) -> dict[str, str]:
+        """Return for every task the first step of its funnel; itself for a task outside a funnel."""
+        return {name: funnel_chain(tasks, name)[0] for name in self.scored_tasks(tasks)}
+
+
+class ImplicitALSSettings(Settings):
+    """Parameters of iALS.
+
+    Attributes:
+        dimension: Number of factors.
+        positive_weight: alpha, the additional weight of an observed pair.
+        penalty: L2 penalty of the factors.
+        iterations: Alternations.
+    """
+
+    dimension: int = Field(default=128, ge=1)
+    positive_weight: float = Field(default=5.0, gt=0)
+    penalty: float = Field(default=30.0, gt=0)
+    iterations: int = Field(default=15, ge=1)
+
+
+class ImplicitALS(Recommender[ImplicitALSSettings]):
+    """iALS of the library implicit: weighted factorisation of the whole user x item matrix.
+
+    Source: Hu, Koren and Volinsky, Collaborative Filtering for Implicit Feedback Datasets, ICDM 2008.
+    """
+
+    stochastic: ClassVar[bool] = True
+
+    def fit(self, train: Interactions, side: SideInformation, seed: int) -> LearningCurve:
+        """Factorise the relevant pairs of every task."""
+        self._state: Arrays = {}
+        for task in self.scored_tasks(side.tasks):
+            relevant = train.relevant[task]
+            history = pair_matrix(train.user[relevant], train.item[relevant], (side.users, side.items))
+            model = AlternatingLeastSquares(
+                factors=self.settings.dimension,
+                regularization=self.settings.penalty,
+                alpha=1.0 + self.settings.positive_weight,
+                iterations=self.settings.iterations,
+                num_threads=1,
+                random_state=seed % 2**32,
+            )
+            model.fit(history, show_progress=False)
+            self._state |= {f"{task}.user": model.user_factors, f"{task}.item": model.item_factors}
+        return LearningCurve()
+
+    def score(self, users: IntArray) -> dict[str, FloatArray]:
+        """Multiply factors."""
+        tasks = [name.removesuffix(".user") for name in self._state if name.endswith(".user")]
+        return {task: self._state[f"{task}.user"][users] @ self._state[f"{task}.item"].T for task in tasks}
+
+    def state(self) -> Arrays:
+        """Return the factors."""
+        return dict(self._state)
+
+    def restore(self, state: Arrays, side: SideInformation) -> None:
+        """Take the factors back."""
+        self._state = dict(state)
+
+
+class RandomWalkSettings(Settings):
+    """Parameters of RP3beta.
+
+    Attributes:
+        alpha: Exponent of the transition probabilities.
+        beta: Exponent of the popularity that similarities are divided by.
+        neighbours: Neighbours kept per item.
+    """
+
+    alpha: float = Field(default=0.8, gt=0)
+    beta: float = Field(default=0.4, ge=0)
+    neighbours: int = Field(default=200, ge=1)
+
+
+class RandomWalk(ItemNeighbours[RandomWalkSettings]):
+    """RP3beta: three-step random walk user - item - user - item, discounted by popularity.
+
+    s(j -> i) = sum_u p(u | j)^alpha p(i | u)^alpha / popularity_i^beta. Source: Paudel et al., Updatable, Accurate,
+    Diverse, and Scalable Recommendations for Interactive Applications, ACM TiiS 2017.
+    """
+
+    def _similarities(self, train: Interactions, side: SideInformation, task: str) -> sparse.csr_matrix:
+        relevant = train.relevant[task]
+        pairs = pair_matrix(train.user[relevant], train.item[relevant], (side.users, side.items))
+        items = np.maximum(np.asarray(pairs.sum(axis=0)).ravel(), 1.0)
+        users = np.maximum(np.asarray(pairs.sum(axis=1)).ravel(), 1.0)
+        to_item = sparse.diags(users**-self.settings.alpha) @ pairs
+        from_item = sparse.diags(items**-self.settings.alpha) @ pairs.T
+        # Row i: how strongly the walk comes to i from every j.
+        reached = (to_item.T @ from_item.T).tocsr()
+        blocks = []
+        for start in range(0, side.items, 1024):
+            block = reached[start : start + 1024].toarray()
+            block /= items[start : start + 1024, None] ** self.settings.beta
+            rows = np.arange(len(block))
+            block[rows, start + rows] = 0.0
+            blocks.append(keep_largest(block, self.settings.neighbours))
+        return sparse.vstack(blocks, format="csr")

@@ -1,0 +1,132 @@
+"""Matrix factorisation with biases, for tasks that have a label per observed pair."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from multitask_recommender.data.interactions import FloatArray, IntArray, Interactions, SideInformation
+from multitask_recommender.data.tasks import TaskKind
+from multitask_recommender.foundation.settings_base import Settings
+from multitask_recommender.models.baselines.simple import solve_biases
+from multitask_recommender.models.recommender import Arrays, LearningCurve, Recommender
+from multitask_recommender.models.training.loop import (
+    TrainableModule,
+    TrainingSettings,
+    UserBatch,
+    UserRows,
+    new_generator,
+    train,
+)
+from multitask_recommender.models.training.sparse_products import pair_scores
+
+
+class MatrixFactorisationSettings(Settings):
+    """Parameters of matrix factorisation.
+
+    Attributes:
+        dimension: Number of factors.
+        penalty: Weight of the squared length of a user's or an item's factors, per row of the user or item.
+        bias_penalty: The same for the biases.
+        training: Optimiser and schedule.
+    """
+
+    dimension: int = Field(default=64, ge=1)
+    penalty: float = Field(default=0.105, ge=0)
+    bias_penalty: float = Field(default=0.02, ge=0)
+    training: TrainingSettings = TrainingSettings(learning_rate=0.01, epochs=30, batches=8)
+
+
+class BiasedFactors(TrainableModule):
+    """Factors and biases of one task.
+
+    Args:
+        biases: (users,) and (items,) initial biases.
+        settings: Parameters.
+        task: The task whose labels are factorised.
+        generator: Source of the initial factors.
+    """
+
+    def __init__(
+        self,
+        biases: tuple[FloatArray, FloatArray],
+        settings: MatrixFactorisationSettings,
+        task: str,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.task, self.settings = task, settings
+        self.user_bias, self.item_bias = (nn.Parameter(torch.from_numpy(bias)) for bias in biases)
+        users, items = len(self.user_bias), len(self.item_bias)
+        self.user = nn.Parameter(torch.randn(users, settings.dimension, generator=generator) * 0.03)
+        self.item = nn.Parameter(torch.randn(items, settings.dimension, generator=generator) * 0.03)
+
+    def losses(self, batch: UserBatch) -> dict[str, Tensor]:
+        """Return the mean squared error over the rows, and the penalty."""
+        p, q, b, c = self.user[batch.users], self.item, self.user_bias[batch.users], self.item_bias
+        score = pair_scores(p, q, batch.pairs) + b[batch.row_user] + c[batch.row_item]
+        # Summed over rows, so that a row of the factors is penalised once per observation.
+        by_user = torch.bincount(batch.row_user, minlength=len(p)).to(p.dtype)
+        by_item = torch.bincount(batch.row_item, minlength=len(q)).to(q.dtype)
+        user = self.settings.penalty * p.square().sum(1) + self.settings.bias_penalty * b.square()
+        item = self.settings.penalty * q.square().sum(1) + self.settings.bias_penalty * c.square()
+        penalty = (by_user @ user + by_item @ item) / len(score)
+        return {self.task: (batch.label(self.task) - score).square().mean(), "penalty": penalty}
+
+
+class MatrixFactorisation(Recommender[MatrixFactorisationSettings]):
+    """y_hat(u, i) = mean + b_u + b_i + p_u . q_i on standardised labels, one factorisation per task.
+
+    Minimises the mean over rows of (y - y_hat)^2 + penalty (|p_u|^2 + |q_i|^2) + bias_penalty (b_u^2 + b_i^2).
+    Source: Koren, Bell and Volinsky, Matrix Factorization Techniques for Recommender Systems, IEEE Computer 2009,
+    equation 5; binary labels are predicted as numbers and clipped to [0, 1].
+    """
+
+    predicts: ClassVar[frozenset[TaskKind]] = frozenset({"binary", "regression"})
+    ranks: ClassVar[frozenset[TaskKind]] = predicts
+    stochastic: ClassVar[bool] = True
+
+    def fit(self, train_rows: Interactions, side: SideInformation, seed: int) -> LearningCurve:
+        """Factorise the labels of every task."""
+        state: Arrays = {}
+        curves = []
+        for task in self.scored_tasks(side.tasks):
+            generator = new_generator(seed)
+            rows = train_rows.with_tasks([task]).where(~np.isnan(train_rows.labels[task]))
+            label = rows.labels[task]
+            mean, spread = float(label.mean()), float(label.std()) or 1.0
+            rows.labels[task] = ((label - mean) / spread).astype(np.float32)
+            biases = solve_biases(rows.user, rows.item, rows.labels[task], side.users, side.items, (15.0, 10.0))
+            module = BiasedFactors(biases, self.settings, task, generator)
+            flat = UserRows(rows, side.users)
+            curves.append(train(type(self).__name__, module, module.losses, flat, self.settings.training, generator))
+            state |= {f"{task}.{name}": value.numpy() for name, value in module.state_dict().items()}
+            state[f"{task}.scale"] = np.array([mean, spread, label.min(), label.max()])
+        self.restore(state, side)
+        merged = [
+            {k: v for part in parts for k, v in part.items()} for parts in zip(*[c.epochs for c in curves], strict=True)
+        ]
+        return LearningCurve(merged)
+
+    def score(self, users: IntArray) -> dict[str, FloatArray]:
+        """Predict labels in their own units."""
+        scores = {}
+        for task in self._tasks:
+            arrays = {name: self._state[f"{task}.{name}"] for name in ("user", "item", "user_bias", "item_bias")}
+            mean, spread, low, high = self._state[f"{task}.scale"]
+            product = arrays["user"][users] @ arrays["item"].T
+            product += arrays["user_bias"][users][:, None] + arrays["item_bias"][None, :]
+            scores[task] = np.clip(mean + spread * product, low, high).astype(np.float32)
+        return scores
+
+    def state(self) -> Arrays:
+        """Return factors, biases and scales per task."""
+        return dict(self._state)
+
+    def restore(self, state: Arrays, side: SideInformation) -> None:
+        """Take factors, biases and scales back."""
+        self._state, self._tasks = dict(state), self.scored_tasks(side.tasks)

@@ -1,0 +1,178 @@
+"""The source document's system: user vectors into ``f_theta(u) . g(phi(v))``, trained with ``L_Rec``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from scipy import sparse
+from torch import Tensor, nn
+
+from multitask_recommender.data.interactions import Interactions, SideInformation
+from multitask_recommender.foundation.errors import SettingsError
+from multitask_recommender.foundation.settings_base import Settings
+from multitask_recommender.models.document.user_embedding import UserEmbedding, UserEmbeddingSettings
+from multitask_recommender.models.towers.sparse_features import FeatureTable
+from multitask_recommender.models.towers.two_tower import (
+    LabelScales,
+    NeuralRecommender,
+    TwoTowerModule,
+    Vectors,
+    task_loss,
+)
+from multitask_recommender.models.training.loop import TrainingSettings, UserBatch
+
+_ACTIVATIONS = {"identity": nn.Identity, "tanh": nn.Tanh, "relu": nn.ReLU}
+
+
+class DocumentSystemSettings(Settings):
+    """Parameters of the document's recommender.
+
+    Attributes:
+        dimension: Length of the vectors whose inner product is the prediction.
+        hidden: Width of the user tower's hidden layer.
+        activation: g, the activation of the item side.
+        alpha: Weight of the penalty on f_theta.
+        item_identity: Whether the item's identifier counts among its features.
+        positive_weight: Additional weight of an observed pair in a retrieval task.
+        retrieval_weight: Weight of the loss of a retrieval task.
+        binary_weight: Weight of the loss of a binary task.
+        regression_weight: Weight of the loss of a regression task.
+        user_embedding: Parameters of the user embedding model where it is trained jointly.
+        user_embedding_weight: Weight of L_UserEmb where it is trained jointly.
+        training: Optimiser and schedule; the document asks for stochastic gradient descent.
+    """
+
+    dimension: int = Field(default=32, ge=1)
+    hidden: int = Field(default=64, ge=1)
+    activation: Literal["identity", "tanh", "relu"] = "tanh"
+    alpha: float = Field(default=1e-3, ge=0)
+    item_identity: bool = False
+    positive_weight: float = Field(default=5.0, ge=0)
+    retrieval_weight: float = Field(default=1.0, gt=0)
+    binary_weight: float = Field(default=1.0, gt=0)
+    regression_weight: float = Field(default=1.0, gt=0)
+    user_embedding: UserEmbeddingSettings = UserEmbeddingSettings()
+    user_embedding_weight: float = Field(default=1.0, gt=0)
+    training: TrainingSettings = TrainingSettings(
+        optimiser="sgd", learning_rate=0.5, epochs=25, batches=8, gradient_clip=0.3
+    )
+
+
+class DocumentSystemModule(TwoTowerModule):
+    """r_hat_t(i, j) = f_theta,t(u_i) . g(phi(v_j)), one output of the user tower per task.
+
+    L_Rec = sum_t w_t (1/m) sum_i sum_j l_t(r_ij, r_hat_t(i, j)) + alpha ||f_theta||^2, where m counts the rows on
+    which task t asks, l_t is the task's loss, and ||f_theta||^2 is the mean squared length of the user tower's outputs.
+    A retrieval task sums over all items j, as the document writes; the others over the observed pairs.
+
+    Args:
+        side: Tasks, features and, for frozen user vectors, ``user_vectors``.
+        settings: Parameters.
+        scales: Scales of the regression labels.
+        joint: Whether the user embedding model is trained together with the recommender.
+        generator: Source of the initial weights.
+    """
+
+    def __init__(
+        self,
+        side: SideInformation,
+        settings: DocumentSystemSettings,
+        scales: LabelScales,
+        joint: bool,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.tasks, self.settings, self.scales = side.tasks, settings, scales
+        self.user_embedding: UserEmbedding | None = None
+        if joint:
+            context = side.user_features if settings.user_embedding.context else None
+            self.user_embedding = UserEmbedding(side.items, context, settings.user_embedding, generator)
+            width = settings.user_embedding.dimension
+        else:
+            if side.user_vectors is None:
+                raise SettingsError("The two-stage system needs the vectors of the user embedding model.")
+            vectors = torch.from_numpy(side.user_vectors)
+            # Brought to mean square 1 per coordinate, so that one learning rate suits every embedding.
+            self._frozen = vectors / vectors.square().mean().sqrt().clamp(min=1e-12)
+            width = vectors.shape[1]
+        self.hidden = nn.Linear(width, settings.hidden)
+        self.output = nn.Linear(settings.hidden, settings.dimension * len(side.tasks))
+        for layer in (self.hidden, self.output):
+            layer.weight.data.normal_(0.0, layer.in_features**-0.5, generator=generator)
+            layer.bias.data.zero_()
+        columns = [side.item_features, sparse.csr_matrix(np.ones((side.items, 1), dtype=np.float32))]
+        if settings.item_identity:
+            columns.append(sparse.identity(side.items, dtype=np.float32, format="csr"))
+        self.phi = FeatureTable(sparse.hstack(columns, format="csr"), settings.dimension, generator, scale=0.1)
+        if settings.item_identity:
+            # An item without training rows stays at what its features say.
+            self.phi.vectors.data[-side.items :] = 0.0
+        self.g = _ACTIVATIONS[settings.activation]()
+
+    def embed(self, batch: UserBatch) -> Tensor:
+        """Return (B, k) user vectors u, frozen or of the embedding model in training."""
+        if self.user_embedding is None:
+            return self._frozen[batch.users]
+        return self.user_embedding(batch)
+
+    def f_theta(self, u: Tensor) -> Tensor:
+        """Map (B, k) user vectors to (B, tasks, dimension)."""
+        hidden = torch.tanh(self.hidden(u))
+        return self.output(hidden).view(len(u), len(self.tasks), -1)
+
+    def user_vectors(self, batch: UserBatch) -> Vectors:
+        """Return the user tower's output per task."""
+        return dict(zip(self.tasks, self.f_theta(self.embed(batch)).unbind(1), strict=True))
+
+    def item_vectors(self) -> Vectors:
+        """Return g(phi(v)), the same for every task."""
+        vectors = self.g(self.phi())
+        return dict.fromkeys(self.tasks, vectors)
+
+    def losses(self, batch: UserBatch) -> dict[str, Tensor]:
+        """Return the tasks' losses, the penalty and, if trained jointly, L_UserEmb."""
+        result: dict[str, Tensor] = {}
+        if self.user_embedding is None:
+            u = self.embed(batch)
+        else:
+            u, embedding_loss = self.user_embedding.vectors_and_loss(batch)
+            result["user_embedding"] = self.settings.user_embedding_weight * embedding_loss
+        outputs, items = self.f_theta(u), self.g(self.phi())
+        for place, (name, task) in enumerate(self.tasks.items()):
+            label = batch.label(name)
+            if task.kind == "regression":
+                label = self.scales.standardise(name, label)
+            loss = task_loss(task, outputs[:, place], items, batch, label, self.settings.positive_weight)
+            if task.kind == "retrieval":
+                # Its rows are all pairs (i, j) of the batch, as in the document's double sum.
+                loss = loss * len(label) / (len(outputs) * len(batch.catalogue))
+            result[name] = getattr(self.settings, f"{task.kind}_weight") * loss
+        result["penalty"] = self.settings.alpha * outputs.square().sum((1, 2)).mean()
+        return result
+
+
+class TwoStageSystem(NeuralRecommender[DocumentSystemSettings]):
+    """The document's system as it stands: the user vectors are trained first and frozen."""
+
+    def build(
+        self, train_rows: Interactions, side: SideInformation, scales: LabelScales, generator: torch.Generator
+    ) -> TwoTowerModule:
+        """Make the untrained module."""
+        return DocumentSystemModule(side, self.settings, scales, joint=False, generator=generator)
+
+    def training_settings(self) -> TrainingSettings:
+        """Return how the module is trained."""
+        return self.settings.training
+
+
+class JointSystem(TwoStageSystem):
+    """The document's system with the user embedding model trained together with the recommender."""
+
+    def build(
+        self, train_rows: Interactions, side: SideInformation, scales: LabelScales, generator: torch.Generator
+    ) -> TwoTowerModule:
+        """Make the untrained module."""
+        return DocumentSystemModule(side, self.settings, scales, joint=True, generator=generator)

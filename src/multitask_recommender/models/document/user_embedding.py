@@ -1,0 +1,198 @@
+"""The user embedding model: a user's history and context to one vector, trained with ``L_UserEmb``."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from scipy import sparse
+from torch import Tensor, nn
+
+from multitask_recommender.data.interactions import FloatArray, IntArray, Interactions, SideInformation
+from multitask_recommender.foundation.settings_base import Settings
+from multitask_recommender.models.recommender import Arrays, LearningCurve, Recommender
+from multitask_recommender.models.towers.history_encoders import EncoderName, make_history_encoder
+from multitask_recommender.models.towers.sparse_features import FeatureTable
+from multitask_recommender.models.training.loop import (
+    TrainableModule,
+    TrainingSettings,
+    UserBatch,
+    UserRows,
+    new_generator,
+    train,
+)
+from multitask_recommender.models.training.sparse_products import weighted_sums
+
+_BLOCK = 1024
+
+
+class UserEmbeddingSettings(Settings):
+    """Parameters of the user embedding model.
+
+    Attributes:
+        dimension: Length k of a user's vector.
+        penalty: lambda, the weight of the vectors' squared norm.
+        context: Whether the user's context features enter the encoder.
+        encoder: What is made of the projected history (see ``history_encoders``); the document's is ``linear``.
+        sequence_length: How many of the latest items the sequential encoder reads.
+        history_dropout: Share of a history hidden from the encoder in a step, while the whole of it is to be
+            reconstructed (a denoising autoencoder); the document's is 0.
+        training: Optimiser and schedule; the source document asks for stochastic gradient descent.
+    """
+
+    dimension: int = Field(default=32, ge=1)
+    penalty: float = Field(default=0.1, ge=0)
+    context: bool = True
+    encoder: EncoderName = "linear"
+    sequence_length: int = Field(default=32, ge=1)
+    history_dropout: float = Field(default=0.0, ge=0, lt=1)
+    training: TrainingSettings = TrainingSettings(optimiser="sgd", learning_rate=1.0, epochs=40, batches=8)
+
+
+def _unit_rows(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
+    length = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel())
+    return (sparse.diags(1.0 / np.where(length > 0, length, 1.0)) @ matrix).tocsr()
+
+
+class UserEmbedding(TrainableModule):
+    """Autoencoder with tied weights over the user's history, linear unless the settings say otherwise.
+
+    z_u = W h_u + C c_u, and the loss of a user is ||h_u - W' z_u||^2 + lambda ||z_u||^2. An encoder R other than the
+    linear one makes it z_u = R(W h_u) + C c_u.
+
+    ``h_u`` is the user's row of the history matrix scaled to length 1 (one over the root of the number of items), so
+    that heavy users do not drown the others; ``c_u`` are the context features. The source document writes the loss
+    as sum_u ||h_u - W'W||^2 + lambda ||h_u||^2 without saying what W multiplies. Our reading: the prime is a transpose,
+    W'W projects the history onto k directions, and the penalty is on the embedding. Without context the minimum is
+    known: :func:`optimal_loss`.
+
+    Args:
+        items: Number of items.
+        context: (users, columns) context features, or None.
+        settings: Dimension and penalty.
+        generator: Source of the initial weights.
+    """
+
+    def __init__(
+        self,
+        items: int,
+        context: sparse.csr_matrix | None,
+        settings: UserEmbeddingSettings,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        scale = items**-0.5
+        initial = torch.randn(items, settings.dimension, generator=generator) * scale
+        self.weight = nn.Parameter(initial)  # (items, k): W transposed, one row per item
+        self.context = None if context is None else FeatureTable(_unit_rows(context), settings.dimension)
+        self.encoder = make_history_encoder(settings.encoder, settings.dimension, settings.sequence_length, generator)
+        self.penalty, self.history_dropout = settings.penalty, settings.history_dropout
+
+    def project_history(self, batch: UserBatch, seen: UserBatch | None = None) -> tuple[Tensor, Tensor]:
+        """Compute W h_u from the rows of a batch.
+
+        Args:
+            batch: B users with their n rows.
+            seen: The part of the batch that was drawn to be seen; None: all of it.
+
+        Returns:
+            (B, k) projections, and (B,) squared lengths of h: 1, or 0 without history.
+        """
+        count = torch.bincount(batch.row_user, minlength=len(batch.users))
+        value = count.clamp(min=1).to(self.weight.dtype).rsqrt()
+        if seen is not None:
+            value = value / (1.0 - self.history_dropout)
+        rows = batch if seen is None else seen
+        return weighted_sums(rows.pairs, value[rows.row_user], self.weight), (count > 0).to(self.weight.dtype)
+
+    def forward(self, batch: UserBatch, seen: UserBatch | None = None) -> Tensor:
+        """Embed users.
+
+        Args:
+            batch: B users with their n rows.
+            seen: The part of the batch that was drawn to be seen; None: all of it.
+
+        Returns:
+            (B, k) vectors z.
+        """
+        return self._encode(self.project_history(batch, seen)[0], batch if seen is None else seen)
+
+    def _encode(self, projected: Tensor, seen: UserBatch) -> Tensor:
+        z = self.encoder(projected, seen.row_user, lambda rows: self.weight[seen.row_item[rows]])
+        return z if self.context is None else z + self.context(seen.users)
+
+    def loss(self, batch: UserBatch) -> Tensor:
+        """Return L_UserEmb averaged over the users of a batch: the document's sum divided by the number of users."""
+        return self.vectors_and_loss(batch)[1]
+
+    def vectors_and_loss(self, batch: UserBatch) -> tuple[Tensor, Tensor]:
+        """Return the vectors (B, k) that the whole histories give, and :meth:`loss`.
+
+        ||h - W'z||^2 is expanded to ||h||^2 - 2 (W h)'z + z' (W W') z, so that no vector over all items is made.
+        """
+        projected, length = self.project_history(batch)
+        vectors = z = self._encode(projected, batch)
+        if self.history_dropout > 0:
+            seen = torch.rand(len(batch.row_item), generator=batch.generator) >= self.history_dropout
+            z = self(batch, batch.part(seen))
+        gram = self.weight.T @ self.weight  # (k, k)
+        reconstruction = length - 2 * (projected * z).sum(1) + ((z @ gram) * z).sum(1)
+        return vectors, (reconstruction + self.penalty * (z**2).sum(1)).mean()
+
+
+def optimal_loss(singular_values: Tensor, dimension: int, penalty: float) -> float:
+    """Minimum of sum_u L_UserEmb over W without context, for a history matrix with these singular values.
+
+    sum_{j<=k} s_j^2 (lambda - lambda^2 / 4) + sum_{j>k} s_j^2 for lambda < 2; for larger lambda W = 0 is best.
+    """
+    energy = singular_values.sort(descending=True).values ** 2
+    factor = penalty - penalty**2 / 4 if penalty < 2 else 1.0
+    return float(factor * energy[:dimension].sum() + energy[dimension:].sum())
+
+
+class UserEmbeddingModel(Recommender[UserEmbeddingSettings]):
+    """Trains :class:`UserEmbedding` and scores an item by its place in the reconstructed history, W' z.
+
+    The score lets cross-validation choose the parameters by how well hidden parts of histories are found.
+    """
+
+    stochastic: ClassVar[bool] = True
+
+    def fit(self, train_rows: Interactions, side: SideInformation, seed: int) -> LearningCurve:
+        """Train the model and compute the vectors of all users."""
+        generator = new_generator(seed)
+        rows = UserRows(train_rows, side.users)
+        context = side.user_features if self.settings.context else None
+        module = UserEmbedding(side.items, context, self.settings, generator)
+        curve = train(
+            "user_embedding",
+            module,
+            lambda batch: {"user_embedding": module.loss(batch)},
+            rows,
+            self.settings.training,
+            generator,
+        )
+        with torch.no_grad():
+            blocks = [module(batch) for batch in rows.blocks(_BLOCK, generator)]
+        state = {name: value.numpy() for name, value in module.state_dict().items()}
+        self.restore(state | {"vectors": torch.cat(blocks).numpy()}, side)
+        return curve
+
+    @property
+    def vectors(self) -> FloatArray:
+        """(users, k) vectors z."""
+        return self._state["vectors"]
+
+    def score(self, users: IntArray) -> dict[str, FloatArray]:
+        """Reconstruct histories, the same for every task."""
+        return dict.fromkeys(self._tasks, self.vectors[users] @ self._state["weight"].T)
+
+    def state(self) -> Arrays:
+        """Return the weights and the users' vectors."""
+        return dict(self._state)
+
+    def restore(self, state: Arrays, side: SideInformation) -> None:
+        """Take weights and vectors back."""
+        self._state, self._tasks = dict(state), list(side.tasks)

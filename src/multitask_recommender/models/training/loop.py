@@ -1,0 +1,252 @@
+"""The one training loop: user-wise batches, any module, any loss, any optimiser of PyTorch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from multitask_recommender.data.interactions import Interactions
+from multitask_recommender.foundation.errors import TrainingError
+from multitask_recommender.foundation.settings_base import Settings
+from multitask_recommender.models.recommender import LearningCurve
+from multitask_recommender.models.training.loss_balancing import Balancing, GradientAggregation, make_loss_balancing
+from multitask_recommender.models.training.sparse_products import Pairs
+
+
+class TrainingSettings(Settings):
+    """How a module is trained.
+
+    Attributes:
+        optimiser: ``sgd`` (with momentum 0.9) or ``adam``.
+        learning_rate: Peak learning rate of the one-cycle schedule (Smith and Topin, 2018).
+        encoder_rate: Factor on the learning rate for the parameters that a module lists in ``slow_parameters``.
+        expert_rate: The same for those in ``expert_parameters``.
+        epochs: Passes over the training rows.
+        batches: Batches of users an epoch.
+        gradient_clip: Largest length of the gradient over all parameters; longer ones are scaled down to it.
+            Null: no limit.
+        balancing: How the tasks' losses are balanced beyond their static weights (see ``loss_balancing``).
+        averaging: Decay per step of an exponential moving average of the weights over the last 40 % of the steps, which
+            replaces them in the end (Polyak and Juditsky, 1992). Null: the last weights are kept.
+    """
+
+    optimiser: Literal["sgd", "adam"] = "adam"
+    learning_rate: float = Field(default=0.01, gt=0)
+    encoder_rate: float = Field(default=0.1, gt=0)
+    expert_rate: float = Field(default=0.015, gt=0)
+    epochs: int = Field(default=30, ge=1)
+    batches: int = Field(default=8, ge=1)
+    gradient_clip: float | None = Field(default=None, gt=0)
+    balancing: Balancing = "static"
+    averaging: float | None = Field(default=None, gt=0, lt=1)
+
+
+@dataclass(frozen=True)
+class UserBatch:
+    """Some users with all their training rows.
+
+    Attributes:
+        users: (B,) numbers of the users.
+        row: (n,) numbers of the rows among all training rows.
+        row_user: (n,) place of each row's user within ``users``; ascending.
+        row_item: (n,) items.
+        labels: Task to the labels of all training rows, NaN where the task does not ask.
+        catalogue: (m,) numbers of the items with training rows, ascending.
+        generator: Source of the batch's randomness, such as dropout.
+    """
+
+    users: Tensor
+    row: Tensor
+    row_user: Tensor
+    row_item: Tensor
+    labels: dict[str, Tensor]
+    catalogue: Tensor
+    generator: torch.Generator
+
+    @cached_property
+    def pairs(self) -> Pairs:
+        """The rows as pairs (place of the user, item)."""
+        return Pairs.of(self.row_user, self.row_item, len(self.users))
+
+    def label(self, task: str) -> Tensor:
+        """Return (n,) the rows' labels of a task, NaN where it does not ask."""
+        return self.labels[task].index_select(0, self.row)
+
+    def part(self, chosen: Tensor) -> UserBatch:
+        """Return the same users with those of their rows alone for which ``chosen`` (n,) is true."""
+        rows = torch.nonzero(chosen).squeeze(1)
+        return replace(
+            self,
+            row=self.row.index_select(0, rows),
+            row_user=self.row_user.index_select(0, rows),
+            row_item=self.row_item.index_select(0, rows),
+        )
+
+    def of_catalogue(self, items: Tensor) -> Tensor:
+        """Return the rows of a table of all items (items, d) that belong to the catalogue (m, d).
+
+        That an item without training rows was never chosen says nothing about it: nobody was shown it.
+        """
+        return items if len(self.catalogue) == len(items) else items.index_select(0, self.catalogue)
+
+
+class UserRows:
+    """Training rows as flat arrays with offsets per user: the histories.
+
+    Args:
+        rows: Training rows sorted by user.
+        users: Number of users.
+    """
+
+    def __init__(self, rows: Interactions, users: int) -> None:
+        # Copies, because arrays that come from a table may be read-only.
+        user = torch.tensor(rows.user)
+        self.counts = torch.bincount(user, minlength=users)
+        self.offsets = torch.cat([torch.zeros(1, dtype=torch.int64), self.counts.cumsum(0)])
+        self.item = torch.tensor(rows.item)
+        self.labels = {task: torch.tensor(label) for task, label in rows.labels.items()}
+        self.catalogue = torch.unique(self.item)
+        self.present = torch.nonzero(self.counts > 0).squeeze(1)
+
+    def batch(self, users: Tensor, generator: torch.Generator) -> UserBatch:
+        """Gather all rows of some users."""
+        counts = self.counts[users]
+        row_user = torch.repeat_interleave(torch.arange(len(users)), counts)
+        begins = (self.offsets[users] - (counts.cumsum(0) - counts)).index_select(0, row_user)
+        row = begins + torch.arange(len(row_user))
+        return UserBatch(users, row, row_user, self.item.index_select(0, row), self.labels, self.catalogue, generator)
+
+    def shuffled_batches(self, number: int, generator: torch.Generator) -> Iterator[UserBatch]:
+        """Divide the users with rows into ``number`` random batches."""
+        order = self.present[torch.randperm(len(self.present), generator=generator)]
+        for users in order.tensor_split(min(number, len(order))):
+            yield self.batch(users, generator)
+
+    def blocks(self, size: int, generator: torch.Generator) -> Iterator[UserBatch]:
+        """All users in order, ``size`` at a time."""
+        for users in torch.arange(len(self.counts)).split(size):
+            yield self.batch(users, generator)
+
+
+class TrainableModule(nn.Module):
+    """A module that may name parameters to train with the slower rate."""
+
+    def slow_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters trained with ``encoder_rate`` times the learning rate."""
+        return []
+
+    def expert_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters trained with ``expert_rate`` times the learning rate."""
+        return []
+
+
+def new_generator(seed: int) -> torch.Generator:
+    """Return a generator of its own, so that no global random state is read or changed."""
+    return torch.Generator().manual_seed(seed)
+
+
+def train(
+    name: str,
+    module: TrainableModule,
+    losses: Callable[[UserBatch], Mapping[str, Tensor]],
+    rows: UserRows,
+    settings: TrainingSettings,
+    generator: torch.Generator,
+    tasks: Sequence[str] = (),
+    observe: Callable[[int, Mapping[str, Tensor]], None] | None = None,
+) -> LearningCurve:
+    """Minimise the sum of the losses, those of tasks balanced as the settings say.
+
+    Args:
+        name: Name of the model, for error messages.
+        module: The module to train.
+        losses: Batch to named scalar losses, already weighted.
+        rows: The training rows.
+        settings: Optimiser, schedule and number of steps.
+        generator: Source of all randomness.
+        tasks: Which losses are those of tasks.
+        observe: Called on the first batch of every epoch with its number and the losses, before their gradients.
+
+    Returns:
+        The mean of every loss per epoch.
+
+    Raises:
+        TrainingError: If a loss is not finite; names model, loss and epoch.
+    """
+    slow, experts = module.slow_parameters(), module.expert_parameters()
+    apart = {id(parameter) for parameter in (*slow, *experts)}
+    balancing = make_loss_balancing(settings.balancing, tasks, generator)
+    parameters = list(module.parameters())
+    fast = [parameter for parameter in (*parameters, *balancing.parameters()) if id(parameter) not in apart]
+    factors = (1.0, settings.encoder_rate, settings.expert_rate)
+    groups = [
+        {"params": parameters, "lr": settings.learning_rate * factor}
+        for parameters, factor in zip((fast, slow, experts), factors, strict=True)
+        if parameters
+    ]
+    optimiser: torch.optim.Optimizer
+    if settings.optimiser == "sgd":
+        optimiser = torch.optim.SGD(groups, momentum=0.9)
+    else:
+        optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99), fused=True)
+    steps = settings.epochs * min(settings.batches, len(rows.present))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser,
+        [group["lr"] for group in optimiser.param_groups],
+        total_steps=max(steps, 8),  # The schedule divides by the length of its warm-up less one.
+        pct_start=0.25,
+        cycle_momentum=False,
+    )
+    curve = LearningCurve()
+    average: list[Tensor] = []
+    step = 0
+    module.train()
+    for epoch in range(settings.epochs):
+        totals: dict[str, float] = {}
+        number = 0
+        for batch in rows.shuffled_batches(settings.batches, generator):
+            parts = losses(batch)
+            if observe is not None and number == 0:
+                observe(epoch, parts)
+            optimiser.zero_grad(set_to_none=True)
+            own = {name: loss for name, loss in parts.items() if name in tasks}
+            others = [loss for name, loss in parts.items() if name not in tasks]
+            if isinstance(balancing, GradientAggregation):
+                torch.stack(others).sum().backward(retain_graph=True)
+                balancing.backward(own, parameters)
+            else:
+                torch.stack([*balancing(own).values(), *others]).sum().backward()
+            if settings.gradient_clip is not None:
+                nn.utils.clip_grad_norm_(parameters, settings.gradient_clip)
+            optimiser.step()
+            schedule.step()
+            step += 1
+            if settings.averaging is not None and step >= 0.6 * steps:
+                weights = [parameter.detach() for parameter in parameters]
+                if average:
+                    torch._foreach_lerp_(average, weights, 1.0 - settings.averaging)
+                else:
+                    average = [weight.clone() for weight in weights]
+            number += 1
+            for part, value in parts.items():
+                totals[part] = totals.get(part, 0.0) + value.item()
+        means = {part: total / number for part, total in totals.items()}
+        for part, mean in means.items():
+            if not math.isfinite(mean):
+                raise TrainingError(
+                    f"The loss of '{part}' in model '{name}' is {mean} in epoch {epoch + 1} of {settings.epochs}.",
+                    "lower the model's learning_rate, or check the labels of that task for extreme values.",
+                )
+        balancing.end_epoch({name: mean for name, mean in means.items() if name in tasks})
+        curve.epochs.append(means)
+    for parameter, averaged in zip(parameters, average, strict=False):
+        parameter.data.copy_(averaged)
+    module.eval()
+    return curve

@@ -1,0 +1,364 @@
+"""The list of the study's models. Pipelines, parameters, tests and notebooks all read it.
+
+To add a model: write its module, add one line here and one block in ``conf/base/parameters_recommender.yml``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from pydantic import Field, create_model, model_validator
+
+from multitask_recommender.data.tasks import Task, TaskKind
+from multitask_recommender.foundation.settings_base import Settings
+from multitask_recommender.models.architectures import aitm, cross_stitch, esmm, mmoe, ple, shared_bottom, stem
+from multitask_recommender.models.architectures.shared_bottom import SharedBottomSettings
+from multitask_recommender.models.baselines import item_item, item_ridge, matrix_factorisation, neighbours, simple
+from multitask_recommender.models.document import document_system
+from multitask_recommender.models.per_task import PerTask
+from multitask_recommender.models.recommender import Recommender
+from multitask_recommender.models.towers.multi_task import MultiTaskSettings
+
+Kind = Literal["baseline", "single_task", "multi_task", "ablation"]
+
+
+class VariantParameters(Settings):
+    """The YAML block of a model.
+
+    Attributes:
+        settings: Parameters that are not searched.
+        search: Parameter (nested ones with dots) to the values that cross-validation chooses from.
+    """
+
+    settings: Settings
+    search: dict[str, list[Any]] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> VariantParameters:
+        for name, values in (self.search or {}).items():
+            if not values:
+                raise ValueError(f"search of '{name}' lists no value")
+            for value in values:
+                self.with_values({name: value})
+        return self
+
+    def with_values(self, values: dict[str, Any]) -> Settings:
+        """Return the settings with searched parameters set, checked as if they stood in the YAML file."""
+        return with_values(self.settings, values)
+
+
+def with_values(settings: Settings, values: dict[str, Any]) -> Settings:
+    """Return settings with some parameters (nested ones with dots) changed, checked as if they stood in a file."""
+    tree = settings.model_dump()
+    for path, value in values.items():
+        *groups, name = path.split(".")
+        place = tree
+        for group in groups:
+            place = place.get(group, {}) if isinstance(place, dict) else {}
+        if not isinstance(place, dict):
+            raise ValueError(f"search names an unknown parameter '{path}'")
+        place[name] = value
+        if groups and place is not _walk(tree, groups):
+            raise ValueError(f"search names an unknown parameter '{path}'")
+    return type(settings).model_validate(tree)
+
+
+def _walk(tree: Any, groups: list[str]) -> Any:
+    for group in groups:
+        tree = tree.get(group) if isinstance(tree, dict) else None
+    return tree
+
+
+class DerivedParameters(Settings):
+    """The YAML block of a model that is another one with something changed.
+
+    Attributes:
+        changes: Parameter (nested ones with dots) to its value, on top of what was chosen for the other model.
+    """
+
+    changes: dict[str, Any] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A model of the study.
+
+    Attributes:
+        name: Its name in every output.
+        recommender: Its class.
+        settings: The class of its settings.
+        kind: What it stands for in comparisons.
+        title: Its name in figures.
+        per_task: Whether it is an independent model per task, tuned per task.
+        user_vectors: Whether it reads the frozen vectors of the user embedding model.
+        core: Whether a run with ``study.core_only`` includes it.
+        quick: Whether a run with ``study.quick`` includes it.
+        based_on: Name of the model whose chosen settings it takes over with a change, instead of being tuned.
+        leaves_out: Kind of the tasks that it is not trained on.
+        funnel: Whether it is for tasks that form a funnel.
+        first_split: Whether it is run on the first split alone, and recommends nothing.
+        package: Name of an optional package that it needs.
+        item_features: Whether it is nothing without item features.
+        own_control: Name of the single-task model of the same sort and size, where ``single_task`` is of another.
+    """
+
+    name: str
+    recommender: type[Recommender]
+    settings: type[Settings]
+    kind: Kind
+    title: str
+    per_task: bool = False
+    user_vectors: bool = False
+    core: bool = True
+    quick: bool = True
+    based_on: str | None = None
+    leaves_out: TaskKind | None = None
+    funnel: bool = False
+    first_split: bool = False
+    package: str | None = None
+    item_features: bool = False
+    own_control: str | None = None
+
+    @cached_property
+    def parameters(self) -> type[Settings]:
+        """The class of the model's YAML block."""
+        if self.based_on is not None:
+            return DerivedParameters
+        return create_model(
+            f"Parameters of {self.name}",
+            __base__=VariantParameters,
+            settings=(self.settings, self.settings()),
+        )
+
+    def make(self, settings: Settings | dict[str, Settings], tasks: dict[str, Task]) -> Recommender:
+        """Make the untrained model.
+
+        Args:
+            settings: Its settings; per task for a model per task.
+            tasks: The tasks of the study.
+        """
+        if self.per_task:
+            own = settings if isinstance(settings, dict) else dict.fromkeys(tasks, settings)
+            return PerTask(self.recommender, {task: own[task] for task in self.scored_tasks(tasks)})
+        assert isinstance(settings, Settings)
+        return self.recommender(settings)
+
+    def trained_tasks(self, tasks: dict[str, Task]) -> dict[str, Task]:
+        """Return the tasks that the model is trained on."""
+        return {name: task for name, task in tasks.items() if task.kind != self.leaves_out}
+
+    def obstacle(self, tasks: dict[str, Task]) -> str | None:
+        """Return why the model can't take part in a study of these tasks, or None."""
+        own = self.trained_tasks(tasks)
+        if self.package is not None and importlib.util.find_spec(self.package) is None:
+            return f"the package '{self.package}' is not installed"
+        if self.funnel and not any(task.after in own for task in own.values()):
+            return "no task is declared to come 'after' another"
+        if self.leaves_out is not None and (len(own) == len(tasks) or not own):
+            return f"leaving out the tasks of kind '{self.leaves_out}' leaves all tasks or none"
+        return None
+
+    def runs_on(self, splits: list[str]) -> list[str]:
+        """Return the splits that the model is run on."""
+        return splits[:1] if self.first_split else splits
+
+    def scored_tasks(self, tasks: dict[str, Task]) -> list[str]:
+        """Return the names of the tasks for which the model gives scores."""
+        return [name for name, task in tasks.items() if task.kind in self.recommender.ranks]
+
+    @property
+    def recommends(self) -> bool:
+        """Whether lists of recommendations are made with it: not with a model that the study only compares with."""
+        return not self.first_split
+
+    def predicts(self, task: Task) -> bool:
+        """Return whether the model's scores for the task predict its label."""
+        return task.kind in self.recommender.predicts
+
+
+def _architecture(
+    name: str, recommender: type[Recommender], settings: type[Settings], title: str, funnel: bool = False
+) -> Variant:
+    """A tuned multi-task model beside the core ones: on the first split."""
+    return Variant(
+        name, recommender, settings, "multi_task", title, core=False, quick=False, funnel=funnel, first_split=True
+    )
+
+
+def _derived(name: str, kind: Kind, title: str, **more: Any) -> Variant:
+    """The shared-bottom model with something changed: on the first split."""
+    return Variant(
+        name,
+        shared_bottom.SharedBottom,
+        SharedBottomSettings,
+        kind,
+        title,
+        core=False,
+        quick=False,
+        based_on="shared_bottom",
+        first_split=True,
+        **more,
+    )
+
+
+_ALL = (
+    Variant("random", simple.RandomRecommender, simple.NoSettings, "baseline", "Random"),
+    Variant("popularity", simple.Popularity, simple.NoSettings, "baseline", "Popularity"),
+    Variant("global_mean", simple.GlobalMean, simple.NoSettings, "baseline", "Global mean", quick=False),
+    Variant("user_mean", simple.UserMean, simple.NoSettings, "baseline", "User mean", quick=False),
+    Variant("item_mean", simple.ItemMean, simple.NoSettings, "baseline", "Item mean"),
+    Variant("user_item_bias", simple.UserItemBias, simple.BiasSettings, "baseline", "User + item bias", per_task=True),
+    Variant("item_knn", neighbours.ItemKNN, neighbours.ItemKNNSettings, "baseline", "Item kNN", per_task=True),
+    Variant(
+        "content_based",
+        neighbours.ContentBased,
+        neighbours.ContentBasedSettings,
+        "baseline",
+        "Content-based",
+        per_task=True,
+        item_features=True,
+    ),
+    Variant(
+        "rp3beta", item_item.RandomWalk, item_item.RandomWalkSettings, "baseline", "RP3beta", per_task=True, quick=False
+    ),
+    Variant("ease", item_item.Ease, item_item.EaseSettings, "baseline", "EASE", per_task=True, quick=False),
+    Variant(
+        "ease_first_step",
+        item_item.FirstStepEase,
+        item_item.EaseSettings,
+        "baseline",
+        "EASE on the first step",
+        quick=False,
+        funnel=True,
+    ),
+    Variant(
+        "ials", item_item.ImplicitALS, item_item.ImplicitALSSettings, "baseline", "iALS", per_task=True, quick=False
+    ),
+    Variant(
+        "item_ridge",
+        item_ridge.ItemRidge,
+        item_ridge.ItemRidgeSettings,
+        "baseline",
+        "Item ridge",
+        per_task=True,
+        quick=False,
+    ),
+    Variant(
+        "matrix_factorisation",
+        matrix_factorisation.MatrixFactorisation,
+        matrix_factorisation.MatrixFactorisationSettings,
+        "baseline",
+        "Matrix factorisation",
+        per_task=True,
+    ),
+    Variant(
+        "svd_plus_plus",
+        shared_bottom.PointwiseSharedBottom,
+        SharedBottomSettings,
+        "baseline",
+        "SVD++ (denoising)",
+        per_task=True,
+        quick=False,
+    ),
+    Variant(
+        "two_stage",
+        document_system.TwoStageSystem,
+        document_system.DocumentSystemSettings,
+        "multi_task",
+        "Document, two stages",
+        user_vectors=True,
+    ),
+    Variant(
+        "joint",
+        document_system.JointSystem,
+        document_system.DocumentSystemSettings,
+        "multi_task",
+        "Document, joint",
+        quick=False,
+    ),
+    Variant(
+        "joint_adam",
+        document_system.JointSystem,
+        document_system.DocumentSystemSettings,
+        "multi_task",
+        "Document, joint, Adam",
+        quick=False,
+        own_control="joint_adam_single_task",
+    ),
+    Variant(
+        "joint_adam_single_task",
+        document_system.JointSystem,
+        document_system.DocumentSystemSettings,
+        "single_task",
+        "Document, Adam, one task each",
+        per_task=True,
+        core=False,
+        quick=False,
+        first_split=True,
+    ),
+    Variant(
+        "single_task",
+        shared_bottom.SharedBottom,
+        SharedBottomSettings,
+        "single_task",
+        "Single-task control",
+        per_task=True,
+    ),
+    Variant("shared_bottom", shared_bottom.SharedBottom, SharedBottomSettings, "multi_task", "Shared-bottom"),
+    Variant(
+        "wide_shared_bottom",
+        shared_bottom.SharedBottom,
+        SharedBottomSettings,
+        "multi_task",
+        "Wide shared-bottom",
+        quick=False,
+        own_control="wide_single_task",
+    ),
+    Variant(
+        "wide_single_task",
+        shared_bottom.SharedBottom,
+        SharedBottomSettings,
+        "single_task",
+        "Wide, one task each",
+        per_task=True,
+        core=False,
+        quick=False,
+        first_split=True,
+    ),
+    _architecture("mmoe", mmoe.MMoE, mmoe.MMoESettings, "MMoE"),
+    _architecture("cross_stitch", cross_stitch.CrossStitch, cross_stitch.CrossStitchSettings, "Cross-stitch"),
+    _architecture("cgc", ple.PLE, ple.PLESettings, "CGC"),
+    _architecture("ple", ple.PLE, ple.PLESettings, "PLE"),
+    _architecture("stem", stem.STEM, MultiTaskSettings, "STEM"),
+    _architecture("esmm", esmm.ESMM, esmm.ESMMSettings, "ESMM", funnel=True),
+    _architecture("aitm", aitm.AITM, aitm.AITMSettings, "AITM", funnel=True),
+    _architecture("softmax_retrieval", shared_bottom.SharedBottom, SharedBottomSettings, "Softmax retrieval"),
+    _architecture("bpr_retrieval", shared_bottom.SharedBottom, SharedBottomSettings, "BPR retrieval"),
+    _derived("nonlinear_encoder", "multi_task", "Non-linear encoder"),
+    _derived("sequential_encoder", "multi_task", "Sequential encoder"),
+    _derived("uncertainty_weighting", "multi_task", "Uncertainty weighting"),
+    _derived("dynamic_weight_average", "multi_task", "Dynamic weight average"),
+    _derived("random_weighting", "multi_task", "Random weighting"),
+    *(
+        _derived(name, "multi_task", title, package="torchjd")
+        for name, title in (
+            ("pcgrad", "PCGrad"),
+            ("cagrad", "CAGrad"),
+            ("nash_mtl", "Nash-MTL"),
+            ("aligned_mtl", "Aligned-MTL"),
+            ("upgrad", "UPGrad"),
+        )
+    ),
+    _derived("pretrained_user_embedding", "ablation", "Pre-trained user embedding", user_vectors=True),
+    _derived("no_user_embedding", "ablation", "No user embedding"),
+    _derived("no_features", "ablation", "No features"),
+    _derived("unshared_embeddings", "ablation", "Unshared embeddings"),
+    _derived("without_retrieval", "ablation", "Without retrieval tasks", leaves_out="retrieval"),
+    _derived("without_binary", "ablation", "Without binary tasks", leaves_out="binary"),
+    _derived("without_regression", "ablation", "Without regression tasks", leaves_out="regression"),
+)
+VARIANTS: dict[str, Variant] = {variant.name: variant for variant in _ALL}
+"""Every model by name, in the order of tables and figures."""
