@@ -8,7 +8,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 import ibis.expr.types as ir
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,11 +17,10 @@ from kedro_datasets.json import JSONDataset
 from kedro_datasets.matplotlib import MatplotlibDataset
 from kedro_datasets.pandas import CSVDataset, ParquetDataset
 from matplotlib.figure import Figure
-from safetensors.numpy import load_file, save_file
 
+from multitask_recommender.models.state import State
+from multitask_recommender.models.stored import StoredModel, read_model, write_model
 from multitask_recommender.raw_tables import RawTable
-
-Arrays = dict[str, np.ndarray]
 
 
 class TableStream(Protocol):
@@ -102,8 +100,8 @@ class FigureFile(_WholeFile, MatplotlibDataset):
         self._replace(lambda: write(data))
 
 
-class ArraysFile(_WholeFile, AbstractDataset[Arrays, Arrays]):
-    """Named arrays in one safetensors file: no code runs when a stranger's file is read.
+class ArraysFile(_WholeFile, AbstractDataset[State, State]):
+    """Arrays in a tree of names, in one safetensors file: no code runs when a stranger's file is read.
 
     Args:
         filepath: Where the file is.
@@ -114,15 +112,17 @@ class ArraysFile(_WholeFile, AbstractDataset[Arrays, Arrays]):
         self._filepath = PurePosixPath(filepath)
         self.metadata = metadata
 
-    def load(self) -> Arrays:
-        """Read the arrays by name."""
-        return load_file(self._filepath)
+    def load(self) -> State:
+        """Read the arrays."""
+        return read_model(Path(self._filepath)).state
 
-    def save(self, data: Arrays) -> None:
+    def save(self, data: State) -> None:
         """Write the arrays."""
+        self._write(StoredModel(data))
+
+    def _write(self, stored: StoredModel) -> None:
         Path(self._filepath).parent.mkdir(parents=True, exist_ok=True)
-        arrays = {name: np.ascontiguousarray(data[name]) for name in sorted(data)}
-        self._replace(lambda: save_file(arrays, self._filepath))
+        self._replace(lambda: write_model(Path(self._filepath), stored))
 
     def _exists(self) -> bool:
         return Path(self._filepath).exists()
@@ -131,29 +131,51 @@ class ArraysFile(_WholeFile, AbstractDataset[Arrays, Arrays]):
         return {"filepath": str(self._filepath)}
 
 
+class ModelFile(ArraysFile):
+    """A model's arrays together with what made them."""
+
+    def load(self) -> StoredModel:  # type: ignore[override]
+        """Read the model."""
+        return read_model(Path(self._filepath))
+
+    def save(self, data: StoredModel) -> None:  # type: ignore[override]
+        """Write the model."""
+        self._write(data)
+
+
+_ROW_GROUP = 2**17
+
+
+def _write_stream(path: str, data: TableStream | pa.Table) -> None:
+    """Write tables one after the other; the file's row groups do not depend on their sizes."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with pq.ParquetWriter(path, data.schema, compression="zstd") as writer:
+        waiting = data.schema.empty_table()
+        for table in [data] if isinstance(data, pa.Table) else data:
+            waiting = pa.concat_tables([waiting, table])
+            whole = len(waiting) // _ROW_GROUP * _ROW_GROUP
+            if whole:
+                writer.write_table(waiting.slice(0, whole), row_group_size=_ROW_GROUP)
+                waiting = waiting.slice(whole)
+        if len(waiting):
+            writer.write_table(waiting)
+
+
 class StreamedTable(_WholeFile, RawTable):
     """A raw table in parquet that a simulation writes, table by table, so that it need not fit into memory.
 
     It takes a table of pyarrow, or an object with a ``schema`` that yields such tables, and loads as an Ibis
-    expression like any raw table. The file's row groups do not depend on the sizes of the tables.
+    expression like any raw table.
     """
-
-    _ROW_GROUP = 2**17
 
     def save(self, data: TableStream | pa.Table) -> None:
         """Write all tables."""
+        self._replace(lambda: _write_stream(self._filepath, data))
 
-        def write() -> None:
-            Path(self._filepath).parent.mkdir(parents=True, exist_ok=True)
-            with pq.ParquetWriter(self._filepath, data.schema, compression="zstd") as writer:
-                waiting = data.schema.empty_table()
-                for table in [data] if isinstance(data, pa.Table) else data:
-                    waiting = pa.concat_tables([waiting, table])
-                    whole = len(waiting) // self._ROW_GROUP * self._ROW_GROUP
-                    if whole:
-                        writer.write_table(waiting.slice(0, whole), row_group_size=self._ROW_GROUP)
-                        waiting = waiting.slice(whole)
-                if len(waiting):
-                    writer.write_table(waiting)
 
-        self._replace(write)
+class StreamedOutput(_WholeFile, ParquetDataset):
+    """An output that is written table by table, as :class:`StreamedTable`, and loads with pandas."""
+
+    def save(self, data: TableStream | pa.Table) -> None:
+        """Write all tables."""
+        self._replace(lambda: _write_stream(self._filepath, data))

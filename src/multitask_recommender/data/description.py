@@ -14,6 +14,7 @@ from multitask_recommender.data.tasks import Task
 from multitask_recommender.foundation.settings_base import Settings
 
 SplitName = Literal["random", "chronological", "temporal", "cold_items"]
+Candidates = Literal["trained", "new", "all"]
 
 
 Missing = list[str | int | float]
@@ -318,6 +319,9 @@ class SplitSettings(Settings):
         random_test_share: Share of test rows of the split ``random``.
         validation_share: Share of validation rows.
         folds: Number of cross-validation folds inside the training rows.
+        candidates: Split to the items that may be recommended on it: ``trained`` (those with training rows, the
+            default), ``new`` (those without: which of the new items does a user get? the default of ``cold_items``), or
+            ``all``.
     """
 
     strategies: list[SplitName] = Field(min_length=1)
@@ -326,6 +330,7 @@ class SplitSettings(Settings):
     test_share: float = Field(default=0.2, gt=0, lt=1)
     validation_share: float = Field(default=0.1, gt=0, lt=1)
     folds: int = Field(ge=2)
+    candidates: dict[SplitName, Candidates] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check(self) -> SplitSettings:
@@ -339,3 +344,8 @@ class SplitSettings(Settings):
     def names(self) -> list[str]:
         """The split strategies in the declared order."""
         return list(self.strategies)
+
+    def candidates_of(self, split: str) -> Candidates:
+        """Return which items may be recommended on a split."""
+        default: Candidates = "new" if split == "cold_items" else "trained"
+        return {str(name): rule for name, rule in self.candidates.items()}.get(split, default)

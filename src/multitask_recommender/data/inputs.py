@@ -5,21 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+import ibis
 import ibis.expr.types as ir
-import numpy as np
-from scipy import sparse
 
 from multitask_recommender.data.description import DatasetSettings
-from multitask_recommender.data.interactions import (
-    FloatArray,
-    Interactions,
-    SideInformation,
-    read_features,
-    read_interactions,
-)
+from multitask_recommender.data.interactions import Interactions, SideInformation, read_features, read_interactions
+from multitask_recommender.data.queries import Histories
 
 NO_FOLD = -1
-"""Stands for the fold in rows about the whole training part."""
+"""Stands for the fold in what is about the whole training part."""
 
 
 @dataclass(frozen=True)
@@ -31,22 +25,27 @@ class TrainingTables:
         behaviour_sequences: Training rows of all splits.
         users: The canonical users.
         items: The canonical items.
-        user_features: Design matrix of the users in long form; None: without columns.
-        item_features: Design matrix of the items in long form; None: without columns.
-        user_vectors: Vectors of the user embedding model (split, fold, user, vector), or None.
+        user_features: Design matrix of the users in long form.
+        item_features: Design matrix of the items in long form.
     """
 
     dataset: DatasetSettings
     behaviour_sequences: ir.Table
     users: ir.Table
     items: ir.Table
-    user_features: ir.Table | None = None
-    item_features: ir.Table | None = None
-    user_vectors: ir.Table | None = None
+    user_features: ir.Table
+    item_features: ir.Table
 
     def rows(self, split: str) -> Interactions:
         """Read the training rows of a split."""
         return read_interactions(self.behaviour_sequences, split, self.dataset.tasks)
+
+    def known(self, split: str, validation_rows: ir.Table) -> Histories:
+        """Read all rows of a split that are known before the test, to ask with."""
+        columns = ["split", "user", "position", "item", *self.dataset.tasks]
+        columns += [f"relevant_{name}" for name in self.dataset.tasks]
+        both = ibis.union(self.behaviour_sequences.select(columns), validation_rows.select(columns))
+        return Histories(read_interactions(both, split, self.dataset.tasks), self.side(split).user_features)
 
     @cached_property
     def shape(self) -> tuple[int, int]:
@@ -54,26 +53,12 @@ class TrainingTables:
         return int(self.users.count().execute()), int(self.items.count().execute())
 
     def side(self, split: str) -> SideInformation:
-        """Read the side information of a split, without user vectors."""
+        """Read the side information of a split, without the user embedding model."""
         users, items = self.shape
         return SideInformation(
             tasks=self.dataset.tasks,
             users=users,
             items=items,
-            user_features=_features(self.user_features, "user", users, split),
-            item_features=_features(self.item_features, "item", items, split),
+            user_features=read_features(self.user_features, "user", users, split),
+            item_features=read_features(self.item_features, "item", items, split),
         )
-
-    def vectors(self, split: str, fold: int) -> FloatArray | None:
-        """Read the user vectors trained on the rows of a split outside a fold (``NO_FOLD``: on all of them)."""
-        if self.user_vectors is None:
-            return None
-        table = self.user_vectors
-        rows = table.filter((table.split == split) & (table.fold == fold)).order_by("user").execute()
-        return np.stack(rows["vector"].to_list()).astype(np.float32)
-
-
-def _features(table: ir.Table | None, key: str, count: int, split: str) -> sparse.csr_matrix:
-    if table is None:
-        return sparse.csr_matrix((count, 0), dtype=np.float32)
-    return read_features(table, key, count, split)

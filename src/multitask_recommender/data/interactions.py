@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
 
-import ibis.expr.types as ir
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
 from multitask_recommender.data.tasks import Task
+
+if TYPE_CHECKING:
+    import ibis.expr.types as ir
+
+    from multitask_recommender.data.queries import Queries
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
@@ -37,8 +42,8 @@ class Interactions:
     def __len__(self) -> int:
         return len(self.user)
 
-    def where(self, mask: BoolArray) -> Interactions:
-        """Return the rows in which ``mask`` (rows,) is true."""
+    def where(self, mask: BoolArray | IntArray) -> Interactions:
+        """Return the rows in which ``mask`` (rows,) is true, or those at the places that it lists."""
         return Interactions(
             user=self.user[mask],
             item=self.item[mask],
@@ -56,6 +61,23 @@ class Interactions:
         )
 
 
+class UserEncoder(Protocol):
+    """Something that turns histories and contexts into vectors, and is not trained any more.
+
+    Attributes:
+        dimension: k, the length of a vector.
+    """
+
+    @property
+    def dimension(self) -> int:
+        """Length of a vector."""
+        ...
+
+    def encode(self, queries: Queries) -> FloatArray:
+        """Return (B, k) vectors."""
+        ...
+
+
 @dataclass(frozen=True)
 class SideInformation:
     """What a model may know beside the training rows.
@@ -66,8 +88,7 @@ class SideInformation:
         items: Number of items.
         user_features: (users, user columns) sparse design matrix, the context ``c``.
         item_features: (items, item columns) sparse design matrix.
-        user_vectors: (users, dimension) frozen vectors of the user embedding model, trained on the same rows; None
-            for models that do not use them.
+        user_encoder: The user embedding model, trained on the same rows; None for models that do not use it.
     """
 
     tasks: dict[str, Task]
@@ -75,7 +96,7 @@ class SideInformation:
     items: int
     user_features: sparse.csr_matrix
     item_features: sparse.csr_matrix
-    user_vectors: FloatArray | None = None
+    user_encoder: UserEncoder | None = None
 
     def with_tasks(self, names: list[str]) -> SideInformation:
         """Return the same information for some tasks alone."""

@@ -6,7 +6,8 @@ import ibis
 import ibis.expr.types as ir
 import numpy as np
 
-from multitask_recommender.data.description import SplitSettings
+from multitask_recommender.data.description import Candidates, SplitSettings
+from multitask_recommender.data.interactions import BoolArray, IntArray
 from multitask_recommender.foundation.errors import SettingsError
 
 EVERYTHING = "everything"
@@ -15,6 +16,21 @@ EVERYTHING = "everything"
 
 NEED_TIME = ("chronological", "temporal")
 """Strategies that need timestamps."""
+
+
+def candidate_items(rule: Candidates, trained: IntArray, items: int) -> BoolArray:
+    """Say which items may be recommended.
+
+    Args:
+        rule: What the split declares, see :class:`SplitSettings`.
+        trained: Items of the training rows.
+        items: Number of items.
+
+    Returns:
+        (items,), true for a candidate.
+    """
+    known = np.bincount(trained, minlength=items) > 0
+    return {"trained": known, "new": ~known, "all": np.ones(items, dtype=bool)}[rule]
 
 
 def _shuffled_positions(count: int, seed: int) -> ir.Table:

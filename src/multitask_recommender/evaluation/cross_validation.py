@@ -14,12 +14,10 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from multitask_recommender.data.interactions import (
-    FloatArray,
-    Interactions,
-    SideInformation,
-    pair_matrix,
-)
+from multitask_recommender.data.description import Candidates
+from multitask_recommender.data.interactions import FloatArray, Interactions, SideInformation
+from multitask_recommender.data.queries import Histories
+from multitask_recommender.data.splits import candidate_items
 from multitask_recommender.data.tasks import Task
 from multitask_recommender.evaluation import metrics
 from multitask_recommender.foundation.errors import StudyError, TrainingError
@@ -78,21 +76,24 @@ def validation_errors(
     train: Interactions,
     held_out: Interactions,
     side: SideInformation,
+    rule: Candidates = "trained",
 ) -> dict[str, float]:
     """Measure a fitted model on held-out rows, one error per task, comparable between tasks.
 
     Regression: RMSE over the standard deviation of the training labels; binary: log loss over the entropy of the
     training base rate; retrieval, and every task of a model whose scores only order items: 1 - NDCG@10 of the held-out
-    relevant rows under full ranking, over the users who have any.
+    relevant rows under full ranking of the candidates that the split declares, over the users who have any. The rows
+    outside the fold are the histories that users are asked with.
     """
-    known = pair_matrix(train.user, train.item, (side.users, side.items))
-    catalogue = metrics.rankable_items(train.item, held_out.item, side.items)
+    histories = Histories(train, side.user_features)
+    catalogue = candidate_items(rule, train.item, side.items)
     predicted: dict[str, FloatArray] = {}
     ndcg: dict[str, list[metrics.Values]] = {}
     for block in np.array_split(np.arange(side.users), math.ceil(side.users / _BLOCK)):
         rows = (held_out.user >= block[0]) & (held_out.user <= block[-1])
-        scores = model.score(block)
-        order = model.ranking_scores(scores)
+        queries = histories.of(block)
+        scores = model.score(queries)
+        order, known = model.ranking_scores(scores), queries.known(side.items)
         for task, values in scores.items():
             if side.tasks[task].kind != "retrieval" and variant.predicts(side.tasks[task]):
                 predicted.setdefault(task, np.empty(len(held_out), np.float32))
@@ -101,7 +102,7 @@ def validation_errors(
             relevant = rows & held_out.relevant[task]
             user, item = held_out.user[relevant], held_out.item[relevant]
             judged, positives = np.unique(user, return_counts=True)
-            lists = metrics.top_items(order[task][judged - block[0]], known[judged], catalogue, _K)
+            lists = metrics.top_items(order[task][judged - block[0]], known[judged - block[0]], catalogue, _K)
             hits = metrics.find_hits(lists, judged, user, item, side.items)
             ndcg.setdefault(task, []).append(metrics.ranking_metrics(hits, positives)["ndcg"])
     errors: dict[str, float] = {}
@@ -183,6 +184,7 @@ def cross_validate(
     settings: CrossValidationSettings,
     seed: int,
     split: str,
+    rule: Candidates = "trained",
 ) -> Choice:
     """Choose parameters by k-fold cross-validation with successive halving.
 
@@ -200,6 +202,7 @@ def cross_validate(
         settings: Budget.
         seed: The study's seed; every fit derives its own.
         split: Name of the split, for seeds and messages.
+        rule: Which items the split lets recommend.
 
     Returns:
         The choice.
@@ -239,7 +242,7 @@ def cross_validate(
                 model.fit(inside, some, fit_seed)
             except TrainingError as failed:
                 return failed
-            return validation_errors(variant, model, inside, held_out, some)
+            return validation_errors(variant, model, inside, held_out, some, rule)
 
         jobs = [
             (number, group) for place, group in enumerate(groups) if len(alive[place]) > 1 for number in alive[place]

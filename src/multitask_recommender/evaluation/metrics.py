@@ -89,22 +89,6 @@ def expected_calibration_error(label: ArrayLike, probability: ArrayLike, bins: i
     return float(np.abs(gap).sum() / len(y))
 
 
-def rankable_items(trained: IntArray, wanted: IntArray, items: int) -> BoolArray:
-    """Say which items may be recommended.
-
-    Args:
-        trained: Items of the training rows.
-        wanted: Items of the held-out rows.
-        items: Number of items.
-
-    Returns:
-        (items,), true for the items with training rows. Where no wanted item has any (cold items), true for the items
-        without: the question is then which of the new items a user gets.
-    """
-    catalogue = np.bincount(trained, minlength=items) > 0
-    return catalogue if catalogue[wanted].any() else ~catalogue
-
-
 def top_items(score: FloatArray, excluded: sparse.csr_matrix, catalogue: BoolArray, k: int) -> IntArray:
     """Rank the catalogue for a block of users.
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from multitask_recommender.data.interactions import FloatArray, IntArray, Interactions, SideInformation
+from multitask_recommender.data.interactions import FloatArray, Interactions, SideInformation
+from multitask_recommender.data.queries import Queries
 from multitask_recommender.foundation.settings_base import Settings
-from multitask_recommender.models.recommender import Arrays, LearningCurve, Recommender
+from multitask_recommender.models.recommender import LearningCurve, Recommender
+from multitask_recommender.models.state import State, branch
 
 
 class PerTask(Recommender[Settings]):
@@ -18,12 +20,12 @@ class PerTask(Recommender[Settings]):
     """
 
     def __init__(self, make: Callable[[Settings], Recommender], settings: dict[str, Settings]) -> None:
-        self._parts: dict[str, Recommender] = {task: make(own) for task, own in settings.items()}
+        self.parts: dict[str, Recommender] = {task: make(own) for task, own in settings.items()}
 
     def fit(self, train: Interactions, side: SideInformation, seed: int) -> LearningCurve:
         """Fit every task's recommender on that task's labels alone."""
         curve = LearningCurve()
-        for task, part in self._parts.items():
+        for task, part in self.parts.items():
             own = part.fit(train.with_tasks([task]), side.with_tasks([task]), seed)
             for epoch, losses in enumerate(own.epochs):
                 if epoch == len(curve.epochs):
@@ -33,21 +35,23 @@ class PerTask(Recommender[Settings]):
                 }
         return curve
 
-    def score(self, users: IntArray) -> dict[str, FloatArray]:
-        """Score every task by its own recommender."""
-        return {name: score for part in self._parts.values() for name, score in part.score(users).items()}
+    def score(self, queries: Queries) -> dict[str, FloatArray]:
+        """Score every task by its own recommender, which sees the labels of that task alone."""
+        return {
+            name: score
+            for task, part in self.parts.items()
+            for name, score in part.score(queries.with_tasks([task])).items()
+        }
 
-    def state(self) -> Arrays:
-        """Return all arrays, named by task."""
-        return {f"{task}/{name}": array for task, part in self._parts.items() for name, array in part.state().items()}
+    def state(self) -> State:
+        """Return the states of the tasks."""
+        return {task: part.state() for task, part in self.parts.items()}
 
-    def restore(self, state: Arrays, side: SideInformation) -> None:
-        """Take all arrays back."""
-        for task, part in self._parts.items():
-            prefix = f"{task}/"
-            own = {name.removeprefix(prefix): a for name, a in state.items() if name.startswith(prefix)}
-            part.restore(own, side.with_tasks([task]))
+    def restore(self, state: State, side: SideInformation) -> None:
+        """Take the states of the tasks back."""
+        for task, part in self.parts.items():
+            part.restore(branch(state, task), side.with_tasks([task]))
 
     def parameter_count(self) -> int:
         """Return the sum over the tasks."""
-        return sum(part.parameter_count() for part in self._parts.values())
+        return sum(part.parameter_count() for part in self.parts.values())

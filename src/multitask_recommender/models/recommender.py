@@ -8,12 +8,14 @@ from typing import ClassVar, Generic, TypeVar
 
 import numpy as np
 
-from multitask_recommender.data.interactions import FloatArray, IntArray, Interactions, SideInformation
+from multitask_recommender.data.interactions import FloatArray, Interactions, SideInformation
+from multitask_recommender.data.queries import Queries
 from multitask_recommender.data.tasks import Task, TaskKind
 from multitask_recommender.foundation.settings_base import Settings
+from multitask_recommender.models import state as states
+from multitask_recommender.models.state import State
 
 S = TypeVar("S", bound=Settings)
-Arrays = dict[str, np.ndarray]
 
 
 @dataclass
@@ -27,19 +29,40 @@ class LearningCurve:
     epochs: list[dict[str, float]] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Knowledge:
+    """What a model's scores rest on. What it declares not to read changes no score.
+
+    Attributes:
+        history: How the history of a user, known from training or not, is read; None: not at all.
+        cold_users: What stands in for a user of whom nothing is known.
+        cold_items: What stands in for an item without training rows.
+        user_features: Whether the context of a query is read.
+        item_features: Whether the features of the items are read.
+    """
+
+    history: str | None
+    cold_users: str
+    cold_items: str
+    user_features: bool = False
+    item_features: bool = False
+
+
 class Recommender(ABC, Generic[S]):
-    """A model that scores items for users, per task.
+    """A model that scores items for queries, per task.
 
     Attributes:
         predicts: Kinds of tasks whose scores are predictions of the label (a number, a probability); scores of other
             tasks order items and mean nothing else.
         ranks: Kinds of tasks for which the model gives scores at all.
         stochastic: Whether the seed changes the result.
+        knowledge: What its scores rest on.
     """
 
     predicts: ClassVar[frozenset[TaskKind]] = frozenset()
     ranks: ClassVar[frozenset[TaskKind]] = frozenset({"retrieval", "binary", "regression"})
     stochastic: ClassVar[bool] = False
+    knowledge: ClassVar[Knowledge]
 
     def __init__(self, settings: S) -> None:
         self.settings = settings
@@ -62,11 +85,11 @@ class Recommender(ABC, Generic[S]):
         """
 
     @abstractmethod
-    def score(self, users: IntArray) -> dict[str, FloatArray]:
-        """Score all items for some users.
+    def score(self, queries: Queries) -> dict[str, FloatArray]:
+        """Score all items for some queries. The scores of a query depend on that query alone.
 
         Args:
-            users: (B,) numbers of users.
+            queries: B queries, with the labels of the model's tasks in their histories.
 
         Returns:
             Task to (B, items) scores.
@@ -80,12 +103,12 @@ class Recommender(ABC, Generic[S]):
         return scores
 
     @abstractmethod
-    def state(self) -> Arrays:
-        """Return the learnt arrays by name."""
+    def state(self) -> State:
+        """Return what the model learnt. No history is part of it."""
 
     @abstractmethod
-    def restore(self, state: Arrays, side: SideInformation) -> None:
-        """Take learnt arrays back; afterwards ``score`` gives the same numbers.
+    def restore(self, state: State, side: SideInformation) -> None:
+        """Take a state back; afterwards ``score`` gives the same numbers.
 
         Args:
             state: Result of :meth:`state`.
@@ -94,4 +117,16 @@ class Recommender(ABC, Generic[S]):
 
     def parameter_count(self) -> int:
         """Return how many numbers the model learnt."""
-        return int(sum(array.size for array in self.state().values()))
+        return states.size(self.state())
+
+
+def popularity(train: Interactions, task: str, items: int) -> FloatArray:
+    """Return (items,) the share of the training rows' relevant pairs of a task that every item has."""
+    counts = np.bincount(train.item[train.relevant[task]], minlength=items)
+    return (counts / max(counts.sum(), 1)).astype(np.float32)
+
+
+def or_popularity(scores: FloatArray, popularity: FloatArray) -> FloatArray:
+    """Replace, in place, the rows of (B, items) scores that are 0 throughout: nothing that the model knows is known."""
+    scores[~scores.any(axis=1)] = popularity
+    return scores

@@ -20,7 +20,7 @@ from multitask_recommender.models.baselines import item_item, item_ridge, matrix
 from multitask_recommender.models.document import document_system
 from multitask_recommender.models.per_task import PerTask
 from multitask_recommender.models.recommender import Recommender
-from multitask_recommender.models.towers.multi_task import MultiTaskSettings
+from multitask_recommender.models.towers.settings import MultiTaskSettings
 
 Kind = Literal["baseline", "single_task", "multi_task", "ablation"]
 
@@ -93,7 +93,7 @@ class Variant:
         kind: What it stands for in comparisons.
         title: Its name in figures.
         per_task: Whether it is an independent model per task, tuned per task.
-        user_vectors: Whether it reads the frozen vectors of the user embedding model.
+        user_encoder: Whether it reads the vectors of the user embedding model.
         core: Whether a run with ``study.core_only`` includes it.
         quick: Whether a run with ``study.quick`` includes it.
         based_on: Name of the model whose chosen settings it takes over with a change, instead of being tuned.
@@ -111,7 +111,7 @@ class Variant:
     kind: Kind
     title: str
     per_task: bool = False
-    user_vectors: bool = False
+    user_encoder: bool = False
     core: bool = True
     quick: bool = True
     based_on: str | None = None
@@ -145,6 +145,12 @@ class Variant:
             return PerTask(self.recommender, {task: own[task] for task in self.scored_tasks(tasks)})
         assert isinstance(settings, Settings)
         return self.recommender(settings)
+
+    def read_settings(self, values: dict[str, Any]) -> Settings | dict[str, Settings]:
+        """Return settings from their plain values; for a model per task from a dictionary of them by task."""
+        if self.per_task:
+            return {task: self.settings.model_validate(own) for task, own in values.items()}
+        return self.settings.model_validate(values)
 
     def trained_tasks(self, tasks: dict[str, Task]) -> dict[str, Task]:
         """Return the tasks that the model is trained on."""
@@ -269,7 +275,7 @@ _ALL = (
         document_system.DocumentSystemSettings,
         "multi_task",
         "Document, two stages",
-        user_vectors=True,
+        user_encoder=True,
     ),
     Variant(
         "joint",
@@ -310,8 +316,8 @@ _ALL = (
     Variant("shared_bottom", shared_bottom.SharedBottom, SharedBottomSettings, "multi_task", "Shared-bottom"),
     Variant(
         "wide_shared_bottom",
-        shared_bottom.SharedBottom,
-        SharedBottomSettings,
+        shared_bottom.WideSharedBottom,
+        shared_bottom.WideSharedBottomSettings,
         "multi_task",
         "Wide shared-bottom",
         quick=False,
@@ -319,8 +325,8 @@ _ALL = (
     ),
     Variant(
         "wide_single_task",
-        shared_bottom.SharedBottom,
-        SharedBottomSettings,
+        shared_bottom.WideSharedBottom,
+        shared_bottom.WideSharedBottomSettings,
         "single_task",
         "Wide, one task each",
         per_task=True,
@@ -352,7 +358,7 @@ _ALL = (
             ("upgrad", "UPGrad"),
         )
     ),
-    _derived("pretrained_user_embedding", "ablation", "Pre-trained user embedding", user_vectors=True),
+    _derived("pretrained_user_embedding", "ablation", "Pre-trained user embedding", user_encoder=True),
     _derived("no_user_embedding", "ablation", "No user embedding"),
     _derived("no_features", "ablation", "No features"),
     _derived("unshared_embeddings", "ablation", "Unshared embeddings"),

@@ -9,16 +9,19 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from multitask_recommender.data.tasks import Task, funnel_chain
-from multitask_recommender.models.towers.experts import Experts, identity_heads, mix
+from multitask_recommender.models.towers.experts import Experts, PerTaskMatrices, PerTaskModules, identity_heads, mix
 from multitask_recommender.models.towers.multi_task import (
     MultiTaskModule,
     MultiTaskRecommender,
     MultiTaskSettings,
     Tower,
 )
-from multitask_recommender.models.towers.two_tower import Vectors
+from multitask_recommender.models.towers.two_tower import LossSum, Vectors
 from multitask_recommender.models.training.loop import UserBatch
 from multitask_recommender.models.training.sparse_products import pair_scores
+
+_CALIBRATOR = "(calibrator)"
+"""Name of its loss, beside those of the tasks."""
 
 
 class AITMSettings(MultiTaskSettings):
@@ -31,9 +34,8 @@ class AITMSettings(MultiTaskSettings):
     calibrator_weight: float = Field(default=0.6, ge=0)
 
 
-def _map_of(expert: nn.Module) -> Tensor:
+def _map_of(expert: Experts) -> Tensor:
     """Return the matrix (D, D) of a single expert."""
-    assert isinstance(expert, Experts)
     return expert.whole_maps()[0]
 
 
@@ -58,15 +60,13 @@ class AITMTower(Tower):
         self.before = {name: chain[-2] for name in tasks if len(chain := funnel_chain(tasks, name)) > 1}
         # Steps before those that they lead to.
         self.order = sorted(tasks, key=lambda name: len(funnel_chain(tasks, name)))
-        self.own = nn.ModuleDict({name: Experts(1, dimension, generator) for name in tasks})
+        self.own = PerTaskModules({name: Experts(1, dimension, generator) for name in tasks})
         self.heads = identity_heads(tasks, dimension)
-        self.handed = nn.ModuleDict({name: Experts(1, dimension, generator) for name in self.before})
-        self.values = nn.ModuleDict({name: Experts(1, dimension, generator) for name in self.before})
-        self.attention = nn.ParameterDict(
-            [
-                (name, nn.Parameter(torch.randn(2, dimension, dimension, generator=generator) * dimension**-0.5))
-                for name in self.before
-            ]
+        self.handed = PerTaskModules({name: Experts(1, dimension, generator) for name in self.before})
+        self.values = PerTaskModules({name: Experts(1, dimension, generator) for name in self.before})
+        self.attention = PerTaskMatrices(
+            self.before,
+            [torch.randn(2, dimension, dimension, generator=generator) * dimension**-0.5 for _ in self.before],
         )
 
     def transfer_weights(self, task: str, sources: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ class AITMTower(Tower):
 
     def expert_parameters(self) -> list[nn.Parameter]:
         """Return all maps but the heads."""
-        heads = {id(head) for head in self.heads.values()}
+        heads = {id(head) for head in self.heads.matrices}
         return [parameter for parameter in self.parameters() if id(parameter) not in heads]
 
 
@@ -110,9 +110,9 @@ class AITMModule(MultiTaskModule):
     rows of the step before it predicts a conditional probability, which may be higher.
     """
 
-    def task_losses(self, users: Vectors, items: Vectors, batch: UserBatch, asked: UserBatch) -> dict[str, Tensor]:
+    def task_sums(self, users: Vectors, items: Vectors, batch: UserBatch, asked: UserBatch) -> dict[str, LossSum]:
         """Add the calibrator to the tasks' losses."""
-        result = super().task_losses(users, items, batch, asked)
+        result = super().task_sums(users, items, batch, asked)
         assert isinstance(self.settings, AITMSettings)
         parts = []
         for name, task in self.tasks.items():
@@ -122,9 +122,10 @@ class AITMModule(MultiTaskModule):
             later, earlier = (pair_scores(users[step], items[step], batch.pairs) for step in (name, before))
             if task.kind == "binary":
                 later, earlier = torch.sigmoid(later), torch.sigmoid(earlier)
-            parts.append(torch.relu(later - earlier).mean())
+            parts.append(torch.relu(later - earlier).sum())
         if parts and self.settings.calibrator_weight > 0:
-            result["calibrator"] = self.settings.calibrator_weight * torch.stack(parts).sum()
+            total = self.settings.calibrator_weight * torch.stack(parts).sum()
+            result[_CALIBRATOR] = LossSum(total, len(batch.row), labelled=False)
         return result
 
 

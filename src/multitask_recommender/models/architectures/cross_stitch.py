@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from multitask_recommender.data.tasks import Task
 from multitask_recommender.models.towers.experts import Experts, identity_heads
-from multitask_recommender.models.towers.multi_task import MultiTaskRecommender, MultiTaskSettings, Tower
+from multitask_recommender.models.towers.multi_task import MultiTaskRecommender
+from multitask_recommender.models.towers.settings import MultiTaskSettings
+from multitask_recommender.models.towers.tower import Tower
 from multitask_recommender.models.towers.two_tower import Vectors
 
 
@@ -35,6 +37,8 @@ class CrossStitchTower(Tower):
         generator: Source of the initial weights.
     """
 
+    linear = True
+
     def __init__(self, tasks: dict[str, Task], dimension: int, own_share: float, generator: torch.Generator) -> None:
         super().__init__()
         self.width = dimension
@@ -47,7 +51,7 @@ class CrossStitchTower(Tower):
 
     def before_heads(self, shared: Tensor) -> Vectors:
         """Return the shared vectors, for the whole tower is linear."""
-        return dict.fromkeys(self.heads, shared)
+        return dict.fromkeys(self.heads.names, shared)
 
     def head_maps(self) -> Vectors:
         """Return task to (sum_l a_kl (I + E_l)) H_k."""

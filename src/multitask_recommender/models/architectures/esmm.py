@@ -11,18 +11,19 @@ from scipy.special import expit
 from torch import Tensor
 from torch.nn import functional
 
-from multitask_recommender.data.interactions import FloatArray, IntArray, SideInformation
+from multitask_recommender.data.interactions import FloatArray
+from multitask_recommender.data.queries import Queries
 from multitask_recommender.data.tasks import Task, funnel_chain
 from multitask_recommender.models.architectures.shared_bottom import SharedBottomTower
-from multitask_recommender.models.recommender import Arrays
 from multitask_recommender.models.towers.multi_task import (
     MultiTaskModule,
     MultiTaskRecommender,
     MultiTaskSettings,
     Tower,
 )
-from multitask_recommender.models.towers.two_tower import Vectors
+from multitask_recommender.models.towers.two_tower import LossSum, Vectors
 from multitask_recommender.models.training.loop import UserBatch
+from multitask_recommender.models.training.losses import Curvature
 from multitask_recommender.models.training.sparse_products import Pairs, pair_scores
 
 
@@ -62,18 +63,16 @@ class ESMMModule(MultiTaskModule):
     pairs of users and items with drawn negatives. Tasks outside a funnel have their usual losses.
     """
 
-    def task_losses(self, users: Vectors, items: Vectors, batch: UserBatch, asked: UserBatch) -> dict[str, Tensor]:
+    def task_sums(self, users: Vectors, items: Vectors, batch: UserBatch, asked: UserBatch) -> dict[str, LossSum]:
         """Replace the losses of the funnels' steps."""
         assert isinstance(self.settings, ESMMSettings)
         steps = funnel_steps(self.tasks)
         result = {name: self.usual_loss(name, users, items, batch, asked) for name in self.tasks if name not in steps}
         number = len(batch.row_item)
-        drawn = number * self.settings.negatives
-        item_count = len(self.item)
         owner = batch.row_user.repeat_interleave(self.settings.negatives)
-        other = batch.catalogue[torch.randint(len(batch.catalogue), (drawn,), generator=batch.generator)]
+        other = batch.draw_items(self.settings.negatives)
         # A drawn pair that was observed is left out.
-        unobserved = ~torch.isin(owner * item_count + other, batch.row_user * item_count + batch.row_item)
+        unobserved = ~batch.observed(owner, other)
         every_pair = (batch.pairs, Pairs.of(owner[unobserved], other[unobserved], len(batch.users)))
         pairs = number + int(unobserved.sum())
         # The encoder saw the labels of the other rows. Their drawn pairs are left out with them: with more drawn pairs
@@ -94,8 +93,25 @@ class ESMMModule(MultiTaskModule):
             if self.tasks[name].kind != "retrieval":
                 loss = loss[judged]
             count = number if self.tasks[name].kind == "retrieval" else len(asked.row)
-            result[name] = self.weights[name] * loss.sum() / max(count, 1)
+            result[name] = LossSum(loss.sum(), count, labelled=False)
         return {name: result[name] for name in self.tasks}
+
+    def curvature(self, name: str, batch: UserBatch) -> Curvature:
+        """Return a bound for a step of a funnel, which stands in the product of every step that it leads to.
+
+        In the logits of a chain of L steps, -log p and -log(1 - p) have second derivatives of at most L / 4.
+        """
+        assert isinstance(self.settings, ESMMSettings)
+        chains = [len(chain) for chain in funnel_steps(self.tasks).values() if name in chain]
+        if not chains:
+            return super().curvature(name, batch)
+        bound = 0.25 * sum(chains)
+        drawn = bound * self.settings.negatives / len(batch.catalogue)
+        rows = self.constant.new_full((len(batch.row),), bound)
+        return Curvature(rows, drawn * batch.counts.to(rows.dtype))
+
+    def _is_quadratic(self, name: str) -> bool:
+        return name not in funnel_steps(self.tasks) and super()._is_quadratic(name)
 
 
 class ESMM(MultiTaskRecommender[ESMMSettings]):
@@ -107,20 +123,18 @@ class ESMM(MultiTaskRecommender[ESMMSettings]):
         """Make a tower."""
         return SharedBottomTower(tasks, self.settings.dimension, generator)
 
-    def restore(self, state: Arrays, side: SideInformation) -> None:
-        """Take weights and vectors back."""
-        super().restore(state, side)
-        self._steps = funnel_steps(side.tasks)
-
-    def score(self, users: IntArray) -> dict[str, FloatArray]:
+    def score(self, queries: Queries) -> dict[str, FloatArray]:
         """Score; a step of a funnel gets its conditional probability, given that the step before happened."""
-        scores = super().score(users)
-        for name in self._steps:
+        scores = super().score(queries)
+        for name in funnel_steps(self._module.tasks):
             if self._kinds[name] == "retrieval":
                 scores[name] = expit(scores[name])
         return scores
 
     def ranking_scores(self, scores: dict[str, FloatArray]) -> dict[str, FloatArray]:
         """Order the items of a funnel's step by the probability that all steps up to it happen."""
-        joint = {name: np.prod([scores[step] for step in chain], axis=0) for name, chain in self._steps.items()}
+        joint = {
+            name: np.prod([scores[step] for step in chain], axis=0)
+            for name, chain in funnel_steps(self._module.tasks).items()
+        }
         return {**scores, **joint}

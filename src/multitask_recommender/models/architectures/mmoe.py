@@ -7,8 +7,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from multitask_recommender.data.tasks import Task
-from multitask_recommender.models.towers.experts import Experts, Gate, identity_heads, mix
-from multitask_recommender.models.towers.multi_task import MultiTaskRecommender, MultiTaskSettings, Tower
+from multitask_recommender.models.towers.experts import Experts, Gate, PerTaskModules, identity_heads, mix
+from multitask_recommender.models.towers.multi_task import MultiTaskRecommender
+from multitask_recommender.models.towers.settings import MultiTaskSettings
+from multitask_recommender.models.towers.tower import Tower
 from multitask_recommender.models.towers.two_tower import Vectors
 
 
@@ -39,7 +41,7 @@ class MMoETower(Tower):
         super().__init__()
         self.width = dimension
         self.experts = Experts(experts, dimension, generator)
-        self.task_gates = nn.ModuleDict({name: Gate(dimension, experts) for name in tasks})
+        self.task_gates = PerTaskModules({name: Gate(dimension, experts) for name in tasks})
         self.heads = identity_heads(tasks, dimension)
 
     def before_heads(self, shared: Tensor) -> Vectors:

@@ -9,12 +9,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from multitask_recommender.data.tasks import Task
-from multitask_recommender.models.towers.experts import Experts, Gate, identity_heads, mix
-from multitask_recommender.models.towers.multi_task import MultiTaskRecommender, MultiTaskSettings, Tower
+from multitask_recommender.models.towers.experts import Experts, Gate, PerTaskModules, identity_heads, mix
+from multitask_recommender.models.towers.multi_task import MultiTaskRecommender
+from multitask_recommender.models.towers.settings import MultiTaskSettings
+from multitask_recommender.models.towers.tower import Tower
 from multitask_recommender.models.towers.two_tower import Vectors
 
-SHARED = "(shared)"
-"""Name of the stream that all tasks feed, beside the tasks' own names."""
+SHARED = object()
+"""Key of the stream that all tasks feed, beside the tasks' own names."""
+Streams = dict[object, Tensor]
 
 
 class PLESettings(MultiTaskSettings):
@@ -47,20 +50,20 @@ class ExtractionLevel(nn.Module):
         self, tasks: list[str], dimension: int, shared: int, own: int, last: bool, generator: torch.Generator
     ) -> None:
         super().__init__()
-        self.own = nn.ModuleDict({name: Experts(own, dimension, generator) for name in tasks})
+        self.own = PerTaskModules({name: Experts(own, dimension, generator) for name in tasks})
         self.shared = Experts(shared, dimension, generator) if shared else None
-        self.task_gates = nn.ModuleDict({name: Gate(dimension, own + shared) for name in tasks})
+        self.task_gates = PerTaskModules({name: Gate(dimension, own + shared) for name in tasks})
         self.shared_gate = None if last or not shared else Gate(dimension, own * len(tasks) + shared)
 
-    def gates(self, streams: dict[str, Tensor]) -> dict[str, Tensor]:
+    def gates(self, streams: Streams) -> dict[str, Tensor]:
         """Return task to (n, own + shared) gate weights, own experts first."""
         return {name: gate(streams[name]) for name, gate in self.task_gates.items()}
 
-    def forward(self, streams: dict[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, streams: Streams) -> Streams:
         """Map the streams (n, D) of the tasks and of ``SHARED`` to the next level's."""
         common = [] if self.shared is None else self.shared(streams[SHARED])
         own = {name: experts(streams[name]) for name, experts in self.own.items()}
-        result = {name: mix(weights, [*own[name], *common]) for name, weights in self.gates(streams).items()}
+        result: Streams = {name: mix(weights, [*own[name], *common]) for name, weights in self.gates(streams).items()}
         if self.shared_gate is not None:
             result[SHARED] = mix(self.shared_gate(streams[SHARED]), [*chain(*own.values()), *common])
         return result
@@ -94,8 +97,8 @@ class PLETower(Tower):
         )
         self.heads = identity_heads(tasks, settings.dimension)
 
-    def _before_last(self, shared: Tensor) -> dict[str, Tensor]:
-        streams = dict.fromkeys((*self.heads, SHARED), shared)
+    def _before_last(self, shared: Tensor) -> Streams:
+        streams: Streams = dict.fromkeys((*self.heads.names, SHARED), shared)
         for level in self.levels[:-1]:
             streams = level(streams)
         return streams
@@ -103,7 +106,7 @@ class PLETower(Tower):
     def before_heads(self, shared: Tensor) -> Vectors:
         """Map (n, D) shared vectors to task to (n, D), what the last level makes of them."""
         streams = self.levels[-1](self._before_last(shared))
-        return {name: streams[name] for name in self.heads}
+        return {name: streams[name] for name in self.heads.names}
 
     def head_maps(self) -> Vectors:
         """Return task to H_k."""
@@ -120,9 +123,7 @@ class PLETower(Tower):
         last = self.levels[-1]
         assert isinstance(last, ExtractionLevel)
         shared = 0 if last.shared is None else len(last.shared.maps)
-        own = last.own[task]
-        assert isinstance(own, Experts)
-        return [f"{task} {n + 1}" for n in range(len(own.maps))] + [f"shared {n + 1}" for n in range(shared)]
+        return [f"{task} {n + 1}" for n in range(len(last.own[task].maps))] + [f"shared {n + 1}" for n in range(shared)]
 
     def expert_parameters(self) -> list[nn.Parameter]:
         """Return experts and gates."""

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from pydantic import Field
 from torch import Generator, Tensor, nn
 
+from multitask_recommender.data.interactions import SideInformation
 from multitask_recommender.data.tasks import Task, TaskKind
+from multitask_recommender.models.baselines.item_item import EaseSettings, FirstStepEase
+from multitask_recommender.models.baselines.item_ridge import ItemRidge, ItemRidgeSettings
+from multitask_recommender.models.blend import Blend, WidePart
+from multitask_recommender.models.recommender import Recommender
 from multitask_recommender.models.towers.experts import Experts, identity_heads
-from multitask_recommender.models.towers.multi_task import MultiTaskRecommender, MultiTaskSettings, Tower
+from multitask_recommender.models.towers.multi_task import MultiTaskRecommender
+from multitask_recommender.models.towers.settings import MultiTaskSettings
+from multitask_recommender.models.towers.tower import Tower
 from multitask_recommender.models.towers.two_tower import Vectors
 
 
@@ -23,6 +31,8 @@ class SharedBottomTower(Tower):
         generator: Source of the initial weights.
     """
 
+    linear = True
+
     def __init__(self, tasks: dict[str, Task], dimension: int, generator: Generator) -> None:
         super().__init__()
         self.width = dimension
@@ -31,7 +41,7 @@ class SharedBottomTower(Tower):
 
     def before_heads(self, shared: Tensor) -> Vectors:
         """Return the shared vectors, for the whole tower is linear."""
-        return dict.fromkeys(self.heads, shared)
+        return dict.fromkeys(self.heads.names, shared)
 
     def head_maps(self) -> Vectors:
         """Return task to (I + E) H_k."""
@@ -61,7 +71,7 @@ class UnsharedEmbeddingsTower(SharedBottomTower):
 
     def before_heads(self, shared: Tensor) -> Vectors:
         """Return every task's slice of (n, tasks D) shared vectors."""
-        return dict(zip(self.heads, shared.split(self.dimension, dim=1), strict=True))
+        return dict(zip(self.heads.names, shared.split(self.dimension, dim=1), strict=True))
 
 
 class SharedBottomSettings(MultiTaskSettings):
@@ -92,3 +102,45 @@ class PointwiseSharedBottom(SharedBottom):
     """
 
     ranks: ClassVar[frozenset[TaskKind]] = frozenset({"binary", "regression"})
+
+
+class WideSharedBottomSettings(SharedBottomSettings):
+    """Parameters of the shared-bottom towers with wide parts.
+
+    Attributes:
+        wide: Parameters of the wide part of the retrieval tasks, an EASE; null: none.
+        wide_weight: Factor on it in the score.
+        wide_labels: Parameters of the wide part of the tasks with labels, an item ridge regression; null: none.
+        wide_labels_share: Its share of the prediction, for items with training labels.
+    """
+
+    wide: EaseSettings | None = None
+    wide_weight: float = Field(default=1.0, gt=0)
+    wide_labels: ItemRidgeSettings | None = None
+    wide_labels_share: float = Field(default=0.25, gt=0, le=1)
+
+
+class WideSharedBottom(Blend[WideSharedBottomSettings]):
+    """Shared-bottom towers blended with item-item weights in closed form.
+
+    EASE is added to the scores of the retrieval tasks (:class:`FirstStepEase`: the steps of a funnel share the wide
+    part of its first step, which has the most data); item ridge regression is mixed into the predictions of the others.
+    """
+
+    knowledge = SharedBottom.knowledge
+
+    def make_deep(self) -> Recommender:
+        """Make the towers."""
+        return SharedBottom(self.settings)
+
+    def make_wide(self, side: SideInformation) -> dict[str, WidePart]:
+        """Make the parts that the settings ask for and that have tasks."""
+        ranked = [name for name, task in side.tasks.items() if task.kind == "retrieval"]
+        labelled = [name for name in side.tasks if name not in ranked]
+        parts = {}
+        if self.settings.wide is not None and ranked:
+            parts["wide"] = WidePart(FirstStepEase(self.settings.wide), ranked, self.settings.wide_weight, mixed=False)
+        if self.settings.wide_labels is not None and labelled:
+            ridge, share = ItemRidge(self.settings.wide_labels), self.settings.wide_labels_share
+            parts["wide_labels"] = WidePart(ridge, labelled, share, mixed=True)
+        return parts

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from multitask_recommender.data.tasks import Task
-from multitask_recommender.models.towers.experts import Experts, Gate, identity_heads, mix
-from multitask_recommender.models.towers.multi_task import MultiTaskRecommender, MultiTaskSettings, Tower
+from multitask_recommender.models.towers.experts import Experts, Gate, PerTaskModules, identity_heads, mix
+from multitask_recommender.models.towers.multi_task import MultiTaskRecommender
+from multitask_recommender.models.towers.settings import MultiTaskSettings
+from multitask_recommender.models.towers.tower import Tower
 from multitask_recommender.models.towers.two_tower import Vectors
 
 
@@ -30,7 +32,7 @@ class STEMTower(Tower):
         self.dimension, self.tables = dimension, len(tasks) + 1
         self.width = dimension * self.tables
         self.experts = nn.ModuleList(Experts(1, dimension, generator) for _ in range(self.tables))
-        self.task_gates = nn.ModuleDict({name: Gate(dimension, self.tables) for name in tasks})
+        self.task_gates = PerTaskModules({name: Gate(dimension, self.tables) for name in tasks})
         self.heads = identity_heads(tasks, dimension)
 
     def _slices(self, shared: Tensor) -> list[Tensor]:
@@ -57,7 +59,7 @@ class STEMTower(Tower):
 
     def expert_names(self, task: str) -> list[str]:
         """Return the names of the experts that a task's gate weighs."""
-        return ["shared", *self.heads]
+        return ["shared", *self.heads.names]
 
     def expert_parameters(self) -> list[nn.Parameter]:
         """Return experts and gates."""

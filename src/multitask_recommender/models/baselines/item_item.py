@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, TypeAlias
+from typing import ClassVar
 
 import numpy as np
 from implicit.cpu.als import AlternatingLeastSquares
@@ -10,10 +10,18 @@ from pydantic import Field
 from scipy import linalg, sparse
 
 from multitask_recommender.data.interactions import FloatArray, IntArray, Interactions, SideInformation, pair_matrix
+from multitask_recommender.data.queries import Queries
 from multitask_recommender.data.tasks import Task, funnel_chain
 from multitask_recommender.foundation.settings_base import Settings
 from multitask_recommender.models.baselines.neighbours import ItemNeighbours, keep_largest
-from multitask_recommender.models.recommender import Arrays, LearningCurve, Recommender
+from multitask_recommender.models.recommender import (
+    Knowledge,
+    LearningCurve,
+    Recommender,
+    or_popularity,
+    popularity,
+)
+from multitask_recommender.models.state import Matrix, State, array, branch, read_matrix, store_matrix
 
 LARGEST_CATALOGUE = 30_000
 """Most items for a dense item-item matrix (3.6 GB in float32)."""
@@ -122,10 +130,7 @@ def ease_weights(
     return weights.astype(np.float32, copy=False)
 
 
-Weights: TypeAlias = FloatArray | sparse.csr_matrix
-
-
-def keep_largest_weights(weights: FloatArray, neighbours: int | None) -> Weights:
+def keep_largest_weights(weights: FloatArray, neighbours: int | None) -> Matrix:
     """Keep the weights to every item (column) that are largest in magnitude, as a sparse matrix; None: all."""
     if neighbours is None or neighbours >= len(weights):
         return weights
@@ -137,23 +142,7 @@ def keep_largest_weights(weights: FloatArray, neighbours: int | None) -> Weights
     return sparse.vstack(blocks, format="csr").T.tocsr()
 
 
-def store_weights(name: str, weights: Weights) -> Arrays:
-    """Return item-item weights as named arrays."""
-    if isinstance(weights, np.ndarray):
-        return {name: weights}
-    parts = {"data": weights.data, "indices": weights.indices.astype(np.int32), "indptr": weights.indptr}
-    return {f"{name}.{part}": array for part, array in parts.items()}
-
-
-def read_weights(name: str, state: Arrays, items: int) -> Weights | None:
-    """Return the item-item weights that :func:`store_weights` stored under a name, or None."""
-    if f"{name}.data" not in state:
-        return state.get(name)
-    parts = tuple(state[f"{name}.{part}"] for part in ("data", "indices", "indptr"))
-    return sparse.csr_matrix(parts, shape=(items, items))
-
-
-def multiply(history: sparse.csr_matrix, weights: Weights) -> FloatArray:
+def multiply(history: sparse.csr_matrix, weights: Matrix) -> FloatArray:
     """Return the dense product of histories (B, items) and item-item weights."""
     product = history @ weights
     return product.toarray() if sparse.issparse(product) else product
@@ -161,6 +150,8 @@ def multiply(history: sparse.csr_matrix, weights: Weights) -> FloatArray:
 
 class Ease(Recommender[EaseSettings]):
     """EASE^R: score = x_u B, see :func:`ease_weights`; aware of the order with ``sequence_weight``."""
+
+    knowledge = Knowledge("its relevant items", "popularity", "features", item_features=True)
 
     def learnt_from(self, tasks: dict[str, Task]) -> dict[str, str]:
         """Return for every task the task whose relevant rows it is learnt from: itself."""
@@ -171,7 +162,7 @@ class Ease(Recommender[EaseSettings]):
         if side.items > LARGEST_CATALOGUE:
             raise ValueError(f"EASE needs a dense matrix of {side.items} x {side.items} items")
         settings = self.settings
-        state: Arrays = {}
+        state: State = {}
         for task in dict.fromkeys(self.learnt_from(side.tasks).values()):
             user, item = train.user[train.relevant[task]], train.item[train.relevant[task]]
             nearness = None
@@ -185,34 +176,36 @@ class Ease(Recommender[EaseSettings]):
                 nearness,
                 settings.sequence_weight,
             )
-            state |= store_weights(f"{task}.weights", keep_largest_weights(weights, settings.neighbours))
-            state |= {f"{task}.user": user, f"{task}.item": item}
+            state[task] = {
+                "weights": store_matrix(keep_largest_weights(weights, settings.neighbours)),
+                "popularity": popularity(train, task, side.items),
+            }
         self.restore(state, side)
         return LearningCurve()
 
-    def score(self, users: IntArray) -> dict[str, FloatArray]:
+    def score(self, queries: Queries) -> dict[str, FloatArray]:
         """Multiply histories with the weights."""
-        scores = {task: multiply(history[users], weights) for task, (history, weights) in self._matrices.items()}
+        scores = {
+            task: or_popularity(multiply(queries.relevant(task, weights.shape[0]), weights), popular)
+            for task, (weights, popular) in self._learnt.items()
+        }
         return {task: scores[source] for task, source in self._sources.items()}
 
-    def state(self) -> Arrays:
-        """Return weights and histories."""
+    def state(self) -> State:
+        """Return weights and popularity."""
         return dict(self._state)
 
-    def restore(self, state: Arrays, side: SideInformation) -> None:
-        """Take weights and histories back."""
-        self._state = dict(state)
-        self._sources = self.learnt_from(side.tasks)
-        shape = (side.users, side.items)
-        self._matrices: dict[str, tuple[sparse.csr_matrix, Weights]] = {}
+    def restore(self, state: State, side: SideInformation) -> None:
+        """Take weights and popularity back."""
+        self._state, self._sources = dict(state), self.learnt_from(side.tasks)
+        self._learnt: dict[str, tuple[Matrix, FloatArray]] = {}
         for task in dict.fromkeys(self._sources.values()):
-            weights = read_weights(f"{task}.weights", state, side.items)
-            assert weights is not None
-            self._matrices[task] = (pair_matrix(state[f"{task}.user"], state[f"{task}.item"], shape), weights)
+            own = branch(state, task)
+            self._learnt[task] = (read_matrix(branch(own, "weights")), array(own, "popularity"))
 
     def parameter_count(self) -> int:
         """Return the number of item-item weights."""
-        return sum(weights.size for _, weights in self._matrices.values())
+        return sum(weights.size for weights, _ in self._learnt.values())
 
 
 class FirstStepEase(Ease):
@@ -246,41 +239,58 @@ class ImplicitALSSettings(Settings):
 class ImplicitALS(Recommender[ImplicitALSSettings]):
     """iALS of the library implicit: weighted factorisation of the whole user x item matrix.
 
-    Source: Hu, Koren and Volinsky, Collaborative Filtering for Implicit Feedback Datasets, ICDM 2008.
+    A user's factors are always solved anew from the history, by the library's ``recalculate_user``.
+    Source: Hu, Koren and Volinsky, Collaborative Filtering for Implicit Feedback Datasets, ICDM 2008, equation 4.
     """
 
     stochastic: ClassVar[bool] = True
+    knowledge = Knowledge("factors solved from its relevant items", "popularity", "0")
+
+    def _model(self, seed: int) -> AlternatingLeastSquares:
+        return AlternatingLeastSquares(
+            factors=self.settings.dimension,
+            regularization=self.settings.penalty,
+            alpha=1.0 + self.settings.positive_weight,
+            iterations=self.settings.iterations,
+            num_threads=1,
+            random_state=seed % 2**32,
+        )
 
     def fit(self, train: Interactions, side: SideInformation, seed: int) -> LearningCurve:
         """Factorise the relevant pairs of every task."""
-        self._state: Arrays = {}
+        state: State = {}
         for task in self.scored_tasks(side.tasks):
             relevant = train.relevant[task]
+            model = self._model(seed)
             history = pair_matrix(train.user[relevant], train.item[relevant], (side.users, side.items))
-            model = AlternatingLeastSquares(
-                factors=self.settings.dimension,
-                regularization=self.settings.penalty,
-                alpha=1.0 + self.settings.positive_weight,
-                iterations=self.settings.iterations,
-                num_threads=1,
-                random_state=seed % 2**32,
-            )
             model.fit(history, show_progress=False)
-            self._state |= {f"{task}.user": model.user_factors, f"{task}.item": model.item_factors}
+            state[task] = {"item": model.item_factors, "popularity": popularity(train, task, side.items)}
+        self.restore(state, side)
         return LearningCurve()
 
-    def score(self, users: IntArray) -> dict[str, FloatArray]:
-        """Multiply factors."""
-        tasks = [name.removesuffix(".user") for name in self._state if name.endswith(".user")]
-        return {task: self._state[f"{task}.user"][users] @ self._state[f"{task}.item"].T for task in tasks}
+    def score(self, queries: Queries) -> dict[str, FloatArray]:
+        """Solve the users' factors and multiply them with those of the items."""
+        scores = {}
+        for task, (model, popular) in self._learnt.items():
+            history = queries.relevant(task, len(popular))
+            # Places, not numbers of users: the library would read nothing else of them.
+            factors = model.recalculate_user(np.arange(len(queries)), history)
+            factors[np.diff(history.indptr) == 0] = 0.0
+            scores[task] = or_popularity(factors @ model.item_factors.T, popular)
+        return scores
 
-    def state(self) -> Arrays:
-        """Return the factors."""
+    def state(self) -> State:
+        """Return the items' factors and popularity."""
         return dict(self._state)
 
-    def restore(self, state: Arrays, side: SideInformation) -> None:
-        """Take the factors back."""
+    def restore(self, state: State, side: SideInformation) -> None:
+        """Take the items' factors and popularity back."""
         self._state = dict(state)
+        self._learnt: dict[str, tuple[AlternatingLeastSquares, FloatArray]] = {}
+        for task in self.scored_tasks(side.tasks):
+            own, model = branch(state, task), self._model(0)
+            model.item_factors = array(own, "item")
+            self._learnt[task] = (model, array(own, "popularity"))
 
 
 class RandomWalkSettings(Settings):
@@ -303,6 +313,8 @@ class RandomWalk(ItemNeighbours[RandomWalkSettings]):
     s(j -> i) = sum_u p(u | j)^alpha p(i | u)^alpha / popularity_i^beta. Source: Paudel et al., Updatable, Accurate,
     Diverse, and Scalable Recommendations for Interactive Applications, ACM TiiS 2017.
     """
+
+    knowledge = Knowledge("its relevant items", "popularity", "0")
 
     def _similarities(self, train: Interactions, side: SideInformation, task: str) -> sparse.csr_matrix:
         relevant = train.relevant[task]

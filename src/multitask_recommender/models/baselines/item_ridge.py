@@ -8,18 +8,14 @@ import numpy as np
 from pydantic import Field
 from scipy import linalg, sparse
 
-from multitask_recommender.data.interactions import FloatArray, IntArray, Interactions, SideInformation
+from multitask_recommender.data.interactions import BoolArray, FloatArray, IntArray, Interactions, SideInformation
+from multitask_recommender.data.queries import Queries
 from multitask_recommender.data.tasks import TaskKind
-from multitask_recommender.models.baselines.item_item import (
-    LARGEST_CATALOGUE,
-    Weights,
-    keep_largest_weights,
-    multiply,
-    read_weights,
-    store_weights,
-)
-from multitask_recommender.models.baselines.simple import BiasSettings, solve_biases
-from multitask_recommender.models.recommender import Arrays, LearningCurve, Recommender
+from multitask_recommender.models.baselines.item_item import LARGEST_CATALOGUE, keep_largest_weights, multiply
+from multitask_recommender.models.baselines.simple import BiasSettings
+from multitask_recommender.models.recommender import Knowledge, LearningCurve, Recommender
+from multitask_recommender.models.state import State, array, branch, read_matrix, store_matrix
+from multitask_recommender.models.towers.biases import solve_biases, solve_user_biases
 
 _CERTAIN = 0.98
 """Largest probability that is predicted: the model is linear, and would reach 1."""
@@ -85,6 +81,7 @@ class ItemRidge(Recommender[ItemRidgeSettings]):
 
     predicts: ClassVar[frozenset[TaskKind]] = frozenset({"binary", "regression"})
     ranks: ClassVar[frozenset[TaskKind]] = predicts
+    knowledge = Knowledge("its labels", "item biases", "user bias")
 
     def fit(self, train: Interactions, side: SideInformation, seed: int) -> LearningCurve:
         """Solve the biases and the weights of every task."""
@@ -92,69 +89,72 @@ class ItemRidge(Recommender[ItemRidgeSettings]):
             raise ValueError(f"item ridge needs a dense matrix of {side.items} x {side.items} items")
         settings = self.settings
         shape = (side.users, side.items)
-        state: Arrays = {}
+        state: State = {}
         for task in self.scored_tasks(side.tasks):
             known = ~np.isnan(train.labels[task])
             user, item, label = train.user[known], train.item[known], train.labels[task][known].astype(np.float64)
             mean, spread = float(label.mean()), float(label.std()) or 1.0
+            scale = np.array([mean, spread, label.min(), label.max()])
             standard = ((label - mean) / spread).astype(np.float32)
             user_bias, item_bias = solve_biases(
                 user, item, standard, *shape, (settings.user_shrinkage, settings.item_shrinkage)
             )
             residual = standard - user_bias[user] - item_bias[item]
-            rows = np.maximum(np.bincount(user, minlength=side.users), 1)
-            profile = residual / np.sqrt(rows).astype(np.float32)[user]
             weights = item_ridge_weights(
-                sparse.csr_matrix((profile, (user, item)), shape=shape),
+                _profiles(user, item, residual, shape),
                 sparse.csc_matrix((residual, (user, item)), shape=shape),
                 settings.penalty,
                 settings.users_per_item,
             )
-            state |= store_weights(f"{task}.weights", keep_largest_weights(weights, settings.neighbours))
-            state |= {
-                f"{task}.user_bias": user_bias,
-                f"{task}.item_bias": item_bias,
-                f"{task}.scale": np.array([mean, spread, label.min(), label.max()]),
-                f"{task}.user": user,
-                f"{task}.item": item,
-                f"{task}.profile": profile,
+            labelled = np.bincount(item, minlength=side.items) > 0
+            state[task] = {
+                "weights": store_matrix(keep_largest_weights(weights, settings.neighbours)),
+                "item_bias": item_bias,
+                "scale": scale,
+                "labelled": labelled,
             }
         self.restore(state, side)
         return LearningCurve()
 
-    def score(self, users: IntArray) -> dict[str, FloatArray]:
-        """Add biases and weighted profiles."""
-        scores = {}
-        for task, (profiles, weights) in self._matrices.items():
-            mean, spread, low, high = self._state[f"{task}.scale"].tolist()
-            standard = multiply(profiles[users], weights)
-            standard += self._state[f"{task}.user_bias"][users][:, None] + self._state[f"{task}.item_bias"]
+    def score(self, queries: Queries) -> dict[str, FloatArray]:
+        """Solve the users' biases, and add biases and weighted profiles."""
+        scores, history = {}, queries.history
+        for task, weights in self._weights.items():
+            own = branch(self._state, task)
+            item_bias, scale = array(own, "item_bias"), array(own, "scale")
+            mean, spread, low, high = scale.tolist()
+            known = ~np.isnan(history.labels[task])
+            user, item = history.user[known], history.item[known]
+            label = ((history.labels[task][known].astype(np.float64) - mean) / spread).astype(np.float32)
+            user_bias = solve_user_biases(user, item, label, len(queries), item_bias, self.settings.user_shrinkage)
+            residual = label - user_bias[user] - item_bias[item]
+            standard = multiply(_profiles(user, item, residual, (len(queries), len(item_bias))), weights)
+            standard += user_bias[:, None] + item_bias
             if self._kinds[task] == "binary":
                 low, high = 1.0 - _CERTAIN, _CERTAIN
-            scores[task] = np.clip(mean + spread * standard, low, high)
+            scores[task] = np.clip(mean + spread * standard, low, high).astype(np.float32)
         return scores
 
-    def labelled_items(self, task: str) -> IntArray:
-        """Return the numbers of the items with training labels of a task."""
-        return self._labelled[task]
+    def labelled_items(self, task: str) -> BoolArray:
+        """Return (items,), true for the items with training labels of a task."""
+        return array(branch(self._state, task), "labelled")
 
-    def state(self) -> Arrays:
-        """Return biases, weights and profiles."""
+    def state(self) -> State:
+        """Return item biases, weights and scales."""
         return dict(self._state)
 
-    def restore(self, state: Arrays, side: SideInformation) -> None:
-        """Take biases, weights and profiles back."""
+    def restore(self, state: State, side: SideInformation) -> None:
+        """Take item biases, weights and scales back."""
         self._state = dict(state)
         self._kinds = {task: side.tasks[task].kind for task in self.scored_tasks(side.tasks)}
-        self._labelled = {task: np.unique(state[f"{task}.item"]) for task in self._kinds}
-        self._matrices: dict[str, tuple[sparse.csr_matrix, Weights]] = {}
-        for task in self._kinds:
-            weights = read_weights(f"{task}.weights", state, side.items)
-            assert weights is not None
-            entries = (state[f"{task}.profile"], (state[f"{task}.user"], state[f"{task}.item"]))
-            self._matrices[task] = (sparse.csr_matrix(entries, shape=(side.users, side.items)), weights)
+        self._weights = {task: read_matrix(branch(branch(state, task), "weights")) for task in self._kinds}
 
     def parameter_count(self) -> int:
-        """Return the number of biases and weights."""
-        biases = sum(len(a) for name, a in self._state.items() if name.endswith("_bias"))
-        return biases + sum(weights.size for _, weights in self._matrices.values())
+        """Return the number of item biases and weights."""
+        return sum(weights.size + weights.shape[0] for weights in self._weights.values())
+
+
+def _profiles(user: IntArray, item: IntArray, residual: FloatArray, shape: tuple[int, int]) -> sparse.csr_matrix:
+    """Return z (users, items), the residuals over the root of the number of the user's labels."""
+    rows = np.maximum(np.bincount(user, minlength=shape[0]), 1)
+    return sparse.csr_matrix((residual / np.sqrt(rows).astype(np.float32)[user], (user, item)), shape=shape)

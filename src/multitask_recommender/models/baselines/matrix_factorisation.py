@@ -10,10 +10,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from multitask_recommender.data.interactions import FloatArray, IntArray, Interactions, SideInformation
+from multitask_recommender.data.queries import Queries
 from multitask_recommender.data.tasks import TaskKind
 from multitask_recommender.foundation.settings_base import Settings
-from multitask_recommender.models.baselines.simple import solve_biases
-from multitask_recommender.models.recommender import Arrays, LearningCurve, Recommender
+from multitask_recommender.models.recommender import Knowledge, LearningCurve, Recommender
+from multitask_recommender.models.state import State, array, branch
+from multitask_recommender.models.towers.biases import solve_biases
 from multitask_recommender.models.training.loop import (
     TrainableModule,
     TrainingSettings,
@@ -22,7 +24,7 @@ from multitask_recommender.models.training.loop import (
     new_generator,
     train,
 )
-from multitask_recommender.models.training.sparse_products import pair_scores
+from multitask_recommender.models.training.sparse_products import Pairs, pair_scores, weighted_grams, weighted_sums
 
 
 class MatrixFactorisationSettings(Settings):
@@ -83,16 +85,18 @@ class MatrixFactorisation(Recommender[MatrixFactorisationSettings]):
 
     Minimises the mean over rows of (y - y_hat)^2 + penalty (|p_u|^2 + |q_i|^2) + bias_penalty (b_u^2 + b_i^2).
     Source: Koren, Bell and Volinsky, Matrix Factorization Techniques for Recommender Systems, IEEE Computer 2009,
-    equation 5; binary labels are predicted as numbers and clipped to [0, 1].
+    equation 5; binary labels are predicted as numbers and clipped to [0, 1]. The users' factors and biases are solved
+    anew from the history that they are asked with.
     """
 
     predicts: ClassVar[frozenset[TaskKind]] = frozenset({"binary", "regression"})
     ranks: ClassVar[frozenset[TaskKind]] = predicts
     stochastic: ClassVar[bool] = True
+    knowledge = Knowledge("factors and bias solved from its labels", "item biases", "user bias")
 
     def fit(self, train_rows: Interactions, side: SideInformation, seed: int) -> LearningCurve:
         """Factorise the labels of every task."""
-        state: Arrays = {}
+        state: State = {}
         curves = []
         for task in self.scored_tasks(side.tasks):
             generator = new_generator(seed)
@@ -102,31 +106,69 @@ class MatrixFactorisation(Recommender[MatrixFactorisationSettings]):
             rows.labels[task] = ((label - mean) / spread).astype(np.float32)
             biases = solve_biases(rows.user, rows.item, rows.labels[task], side.users, side.items, (15.0, 10.0))
             module = BiasedFactors(biases, self.settings, task, generator)
+            # Nothing is known of an item without labels.
+            module.item.data[np.bincount(rows.item, minlength=side.items) == 0] = 0.0
             flat = UserRows(rows, side.users)
             curves.append(train(type(self).__name__, module, module.losses, flat, self.settings.training, generator))
-            state |= {f"{task}.{name}": value.numpy() for name, value in module.state_dict().items()}
-            state[f"{task}.scale"] = np.array([mean, spread, label.min(), label.max()])
+            state[task] = {
+                "item": module.item.detach().numpy(),
+                "item_bias": module.item_bias.detach().numpy(),
+                "scale": np.array([mean, spread, label.min(), label.max()]),
+            }
         self.restore(state, side)
         merged = [
             {k: v for part in parts for k, v in part.items()} for parts in zip(*[c.epochs for c in curves], strict=True)
         ]
         return LearningCurve(merged)
 
-    def score(self, users: IntArray) -> dict[str, FloatArray]:
-        """Predict labels in their own units."""
+    def score(self, queries: Queries) -> dict[str, FloatArray]:
+        """Fold the users in, and predict labels in their own units."""
         scores = {}
         for task in self._tasks:
-            arrays = {name: self._state[f"{task}.{name}"] for name in ("user", "item", "user_bias", "item_bias")}
-            mean, spread, low, high = self._state[f"{task}.scale"]
-            product = arrays["user"][users] @ arrays["item"].T
-            product += arrays["user_bias"][users][:, None] + arrays["item_bias"][None, :]
+            own = branch(self._state, task)
+            item, item_bias = array(own, "item"), array(own, "item_bias")
+            mean, spread, low, high = array(own, "scale")
+            history = queries.history
+            known = ~np.isnan(history.labels[task])
+            rows = (history.user[known], history.item[known], (history.labels[task][known] - mean) / spread)
+            user, user_bias = self._fold_in(rows, len(queries), item, item_bias)
+            product = user @ item.T
+            product += user_bias[:, None] + item_bias[None, :]
             scores[task] = np.clip(mean + spread * product, low, high).astype(np.float32)
         return scores
 
-    def state(self) -> Arrays:
-        """Return factors, biases and scales per task."""
+    def _fold_in(
+        self, rows: tuple[IntArray, IntArray, FloatArray], users: int, item: FloatArray, item_bias: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Solve the users' factors and biases by ridge regression on those of the items: the minimum of the loss.
+
+        Args:
+            rows: Users (ascending), items and standardised labels of the histories.
+            users: Number of users.
+            item: (items, d) factors.
+            item_bias: (items,) biases.
+
+        Returns:
+            (users, d) and (users,); 0 for a user without labels.
+        """
+        user, rated, label = (torch.from_numpy(np.ascontiguousarray(part)) for part in rows)
+        table = torch.from_numpy(np.column_stack([item, np.ones_like(item_bias)]))
+        pairs = Pairs.of(user, rated, users)
+        target = (label - torch.from_numpy(item_bias)[rated]).to(table.dtype)
+        counts = pairs.offsets.diff().to(table.dtype)
+        penalty = table.new_full((table.shape[1],), self.settings.penalty)
+        penalty[-1] = self.settings.bias_penalty
+        # A user without labels has no equations, and any penalty makes the solution 0.
+        ridge = torch.where(counts[:, None] > 0, counts[:, None] * penalty, 1.0).clamp(min=1e-6)
+        gram = weighted_grams(pairs, torch.ones_like(target), table) + torch.diag_embed(ridge)
+        right = weighted_sums(pairs, target, table)
+        solution = torch.linalg.solve(gram, right).numpy()
+        return solution[:, :-1], solution[:, -1]
+
+    def state(self) -> State:
+        """Return the items' factors and biases, and scales, per task."""
         return dict(self._state)
 
-    def restore(self, state: Arrays, side: SideInformation) -> None:
+    def restore(self, state: State, side: SideInformation) -> None:
         """Take factors, biases and scales back."""
         self._state, self._tasks = dict(state), self.scored_tasks(side.tasks)

@@ -7,15 +7,18 @@ from abc import abstractmethod
 import numpy as np
 from scipy import sparse
 
-from multitask_recommender.data.interactions import (
-    FloatArray,
-    IntArray,
-    Interactions,
-    SideInformation,
-    pair_matrix,
-)
+from multitask_recommender.data.interactions import FloatArray, Interactions, SideInformation, pair_matrix
+from multitask_recommender.data.queries import Queries
 from multitask_recommender.foundation.settings_base import Settings
-from multitask_recommender.models.recommender import Arrays, LearningCurve, Recommender, S
+from multitask_recommender.models.recommender import (
+    Knowledge,
+    LearningCurve,
+    Recommender,
+    S,
+    or_popularity,
+    popularity,
+)
+from multitask_recommender.models.state import State, array, branch, read_matrix, store_matrix
 
 _BLOCK = 1024
 
@@ -29,7 +32,10 @@ def keep_largest(similarity: np.ndarray, k: int) -> sparse.csr_matrix:
 
 
 class ItemNeighbours(Recommender[S]):
-    """score(u, i) = sum over the neighbours j of i that u found relevant of the similarity s(i, j)."""
+    """score(u, i) = sum over the neighbours j of i that u found relevant of the similarity s(i, j).
+
+    Where none of a user's items has a neighbour, popularity stands in.
+    """
 
     @abstractmethod
     def _similarities(self, train: Interactions, side: SideInformation, task: str) -> sparse.csr_matrix:
@@ -37,49 +43,39 @@ class ItemNeighbours(Recommender[S]):
 
     def fit(self, train: Interactions, side: SideInformation, seed: int) -> LearningCurve:
         """Compute the neighbours of every item, per task."""
-        state: Arrays = {}
-        for task in self.scored_tasks(side.tasks):
-            relevant = train.relevant[task]
-            history = pair_matrix(train.user[relevant], train.item[relevant], (side.users, side.items))
-            for name, matrix in (
-                ("history", history),
-                ("similarity", self._similarities(train, side, task)),
-            ):
-                state |= {
-                    f"{task}.{name}.data": matrix.data.astype(np.float32),
-                    f"{task}.{name}.indices": matrix.indices.astype(np.int64),
-                    f"{task}.{name}.indptr": matrix.indptr.astype(np.int64),
-                }
+        state: State = {
+            task: {
+                "similarity": store_matrix(self._similarities(train, side, task)),
+                "popularity": popularity(train, task, side.items),
+            }
+            for task in self.scored_tasks(side.tasks)
+        }
         self.restore(state, side)
         return LearningCurve()
 
-    def score(self, users: IntArray) -> dict[str, FloatArray]:
-        """Sum the similarities to the user's relevant items."""
+    def score(self, queries: Queries) -> dict[str, FloatArray]:
+        """Sum the similarities to the relevant items of the histories."""
         return {
-            task: (history[users] @ similarity.T).toarray() for task, (history, similarity) in self._matrices.items()
+            task: or_popularity((queries.relevant(task, similarity.shape[0]) @ similarity.T).toarray(), popular)
+            for task, (similarity, popular) in self._learnt.items()
         }
 
-    def state(self) -> Arrays:
-        """Return histories and similarities in compressed rows."""
+    def state(self) -> State:
+        """Return similarities and popularity."""
         return dict(self._state)
 
-    def restore(self, state: Arrays, side: SideInformation) -> None:
-        """Take histories and similarities back."""
+    def restore(self, state: State, side: SideInformation) -> None:
+        """Take similarities and popularity back."""
         self._state = dict(state)
-        self._matrices = {}
+        self._learnt: dict[str, tuple[sparse.csr_matrix, FloatArray]] = {}
         for task in self.scored_tasks(side.tasks):
-            history, similarity = (
-                sparse.csr_matrix(
-                    tuple(state[f"{task}.{name}.{part}"] for part in ("data", "indices", "indptr")),
-                    shape=(rows, side.items),
-                )
-                for name, rows in (("history", side.users), ("similarity", side.items))
-            )
-            self._matrices[task] = (history, similarity)
+            similarity = read_matrix(branch(branch(state, task), "similarity"))
+            assert sparse.issparse(similarity)
+            self._learnt[task] = (similarity, array(branch(state, task), "popularity"))
 
     def parameter_count(self) -> int:
         """Return the number of similarities kept."""
-        return sum(similarity.nnz for _, similarity in self._matrices.values())
+        return sum(similarity.nnz for similarity, _ in self._learnt.values())
 
 
 class ItemKNNSettings(Settings):
@@ -102,6 +98,8 @@ class ItemKNN(ItemNeighbours[ItemKNNSettings]):
     n_ij counts the users of both items, n_i those of item i. Source: Sarwar et al., WWW 2001, with the asymmetric
     cosine of Aiolli, RecSys 2013, equation 5.
     """
+
+    knowledge = Knowledge("its relevant items", "popularity", "0")
 
     def _similarities(self, train: Interactions, side: SideInformation, task: str) -> sparse.csr_matrix:
         relevant = train.relevant[task]
@@ -135,6 +133,8 @@ class ContentBased(ItemNeighbours[ContentBasedSettings]):
     The traditional method that the study's claim is measured against. Source: Lops et al., Content-based
     Recommender Systems, in Recommender Systems Handbook 2011, section 3.3.1.
     """
+
+    knowledge = Knowledge("its relevant items", "popularity", "features", item_features=True)
 
     def _similarities(self, train: Interactions, side: SideInformation, task: str) -> sparse.csr_matrix:
         features = side.item_features

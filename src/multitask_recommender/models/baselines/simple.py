@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import abstractmethod
 from typing import ClassVar
 
 import numpy as np
 
 from multitask_recommender.data.interactions import FloatArray, IntArray, Interactions, SideInformation
+from multitask_recommender.data.queries import NEW_USER, Queries
 from multitask_recommender.data.tasks import TaskKind
 from multitask_recommender.foundation.randomness import derive_seed
 from multitask_recommender.foundation.settings_base import Settings
-from multitask_recommender.models.recommender import Arrays, LearningCurve, Recommender
+from multitask_recommender.models.recommender import Knowledge, LearningCurve, Recommender
+from multitask_recommender.models.state import State, array, branch
+from multitask_recommender.models.towers.biases import solve_biases, solve_user_biases
 
 
 class NoSettings(Settings):
@@ -22,30 +26,38 @@ class RandomRecommender(Recommender[NoSettings]):
     """Scores every item by chance: the upper bound of coverage and the level of accuracy to be above."""
 
     stochastic = True
+    knowledge = Knowledge(None, "chance", "chance")
 
     def fit(self, train: Interactions, side: SideInformation, seed: int) -> LearningCurve:
         """Remember the seed and the tasks."""
         self._items, self._tasks, self._seed = side.items, list(side.tasks), seed
         return LearningCurve()
 
-    def score(self, users: IntArray) -> dict[str, FloatArray]:
-        """Draw scores that depend on seed, task, user and item alone."""
-        scores = {}
-        for task in self._tasks:
-            rows = [
-                np.random.default_rng(derive_seed(self._seed, task, user)).random(self._items, np.float32)
-                for user in users.tolist()
-            ]
-            scores[task] = np.stack(rows)
-        return scores
+    def score(self, queries: Queries) -> dict[str, FloatArray]:
+        """Draw scores that depend on seed, task and user; for a new user on the items of the history."""
+        counts = np.bincount(queries.history.user, minlength=len(queries))
+        histories = np.split(queries.history.item, np.cumsum(counts)[:-1])
+        names = [
+            str(user) if user != NEW_USER else hashlib.sha256(np.sort(items).tobytes()).hexdigest()
+            for user, items in zip(queries.user.tolist(), histories, strict=True)
+        ]
+        return {
+            task: np.stack(
+                [
+                    np.random.default_rng(derive_seed(self._seed, task, name)).random(self._items, np.float32)
+                    for name in names
+                ]
+            )
+            for task in self._tasks
+        }
 
-    def state(self) -> Arrays:
+    def state(self) -> State:
         """Return the seed."""
         return {"seed": np.array([self._seed])}
 
-    def restore(self, state: Arrays, side: SideInformation) -> None:
+    def restore(self, state: State, side: SideInformation) -> None:
         """Take the seed back."""
-        self._items, self._tasks, self._seed = side.items, list(side.tasks), int(state["seed"][0])
+        self._items, self._tasks, self._seed = side.items, list(side.tasks), int(array(state, "seed")[0])
 
     def parameter_count(self) -> int:
         """Return 0: nothing is learnt."""
@@ -61,26 +73,28 @@ class _ItemScores(Recommender[NoSettings]):
 
     def fit(self, train: Interactions, side: SideInformation, seed: int) -> LearningCurve:
         """Compute the scores of the items."""
-        self._scores = {
+        self._scores: State = {
             task: self._item_scores(train, side, task).astype(np.float32) for task in self.scored_tasks(side.tasks)
         }
         return LearningCurve()
 
-    def score(self, users: IntArray) -> dict[str, FloatArray]:
-        """Repeat the items' scores for every user."""
-        return {task: np.tile(scores, (len(users), 1)) for task, scores in self._scores.items()}
+    def score(self, queries: Queries) -> dict[str, FloatArray]:
+        """Repeat the items' scores for every query."""
+        return {task: np.tile(array(self._scores, task), (len(queries), 1)) for task in self._scores}
 
-    def state(self) -> Arrays:
+    def state(self) -> State:
         """Return the items' scores."""
         return dict(self._scores)
 
-    def restore(self, state: Arrays, side: SideInformation) -> None:
+    def restore(self, state: State, side: SideInformation) -> None:
         """Take the items' scores back."""
-        self._scores = dict(state)
+        self._scores = {task: state[task] for task in self.scored_tasks(side.tasks)}
 
 
 class Popularity(_ItemScores):
     """Scores an item by how many training users found it relevant: the lower bound of coverage and novelty."""
+
+    knowledge = Knowledge(None, "popularity", "0 users")
 
     def _item_scores(self, train: Interactions, side: SideInformation, task: str) -> FloatArray:
         return np.bincount(train.item[train.relevant[task]], minlength=side.items).astype(np.float32)
@@ -98,6 +112,7 @@ class GlobalMean(_ItemScores):
 
     predicts: ClassVar[frozenset[TaskKind]] = frozenset({"binary", "regression"})
     ranks = predicts
+    knowledge = Knowledge(None, "global mean", "global mean")
 
     def _item_scores(self, train: Interactions, side: SideInformation, task: str) -> FloatArray:
         return np.full(side.items, np.nanmean(train.labels[task]), dtype=np.float32)
@@ -106,69 +121,42 @@ class GlobalMean(_ItemScores):
 class ItemMean(GlobalMean):
     """Predicts the item's mean training label; the global mean for an item without one."""
 
+    knowledge = Knowledge(None, "item means", "global mean")
+
     def _item_scores(self, train: Interactions, side: SideInformation, task: str) -> FloatArray:
         label = train.labels[task]
         return _mean_by(train.item, label, side.items, float(np.nanmean(label)))
 
 
 class UserMean(Recommender[NoSettings]):
-    """Predicts the user's mean training label; the global mean for a user without one."""
+    """Predicts the mean label of the user's history; the global mean for a user without one."""
 
     predicts: ClassVar[frozenset[TaskKind]] = frozenset({"binary", "regression"})
     ranks = predicts
+    knowledge = Knowledge("mean of its labels", "global mean", "user mean")
 
     def fit(self, train: Interactions, side: SideInformation, seed: int) -> LearningCurve:
-        """Compute the means of the users."""
-        self._items = side.items
-        self._means = {
-            task: _mean_by(train.user, train.labels[task], side.users, float(np.nanmean(train.labels[task])))
-            for task in self.scored_tasks(side.tasks)
-        }
+        """Compute the global means."""
+        means = {task: np.array([np.nanmean(train.labels[task])]) for task in self.scored_tasks(side.tasks)}
+        self.restore(dict(means), side)
         return LearningCurve()
 
-    def score(self, users: IntArray) -> dict[str, FloatArray]:
+    def score(self, queries: Queries) -> dict[str, FloatArray]:
         """Repeat the user's mean for every item."""
-        return {task: np.repeat(means[users][:, None], self._items, 1) for task, means in self._means.items()}
+        history, scores = queries.history, {}
+        for task in self._means:
+            fallback = float(array(self._means, task)[0])
+            means = _mean_by(history.user, history.labels[task], len(queries), fallback)
+            scores[task] = np.repeat(means[:, None], self._items, 1)
+        return scores
 
-    def state(self) -> Arrays:
-        """Return the users' means."""
+    def state(self) -> State:
+        """Return the global means."""
         return dict(self._means)
 
-    def restore(self, state: Arrays, side: SideInformation) -> None:
-        """Take the users' means back."""
+    def restore(self, state: State, side: SideInformation) -> None:
+        """Take the global means back."""
         self._items, self._means = side.items, dict(state)
-
-
-def solve_biases(
-    user: IntArray,
-    item: IntArray,
-    residual: FloatArray,
-    users: int,
-    items: int,
-    shrinkage: tuple[float, float],
-) -> tuple[FloatArray, FloatArray]:
-    """Fit user and item biases to residuals by alternating ridge regressions.
-
-    b_u = sum_{i in R(u)} (r_ui - b_i) / (shrinkage_u + |R(u)|), and the same for items.
-    Source: Koren, Factor in the Neighbors, TKDD 2010, section 2.1, alternated to convergence.
-
-    Args:
-        user: (rows,) users.
-        item: (rows,) items.
-        residual: (rows,) label minus global mean.
-        users: Number of users.
-        items: Number of items.
-        shrinkage: Of the users and of the items, in rows.
-
-    Returns:
-        (users,) and (items,) biases.
-    """
-    user_bias, item_bias = np.zeros(users), np.zeros(items)
-    user_rows, item_rows = np.bincount(user, minlength=users), np.bincount(item, minlength=items)
-    for _ in range(10):
-        item_bias = np.bincount(item, residual - user_bias[user], items) / (shrinkage[1] + item_rows)
-        user_bias = np.bincount(user, residual - item_bias[item], users) / (shrinkage[0] + user_rows)
-    return user_bias.astype(np.float32), item_bias.astype(np.float32)
 
 
 class BiasSettings(Settings):
@@ -188,15 +176,16 @@ class UserItemBias(Recommender[BiasSettings]):
 
     predicts: ClassVar[frozenset[TaskKind]] = frozenset({"binary", "regression"})
     ranks = predicts
+    knowledge = Knowledge("user bias solved from its labels", "item biases", "user bias")
 
     def fit(self, train: Interactions, side: SideInformation, seed: int) -> LearningCurve:
         """Solve the biases of every task."""
-        self._state: Arrays = {}
+        state: State = {}
         for task in self.scored_tasks(side.tasks):
             known = ~np.isnan(train.labels[task])
             label = train.labels[task][known]
             mean = float(label.mean())
-            user_bias, item_bias = solve_biases(
+            _, item_bias = solve_biases(
                 train.user[known],
                 train.item[known],
                 label - mean,
@@ -204,23 +193,33 @@ class UserItemBias(Recommender[BiasSettings]):
                 side.items,
                 (self.settings.user_shrinkage, self.settings.item_shrinkage),
             )
-            self._state |= {f"{task}.user": user_bias + mean, f"{task}.item": item_bias}
-        self.restore(self._state, side)
+            state[task] = {"mean": np.array([mean]), "item": item_bias}
+        self.restore(state, side)
         return LearningCurve()
 
-    def score(self, users: IntArray) -> dict[str, FloatArray]:
-        """Add the biases."""
-        scores = {}
+    def score(self, queries: Queries) -> dict[str, FloatArray]:
+        """Solve the users' biases and add those of the items."""
+        scores, history = {}, queries.history
         for task, kind in self._kinds.items():
-            score = self._state[f"{task}.user"][users][:, None] + self._state[f"{task}.item"][None, :]
+            mean, item_bias = (array(branch(self._state, task), name) for name in ("mean", "item"))
+            known = ~np.isnan(history.labels[task])
+            user_bias = solve_user_biases(
+                history.user[known],
+                history.item[known],
+                history.labels[task][known] - mean[0],
+                len(queries),
+                item_bias,
+                self.settings.user_shrinkage,
+            )
+            score = (mean + user_bias).astype(np.float32)[:, None] + item_bias[None, :]
             scores[task] = np.clip(score, 0, 1) if kind == "binary" else score
         return scores
 
-    def state(self) -> Arrays:
-        """Return the biases."""
+    def state(self) -> State:
+        """Return mean and item biases of every task."""
         return dict(self._state)
 
-    def restore(self, state: Arrays, side: SideInformation) -> None:
-        """Take the biases back."""
+    def restore(self, state: State, side: SideInformation) -> None:
+        """Take means and item biases back."""
         self._state = dict(state)
         self._kinds = {task: side.tasks[task].kind for task in self.scored_tasks(side.tasks)}

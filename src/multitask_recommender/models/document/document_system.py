@@ -10,10 +10,11 @@ from pydantic import Field
 from scipy import sparse
 from torch import Tensor, nn
 
-from multitask_recommender.data.interactions import Interactions, SideInformation
+from multitask_recommender.data.interactions import SideInformation
 from multitask_recommender.foundation.errors import SettingsError
 from multitask_recommender.foundation.settings_base import Settings
 from multitask_recommender.models.document.user_embedding import UserEmbedding, UserEmbeddingSettings
+from multitask_recommender.models.recommender import Knowledge
 from multitask_recommender.models.towers.sparse_features import FeatureTable
 from multitask_recommender.models.towers.two_tower import (
     LabelScales,
@@ -22,7 +23,8 @@ from multitask_recommender.models.towers.two_tower import (
     Vectors,
     task_loss,
 )
-from multitask_recommender.models.training.loop import TrainingSettings, UserBatch
+from multitask_recommender.models.training.loop import TrainingSettings, UserBatch, UserRows
+from multitask_recommender.models.training.sparse_products import DesignMatrix
 
 _ACTIVATIONS = {"identity": nn.Identity, "tanh": nn.Tanh, "relu": nn.ReLU}
 
@@ -69,7 +71,7 @@ class DocumentSystemModule(TwoTowerModule):
     A retrieval task sums over all items j, as the document writes; the others over the observed pairs.
 
     Args:
-        side: Tasks, features and, for frozen user vectors, ``user_vectors``.
+        side: Tasks, features and, for frozen user vectors, the ``user_encoder``.
         settings: Parameters.
         scales: Scales of the regression labels.
         joint: Whether the user embedding model is trained together with the recommender.
@@ -88,34 +90,45 @@ class DocumentSystemModule(TwoTowerModule):
         self.tasks, self.settings, self.scales = side.tasks, settings, scales
         self.user_embedding: UserEmbedding | None = None
         if joint:
-            context = side.user_features if settings.user_embedding.context else None
-            self.user_embedding = UserEmbedding(side.items, context, settings.user_embedding, generator)
+            columns = side.user_features.shape[1] if settings.user_embedding.context else None
+            self.user_embedding = UserEmbedding(side.items, columns, settings.user_embedding, generator)
             width = settings.user_embedding.dimension
         else:
-            if side.user_vectors is None:
-                raise SettingsError("The two-stage system needs the vectors of the user embedding model.")
-            vectors = torch.from_numpy(side.user_vectors)
-            # Brought to mean square 1 per coordinate, so that one learning rate suits every embedding.
-            self._frozen = vectors / vectors.square().mean().sqrt().clamp(min=1e-12)
-            width = vectors.shape[1]
+            if side.user_encoder is None:
+                raise SettingsError("The two-stage system needs the user embedding model.")
+            width = side.user_encoder.dimension
+            self.register_buffer("frozen_scale", torch.ones(()))
         self.hidden = nn.Linear(width, settings.hidden)
         self.output = nn.Linear(settings.hidden, settings.dimension * len(side.tasks))
         for layer in (self.hidden, self.output):
             layer.weight.data.normal_(0.0, layer.in_features**-0.5, generator=generator)
             layer.bias.data.zero_()
-        columns = [side.item_features, sparse.csr_matrix(np.ones((side.items, 1), dtype=np.float32))]
+        features = [side.item_features, sparse.csr_matrix(np.ones((side.items, 1), dtype=np.float32))]
         if settings.item_identity:
-            columns.append(sparse.identity(side.items, dtype=np.float32, format="csr"))
-        self.phi = FeatureTable(sparse.hstack(columns, format="csr"), settings.dimension, generator, scale=0.1)
+            features.append(sparse.identity(side.items, dtype=np.float32, format="csr"))
+        self._features = DesignMatrix(sparse.hstack(features, format="csr"))
+        self.phi = FeatureTable(self._features.features.shape[1], settings.dimension, generator, scale=0.1)
         if settings.item_identity:
             # An item without training rows stays at what its features say.
             self.phi.vectors.data[-side.items :] = 0.0
         self.g = _ACTIVATIONS[settings.activation]()
 
+    def start(self, rows: UserRows) -> None:
+        """Set the scale of frozen vectors: mean square 1 per coordinate, so that one learning rate suits all."""
+        if self.user_embedding is None:
+            assert rows.frozen is not None
+            self.frozen_scale = rows.frozen.square().mean().sqrt().clamp(min=1e-12)
+
+    def finish(self, rows: UserRows) -> None:
+        """Keep what stands in for a user without history."""
+        if self.user_embedding is not None:
+            self.user_embedding.finish(rows)
+
     def embed(self, batch: UserBatch) -> Tensor:
         """Return (B, k) user vectors u, frozen or of the embedding model in training."""
         if self.user_embedding is None:
-            return self._frozen[batch.users]
+            assert batch.source.frozen is not None
+            return batch.source.frozen[batch.users] / self.frozen_scale
         return self.user_embedding(batch)
 
     def f_theta(self, u: Tensor) -> Tensor:
@@ -129,7 +142,7 @@ class DocumentSystemModule(TwoTowerModule):
 
     def item_vectors(self) -> Vectors:
         """Return g(phi(v)), the same for every task."""
-        vectors = self.g(self.phi())
+        vectors = self.g(self.phi(self._features))
         return dict.fromkeys(self.tasks, vectors)
 
     def losses(self, batch: UserBatch) -> dict[str, Tensor]:
@@ -140,12 +153,10 @@ class DocumentSystemModule(TwoTowerModule):
         else:
             u, embedding_loss = self.user_embedding.vectors_and_loss(batch)
             result["user_embedding"] = self.settings.user_embedding_weight * embedding_loss
-        outputs, items = self.f_theta(u), self.g(self.phi())
+        outputs, items = self.f_theta(u), self.g(self.phi(self._features))
         for place, (name, task) in enumerate(self.tasks.items()):
-            label = batch.label(name)
-            if task.kind == "regression":
-                label = self.scales.standardise(name, label)
-            loss = task_loss(task, outputs[:, place], items, batch, label, self.settings.positive_weight)
+            label = self.scales.standardise(name, batch.label(name))
+            loss = task_loss(task, outputs[:, place], items, batch, label, self.settings.positive_weight).mean
             if task.kind == "retrieval":
                 # Its rows are all pairs (i, j) of the batch, as in the document's double sum.
                 loss = loss * len(label) / (len(outputs) * len(batch.catalogue))
@@ -155,11 +166,11 @@ class DocumentSystemModule(TwoTowerModule):
 
 
 class TwoStageSystem(NeuralRecommender[DocumentSystemSettings]):
-    """The document's system as it stands: the user vectors are trained first and frozen."""
+    """The document's system as it stands: the user embedding model is trained first and frozen."""
 
-    def build(
-        self, train_rows: Interactions, side: SideInformation, scales: LabelScales, generator: torch.Generator
-    ) -> TwoTowerModule:
+    knowledge = Knowledge("encoded", "mean training user", "features", True, True)
+
+    def build(self, side: SideInformation, scales: LabelScales, generator: torch.Generator) -> TwoTowerModule:
         """Make the untrained module."""
         return DocumentSystemModule(side, self.settings, scales, joint=False, generator=generator)
 
@@ -171,8 +182,6 @@ class TwoStageSystem(NeuralRecommender[DocumentSystemSettings]):
 class JointSystem(TwoStageSystem):
     """The document's system with the user embedding model trained together with the recommender."""
 
-    def build(
-        self, train_rows: Interactions, side: SideInformation, scales: LabelScales, generator: torch.Generator
-    ) -> TwoTowerModule:
+    def build(self, side: SideInformation, scales: LabelScales, generator: torch.Generator) -> TwoTowerModule:
         """Make the untrained module."""
         return DocumentSystemModule(side, self.settings, scales, joint=True, generator=generator)

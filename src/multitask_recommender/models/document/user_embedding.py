@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import numpy as np
 import torch
 from pydantic import Field
-from scipy import sparse
 from torch import Tensor, nn
 
-from multitask_recommender.data.interactions import FloatArray, IntArray, Interactions, SideInformation
+from multitask_recommender.data.interactions import FloatArray, Interactions, SideInformation
+from multitask_recommender.data.queries import Queries
 from multitask_recommender.foundation.settings_base import Settings
-from multitask_recommender.models.recommender import Arrays, LearningCurve, Recommender
+from multitask_recommender.models.recommender import Knowledge, LearningCurve, Recommender
+from multitask_recommender.models.state import State, array
 from multitask_recommender.models.towers.history_encoders import EncoderName, make_history_encoder
 from multitask_recommender.models.towers.sparse_features import FeatureTable
 from multitask_recommender.models.training.loop import (
@@ -23,7 +23,7 @@ from multitask_recommender.models.training.loop import (
     new_generator,
     train,
 )
-from multitask_recommender.models.training.sparse_products import weighted_sums
+from multitask_recommender.models.training.sparse_products import DesignMatrix, weighted_sums
 
 _BLOCK = 1024
 
@@ -51,11 +51,6 @@ class UserEmbeddingSettings(Settings):
     training: TrainingSettings = TrainingSettings(optimiser="sgd", learning_rate=1.0, epochs=40, batches=8)
 
 
-def _unit_rows(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
-    length = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel())
-    return (sparse.diags(1.0 / np.where(length > 0, length, 1.0)) @ matrix).tocsr()
-
-
 class UserEmbedding(TrainableModule):
     """Autoencoder with tied weights over the user's history, linear unless the settings say otherwise.
 
@@ -70,7 +65,7 @@ class UserEmbedding(TrainableModule):
 
     Args:
         items: Number of items.
-        context: (users, columns) context features, or None.
+        context: Number of columns of the context features; None: they are not read.
         settings: Dimension and penalty.
         generator: Source of the initial weights.
     """
@@ -78,7 +73,7 @@ class UserEmbedding(TrainableModule):
     def __init__(
         self,
         items: int,
-        context: sparse.csr_matrix | None,
+        context: int | None,
         settings: UserEmbeddingSettings,
         generator: torch.Generator,
     ) -> None:
@@ -86,9 +81,16 @@ class UserEmbedding(TrainableModule):
         scale = items**-0.5
         initial = torch.randn(items, settings.dimension, generator=generator) * scale
         self.weight = nn.Parameter(initial)  # (items, k): W transposed, one row per item
-        self.context = None if context is None else FeatureTable(_unit_rows(context), settings.dimension)
+        self.context = None if context is None else FeatureTable(context, settings.dimension)
         self.encoder = make_history_encoder(settings.encoder, settings.dimension, settings.sequence_length, generator)
         self.penalty, self.history_dropout = settings.penalty, settings.history_dropout
+        self.register_buffer("prior", torch.zeros(settings.dimension))
+
+    prior: Tensor
+
+    def finish(self, rows: UserRows) -> None:
+        """Keep the mean encoding of the training users' histories, which stands in for a user without one."""
+        self.prior = torch.cat([self._encode_history(batch) for batch in rows.blocks(_BLOCK)]).mean(0)
 
     def project_history(self, batch: UserBatch, seen: UserBatch | None = None) -> tuple[Tensor, Tensor]:
         """Compute W h_u from the rows of a batch.
@@ -117,11 +119,21 @@ class UserEmbedding(TrainableModule):
         Returns:
             (B, k) vectors z.
         """
+        encoded = self._encode_history(batch, seen)
+        if seen is None:
+            encoded = torch.where((batch.counts > 0)[:, None], encoded, self.prior)
+        return self._with_context(encoded, batch)
+
+    def _encode_history(self, batch: UserBatch, seen: UserBatch | None = None) -> Tensor:
         return self._encode(self.project_history(batch, seen)[0], batch if seen is None else seen)
 
     def _encode(self, projected: Tensor, seen: UserBatch) -> Tensor:
-        z = self.encoder(projected, seen.row_user, lambda rows: self.weight[seen.row_item[rows]])
-        return z if self.context is None else z + self.context(seen.users)
+        return self.encoder(projected, seen.row_user, lambda rows: self.weight[seen.row_item[rows]])
+
+    def _with_context(self, encoded: Tensor, batch: UserBatch) -> Tensor:
+        if self.context is None or batch.source.context is None:
+            return encoded
+        return encoded + self.context(batch.source.context.with_unit_rows, batch.users)
 
     def loss(self, batch: UserBatch) -> Tensor:
         """Return L_UserEmb averaged over the users of a batch: the document's sum divided by the number of users."""
@@ -133,7 +145,7 @@ class UserEmbedding(TrainableModule):
         ||h - W'z||^2 is expanded to ||h||^2 - 2 (W h)'z + z' (W W') z, so that no vector over all items is made.
         """
         projected, length = self.project_history(batch)
-        vectors = z = self._encode(projected, batch)
+        vectors = z = self._with_context(self._encode(projected, batch), batch)
         if self.history_dropout > 0:
             seen = torch.rand(len(batch.row_item), generator=batch.generator) >= self.history_dropout
             z = self(batch, batch.part(seen))
@@ -159,13 +171,17 @@ class UserEmbeddingModel(Recommender[UserEmbeddingSettings]):
     """
 
     stochastic: ClassVar[bool] = True
+    knowledge = Knowledge("encoded", "mean training user", "0", user_features=True)
+
+    def _build(self, side: SideInformation, generator: torch.Generator) -> UserEmbedding:
+        columns = side.user_features.shape[1] if self.settings.context else None
+        return UserEmbedding(side.items, columns, self.settings, generator)
 
     def fit(self, train_rows: Interactions, side: SideInformation, seed: int) -> LearningCurve:
-        """Train the model and compute the vectors of all users."""
+        """Train the model."""
         generator = new_generator(seed)
-        rows = UserRows(train_rows, side.users)
-        context = side.user_features if self.settings.context else None
-        module = UserEmbedding(side.items, context, self.settings, generator)
+        rows = UserRows(train_rows, side.users, DesignMatrix(side.user_features))
+        module = self._build(side, generator)
         curve = train(
             "user_embedding",
             module,
@@ -175,24 +191,34 @@ class UserEmbeddingModel(Recommender[UserEmbeddingSettings]):
             generator,
         )
         with torch.no_grad():
-            blocks = [module(batch) for batch in rows.blocks(_BLOCK, generator)]
-        state = {name: value.numpy() for name, value in module.state_dict().items()}
-        self.restore(state | {"vectors": torch.cat(blocks).numpy()}, side)
+            module.finish(rows)
+        self._settle(module, side)
         return curve
 
+    def _settle(self, module: UserEmbedding, side: SideInformation) -> None:
+        self._module, self._tasks = module.eval().requires_grad_(False), list(side.tasks)
+
     @property
-    def vectors(self) -> FloatArray:
-        """(users, k) vectors z."""
-        return self._state["vectors"]
+    def dimension(self) -> int:
+        """Length of the vectors."""
+        return self.settings.dimension
 
-    def score(self, users: IntArray) -> dict[str, FloatArray]:
+    def encode(self, queries: Queries) -> FloatArray:
+        """Return (B, k) vectors z of some queries."""
+        rows = UserRows(queries.history, len(queries), DesignMatrix(queries.context))
+        with torch.no_grad():
+            return self._module(rows.everyone()).numpy()
+
+    def score(self, queries: Queries) -> dict[str, FloatArray]:
         """Reconstruct histories, the same for every task."""
-        return dict.fromkeys(self._tasks, self.vectors[users] @ self._state["weight"].T)
+        return dict.fromkeys(self._tasks, self.encode(queries) @ self._module.weight.numpy().T)
 
-    def state(self) -> Arrays:
-        """Return the weights and the users' vectors."""
-        return dict(self._state)
+    def state(self) -> State:
+        """Return the weights."""
+        return {name: value.numpy() for name, value in self._module.state_dict().items()}
 
-    def restore(self, state: Arrays, side: SideInformation) -> None:
-        """Take weights and vectors back."""
-        self._state, self._tasks = dict(state), list(side.tasks)
+    def restore(self, state: State, side: SideInformation) -> None:
+        """Take the weights back."""
+        module = self._build(side, new_generator(0))
+        module.load_state_dict({name: torch.from_numpy(array(state, name)) for name in state})
+        self._settle(module, side)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Generic, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from multitask_recommender.data.tasks import Task
+N = TypeVar("N", bound=nn.Module)
 
 
 class Experts(nn.Module):
@@ -63,7 +64,50 @@ def mix(weights: Tensor, outputs: Sequence[Tensor]) -> Tensor:
     return total
 
 
-def identity_heads(tasks: dict[str, Task], dimension: int) -> nn.ParameterDict:
+class PerTaskMatrices(nn.Module):
+    """One matrix per task. The names of tasks are the user's, so they are not those of parameters.
+
+    Args:
+        tasks: Names of the tasks.
+        matrices: Their initial matrices, in the same order.
+    """
+
+    def __init__(self, tasks: Iterable[str], matrices: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.names = list(tasks)
+        self.matrices = nn.ParameterList(nn.Parameter(matrix) for matrix in matrices)
+
+    def items(self) -> Iterator[tuple[str, Tensor]]:
+        """Return the tasks with their matrices."""
+        return zip(self.names, self.matrices, strict=True)
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Return the matrix of a task."""
+        return self.matrices[self.names.index(name)]
+
+
+class PerTaskModules(nn.Module, Generic[N]):
+    """One module per task; see :class:`PerTaskMatrices`.
+
+    Args:
+        modules: Task to its module.
+    """
+
+    def __init__(self, modules: Mapping[str, N]) -> None:
+        super().__init__()
+        self.names = list(modules)
+        self.own = nn.ModuleList(modules.values())
+
+    def items(self) -> Iterator[tuple[str, N]]:
+        """Return the tasks with their modules."""
+        return zip(self.names, cast(Iterable[N], self.own), strict=True)
+
+    def __getitem__(self, name: str) -> N:
+        """Return the module of a task."""
+        return cast(N, self.own[self.names.index(name)])
+
+
+def identity_heads(tasks: Iterable[str], dimension: int) -> PerTaskMatrices:
     """Make one linear head per task, starting at the identity."""
-    # Pairs, because a dictionary would be put into alphabetical order.
-    return nn.ParameterDict([(name, nn.Parameter(torch.eye(dimension))) for name in tasks])
+    names = list(tasks)
+    return PerTaskMatrices(names, [torch.eye(dimension) for _ in names])

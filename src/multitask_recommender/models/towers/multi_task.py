@@ -7,146 +7,36 @@ module is the single-task control.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from typing import Annotated, ClassVar, Literal, TypeVar
+from abc import abstractmethod
+from typing import ClassVar, TypeVar
 
-import numpy as np
 import torch
-from pydantic import Field
-from scipy.special import expit
 from torch import Tensor, nn
 
-from multitask_recommender.data.interactions import FloatArray, IntArray, Interactions, SideInformation
+from multitask_recommender.data.interactions import SideInformation
 from multitask_recommender.data.tasks import Task
-from multitask_recommender.foundation.errors import SettingsError
-from multitask_recommender.foundation.settings_base import Settings
-from multitask_recommender.models.baselines.item_item import EaseSettings, FirstStepEase
-from multitask_recommender.models.baselines.item_ridge import ItemRidge, ItemRidgeSettings
-from multitask_recommender.models.baselines.simple import solve_biases
-from multitask_recommender.models.recommender import Arrays, LearningCurve, Recommender
-from multitask_recommender.models.towers.history_encoders import EncoderName, make_history_encoder
-from multitask_recommender.models.towers.sparse_features import FeatureTable
+from multitask_recommender.models.recommender import Knowledge
+from multitask_recommender.models.towers.fold_in import crossed, division, minimise
+from multitask_recommender.models.towers.item_side import ItemSide
+from multitask_recommender.models.towers.penalties import IdentityPenalty
+from multitask_recommender.models.towers.settings import MultiTaskSettings
+from multitask_recommender.models.towers.tower import Tower
 from multitask_recommender.models.towers.two_tower import (
     LabelScales,
+    LossSum,
     NeuralRecommender,
     TwoTowerModule,
     Vectors,
     task_loss,
 )
-from multitask_recommender.models.training.loop import TrainingSettings, UserBatch
-from multitask_recommender.models.training.losses import RetrievalLoss
-from multitask_recommender.models.training.sparse_products import weighted_sums
-
-
-class MultiTaskSettings(Settings):
-    """Parameters of the multi-task towers.
-
-    Attributes:
-        dimension: Length of the shared vectors and of every task's vectors.
-        user_features: Whether the users' features are used.
-        item_features: Whether the items' features are used.
-        user_embedding: ``joint``: the history encoder is trained with the tasks; ``pretrained``: the frozen vectors of
-            the user embedding model take its place; ``none``: a user has an identity vector and context alone.
-        encoder: The history encoder where it is trained jointly (see ``history_encoders``).
-        sequence_length: How many of the latest items the sequential encoder reads.
-        history_exponent: The sum over a history of n items is divided by n to this power.
-        history_dropout: Share of a user's rows hidden from the encoder in a step; the pointwise losses are taken on
-            the hidden rows alone (a denoising encoder).
-        item_dropout: Share of the items that show nothing but their features in a step, so that the features learn to
-            stand for an item on their own, as they have to for a new one (DropoutNet: Volkovs et al., NeurIPS 2017).
-        retrieval_loss: Loss of the retrieval tasks.
-        positive_weight: Additional weight of an observed pair in the squared loss of a retrieval task.
-        retrieval_penalty: Weight of the squared length of the identity vectors, per user or item, that a retrieval
-            task asks for.
-        penalty: The same per row of the user or item, that the other tasks ask for.
-        penalise: Whether these penalties fall on the shared identity vectors themselves (``identity``) or on what the
-            towers make of them for each task (``task_vectors``).
-        bias_penalty: Weight of the squared biases, per row.
-        encoder_penalty: Weight of the squared length of the history and feature vectors.
-        wide: Parameters of the wide part of the retrieval tasks, an EASE; null: none.
-        wide_weight: Factor on it in the score.
-        wide_labels: Parameters of the wide part of the tasks with labels, an item ridge regression; null: none.
-        wide_labels_share: Its share of the prediction, for items with training labels.
-        retrieval_weight: Weight of the loss of a retrieval task.
-        binary_weight: Weight of the loss of a binary task.
-        regression_weight: Weight of the loss of a regression task.
-        task_weights: Weights of single tasks by name, instead of those of their kind.
-        training: Optimiser and schedule; ``encoder_rate`` also holds for the towers.
-    """
-
-    dimension: int = Field(default=64, ge=1)
-    user_features: bool = True
-    item_features: bool = True
-    user_embedding: Literal["joint", "pretrained", "none"] = "joint"
-    encoder: EncoderName = "linear"
-    sequence_length: int = Field(default=32, ge=1)
-    history_exponent: float = Field(default=0.75, ge=0, le=1)
-    history_dropout: float = Field(default=0.5, ge=0, lt=1)
-    item_dropout: float = Field(default=0.0, ge=0, lt=1)
-    retrieval_loss: RetrievalLoss = "squared"
-    positive_weight: float = Field(default=4.0, ge=0)
-    retrieval_penalty: float = Field(default=30.0, ge=0)
-    penalty: float = Field(default=0.12, ge=0)
-    penalise: Literal["identity", "task_vectors"] = "identity"
-    bias_penalty: float = Field(default=0.02, ge=0)
-    encoder_penalty: float = Field(default=1.0, ge=0)
-    wide: EaseSettings | None = None
-    wide_weight: float = Field(default=1.0, gt=0)
-    wide_labels: ItemRidgeSettings | None = None
-    wide_labels_share: float = Field(default=0.25, gt=0, le=1)
-    retrieval_weight: float = Field(default=1.0, gt=0)
-    binary_weight: float = Field(default=0.5, gt=0)
-    regression_weight: float = Field(default=1.25, gt=0)
-    task_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
-    training: TrainingSettings = TrainingSettings(learning_rate=0.015, encoder_rate=0.1, epochs=25, batches=8)
-
+from multitask_recommender.models.towers.user_side import UserSide, start_biases
+from multitask_recommender.models.training.loop import TrainingSettings, UserBatch, UserRows
+from multitask_recommender.models.training.losses import Curvature, retrieval_curvature
+from multitask_recommender.models.training.sparse_products import weighted_grams
 
 M = TypeVar("M", bound=MultiTaskSettings)
 
-
-class Tower(nn.Module, ABC):
-    """Turns the shared vectors of one side into one vector per task; the last step of every tower is a matrix per task.
-
-    Attributes:
-        width: Length of the shared vectors that it takes.
-    """
-
-    width: int
-
-    def forward(self, shared: Tensor) -> Vectors:
-        """Map (n, width) shared vectors to task to (n, d)."""
-        heads = self.head_maps()
-        return {name: vector @ heads[name] for name, vector in self.before_heads(shared).items()}
-
-    @abstractmethod
-    def before_heads(self, shared: Tensor) -> Vectors:
-        """Map (n, width) shared vectors to task to (n, d) vectors that only the task's matrix is still to be put on."""
-
-    @abstractmethod
-    def head_maps(self) -> Vectors:
-        """Return task to its matrix (d, d), all that is linear at the end of the tower."""
-
-    def gates(self, shared: Tensor) -> dict[str, Tensor]:
-        """Return task to (n, experts) gate weights; empty for an architecture without gates."""
-        return {}
-
-    def expert_names(self, task: str) -> list[str]:
-        """Return the names of the experts that a task's gate weighs, in order."""
-        return []
-
-    def expert_parameters(self) -> list[nn.Parameter]:
-        """Return the parameters of experts and gates, which are trained slowest."""
-        return []
-
-
-def history_task(tasks: dict[str, Task]) -> str | None:
-    """Return the task whose labels the history encoder sees: the first regression task, else binary, else none."""
-    for kind in ("regression", "binary"):
-        for name, task in tasks.items():
-            if task.kind == kind:
-                return name
-    return None
+_FOLD_IN_STEPS = 5
 
 
 class MultiTaskModule(TwoTowerModule):
@@ -162,11 +52,13 @@ class MultiTaskModule(TwoTowerModule):
     the context, v_i the item's features, U_t and V_t the towers, A_t and B_t their last matrices, multiplied on the
     side of the users because a batch has fewer of them. The linear encoder follows SVD++ (Koren, KDD 2008, equation
     15), with a share of the history hidden in every step as in a denoising autoencoder (Vincent et al., ICML
-    2008). Only the identity vectors p and q carry a strong penalty: uniform for retrieval (Hu et al., ICDM 2008), per
-    row for the pointwise tasks (Zhou et al., AAIM 2008).
+    2008). Only the identity vectors p and q carry a strong penalty.
+
+    In training every user has a p. Afterwards it is solved from the history that a user is asked with, whoever it is,
+    by minimising the same losses and penalties on the frozen item side (:meth:`fold_in`). On held-out rows that
+    predicts better than the trained p, which stop before their minimum.
 
     Args:
-        rows: Training rows.
         side: Tasks, sizes and features.
         settings: Parameters.
         scales: Scales of the regression labels.
@@ -174,9 +66,10 @@ class MultiTaskModule(TwoTowerModule):
         generator: Source of the initial weights.
     """
 
+    label_share: Tensor
+
     def __init__(
         self,
-        rows: Interactions,
         side: SideInformation,
         settings: MultiTaskSettings,
         scales: LabelScales,
@@ -189,137 +82,60 @@ class MultiTaskModule(TwoTowerModule):
             name: settings.task_weights.get(name, getattr(settings, f"{task.kind}_weight"))
             for name, task in side.tasks.items()
         }
-        dimension = towers[0].width
         retrieves = any(task.kind == "retrieval" for task in side.tasks.values())
         scale = 0.1 if retrieves else 0.03
-        self.user = nn.Parameter(torch.randn(side.users, dimension, generator=generator) * scale)
-        self.item = nn.Parameter(torch.randn(side.items, dimension, generator=generator) * scale)
-        # An item without training rows has nothing but its features; no loss moves its vector away from 0.
-        self.item.data[np.bincount(rows.item, minlength=side.items) == 0] = 0.0
-        self._make_user_embedding(side, dimension, generator)
-        self.context = FeatureTable(side.user_features, dimension) if settings.user_features else None
-        # The additional columns are the feature part of the item biases, one per task.
-        width = dimension + len(side.tasks)
-        self.features = FeatureTable(side.item_features, width) if settings.item_features else None
-        self.user_tower, self.item_tower = towers
-        self.user_bias = nn.Parameter(torch.zeros(side.users, len(side.tasks)))
-        self.item_bias = nn.Parameter(torch.zeros(side.items, len(side.tasks)))
+        self.users = UserSide(side, settings, towers[0], scale, generator)
+        self.items = ItemSide(side, settings, towers[1], scale, generator)
         self.constant = nn.Parameter(torch.zeros(len(side.tasks)))
-        self._start_at_biases(rows, side)
+        self.penalty = IdentityPenalty(side.tasks, self.weights, settings)
+        self.register_buffer("label_share", torch.ones(len(side.tasks)))
 
-    def _make_user_embedding(self, side: SideInformation, dimension: int, generator: torch.Generator) -> None:
-        """Make what turns histories into vectors."""
-        settings = self.settings
-        self.history_task = None
-        self.history = self.label_history = self.projection = None
-        if settings.user_embedding == "joint":
-            self.history = nn.Parameter(torch.zeros(side.items, dimension))
-            self.history_task = history_task(side.tasks)
-            if self.history_task is not None:
-                self.label_history = nn.Parameter(torch.zeros(side.items, dimension))
-            self.encoder = make_history_encoder(settings.encoder, dimension, settings.sequence_length, generator)
-        elif settings.user_embedding == "pretrained":
-            if side.user_vectors is None:
-                raise SettingsError("'user_embedding: pretrained' needs a variant that reads the user vectors.")
-            vectors = torch.from_numpy(side.user_vectors)
-            self._pretrained = vectors / vectors.square().mean().sqrt().clamp(min=1e-12)
-            self.projection = nn.Parameter(torch.zeros(vectors.shape[1], dimension))
-
-    def _start_at_biases(self, rows: Interactions, side: SideInformation) -> None:
-        """Set the pointwise tasks' biases to their solution without factors, and keep what it leaves of the labels."""
-        for place, (name, task) in enumerate(side.tasks.items()):
+    def start(self, rows: UserRows) -> None:
+        """Set the pointwise tasks' biases to their solution without factors, and what depends on the rows alone."""
+        self.users.start(rows)
+        self.items.start(rows)
+        sizes = len(self.users.bias), len(self.items.bias)
+        for place, (name, task) in enumerate(self.tasks.items()):
+            label = rows.labels[name].numpy()
+            self.label_share[place] = float((label == label).mean())
             if task.kind == "retrieval":
                 continue
-            everyone = rows.labels[name].astype(np.float64)
-            asked = ~np.isnan(everyone)
-            label = everyone[asked]
-            if task.kind == "regression":
-                mean, spread, _, _ = self.scales.values[name]
-                constant, label = 0.0, (label - mean) / spread
-            else:
-                rate = float(np.clip(label.mean(), 1e-3, 1 - 1e-3))
-                constant = float(np.log(rate / (1 - rate)))
-                # One Newton step from the base rate turns differences of probability into differences of logits.
-                label = (label - rate) / (rate * (1 - rate))
-            bias = solve_biases(
-                rows.user[asked],
-                rows.item[asked],
-                label.astype(np.float32),
-                side.users,
-                side.items,
-                (15.0, 10.0),
-            )
-            self.user_bias.data[:, place] = torch.from_numpy(bias[0])
-            self.item_bias.data[:, place] = torch.from_numpy(bias[1])
+            scale = self.scales.values[name][:2] if task.kind == "regression" else (0.0, 1.0)
+            constant, user, item, scale = start_biases(task, label, rows, scale, sizes)
+            self.users.bias.data[:, place] = torch.from_numpy(user)
+            self.items.bias.data[:, place] = torch.from_numpy(item)
             self.constant.data[place] = constant
-            if name == self.history_task:
-                predicted = bias[0][rows.user] + bias[1][rows.item] + constant
-                if task.kind == "regression":
-                    everyone = (everyone - mean) / spread
-                else:
-                    predicted = expit(predicted)
-                residual = np.nan_to_num(everyone - predicted, nan=0.0)
-                self._residuals = torch.from_numpy(residual.astype(np.float32))
+            if name == self.users.history_task and self.users.residuals is not None:
+                self.users.residuals.item_bias = torch.from_numpy(item)
+                self.users.residuals.scale = torch.tensor(scale)
+
+    def describe(self, rows: UserRows) -> None:
+        """Compute the residuals of the labels that the history encoder reads."""
+        self.users.describe(rows)
+
+    def finish(self, rows: UserRows) -> None:
+        """Keep the mean of the training users."""
+        self.users.finish(rows)
+
+    def user_tables(self) -> frozenset[str]:
+        """Return the names of the users' identity vectors and biases."""
+        return frozenset({"users.identity", "users.bias"})
 
     def encode_users(self, batch: UserBatch, seen: UserBatch | None = None) -> Tensor:
-        """Return the shared vectors x (B, D).
+        """Return the shared vectors x (B, D) of users in training; ``seen`` as in :meth:`UserSide.encode_history`."""
+        hidden = 0.0 if seen is None else self.settings.history_dropout
+        history = self.users.encode_history(batch, seen, hidden)
+        return self.users.identity[batch.users] + history + self.users.encode_context(batch)
 
-        Args:
-            batch: Users with their rows.
-            seen: The part of the batch that was drawn to be seen as their histories; None: all of it.
+    def task_vectors(self, shared: Tensor, bias: Tensor) -> Vectors:
+        """Turn shared vectors x (B, D) and biases (B, tasks) of users into what meets the items' vectors.
+
+        Returns:
+            Task to (B, d + 1 + tasks): a_t A_t B_t', the bias, and which item bias counts.
         """
-        encoded = self.user[batch.users]
-        if self.history is not None:
-            encoded = encoded + self._encode_history(batch, seen, self.history)
-        elif self.projection is not None:
-            encoded = encoded + self._pretrained[batch.users] @ self.projection
-        if self.context is not None:
-            encoded = encoded + self.context(batch.users)
-        return encoded
-
-    def _encode_history(self, batch: UserBatch, seen: UserBatch | None, table: Tensor) -> Tensor:
-        count = torch.bincount(batch.row_user, minlength=len(batch.users)).clamp(min=1)
-        factor = count.to(table.dtype).pow(-self.settings.history_exponent)
-        if seen is not None:
-            factor = factor / (1.0 - self.settings.history_dropout)
-        rows = batch if seen is None else seen
-        value = factor.index_select(0, rows.row_user)
-        summed = weighted_sums(rows.pairs, value, table)
-        residual = None
-        if self.label_history is not None:
-            residual = self._residuals.index_select(0, rows.row)
-            summed = summed + weighted_sums(rows.pairs, value * residual, self.label_history)
-
-        def row_vectors(places: Tensor) -> Tensor:
-            vectors = table[rows.row_item[places]]
-            if self.label_history is None or residual is None:
-                return vectors
-            return vectors + residual[places, None] * self.label_history[rows.row_item[places]]
-
-        return self.encoder(summed, rows.row_user, row_vectors)
-
-    def encode_items(self, shown: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the shared vectors y (items, D) and the items' biases (items, tasks).
-
-        Args:
-            shown: (items, 1) 1 for an item that shows its identity, 0 for one that shows its features alone; None: all
-                show it.
-        """
-        item: Tensor = self.item
-        bias: Tensor = self.item_bias
-        if shown is not None:
-            item, bias = item * shown, bias * shown
-        if self.features is None:
-            return item, bias
-        encoded = self.features()
-        dimension = self.item.shape[1]
-        return item + encoded[:, :dimension], bias + encoded[:, dimension:]
-
-    def user_vectors(self, batch: UserBatch, seen: UserBatch | None = None) -> Vectors:
-        """Return task to (B, d + 1 + tasks): a_t A_t B_t', the bias, and which item bias counts; ``seen`` as above."""
-        own, other = self.user_tower.head_maps(), self.item_tower.head_maps()
-        vectors = self.user_tower.before_heads(self.encode_users(batch, seen))
-        bias, which = self.user_bias[batch.users] + self.constant, torch.eye(len(self.tasks))
+        own, other = self.users.tower.head_maps(), self.items.tower.head_maps()
+        vectors = self.users.tower.before_heads(shared)
+        bias, which = bias + self.constant, torch.eye(len(self.tasks))
         return {
             name: torch.cat(
                 [vectors[name] @ (own[name] @ other[name].T), bias[:, [place]], which[place].expand(len(bias), -1)],
@@ -328,14 +144,118 @@ class MultiTaskModule(TwoTowerModule):
             for place, name in enumerate(self.tasks)
         }
 
+    def user_vectors(self, batch: UserBatch, seen: UserBatch | None = None) -> Vectors:
+        """Return :meth:`task_vectors` of users in training."""
+        return self.task_vectors(self.encode_users(batch, seen), self.users.bias[batch.users])
+
     def item_vectors(self, shown: Tensor | None = None) -> Vectors:
-        """Return task to (items, d + 1 + tasks): b_t, 1, and all item biases; ``shown`` as in :meth:`encode_items`."""
-        shared, bias = self.encode_items(shown)
-        vectors = self.item_tower.before_heads(shared)
+        """Return task to (items, d + 1 + tasks): b_t, 1, all item biases; ``shown`` as in :meth:`ItemSide.encode`."""
+        shared, bias = self.items.encode(shown)
+        vectors = self.items.tower.before_heads(shared)
         ends = torch.cat([torch.ones(len(bias), 1), bias], dim=1)
         # Tasks that read the same vectors share one table.
         tables = {id(vector): torch.cat([vector, ends], dim=1) for vector in vectors.values()}
         return {name: tables[id(vectors[name])] for name in self.tasks}
+
+    def query_vectors(self, batch: UserBatch, items: Vectors) -> Vectors:
+        """Return :meth:`task_vectors` of anybody; of a user without history those of the mean training user."""
+        shared, bias = self.fold_in(batch, items)
+        return self.task_vectors(shared, bias)
+
+    def fold_in(self, batch: UserBatch, items: Vectors) -> tuple[Tensor, Tensor]:
+        """Solve the identity vectors p and the biases from the histories of a batch.
+
+        They minimise, per user, the sum of the tasks' losses over the rows of the history, weighted as in training,
+        plus the penalties of p and biases, with everything else fixed. As in training a row is predicted from an
+        encoding that has not seen it: the history is divided into parts, and each is told from the others.
+
+        Args:
+            batch: Users with their rows.
+            items: Task to the items' vectors.
+
+        Returns:
+            (B, D) shared vectors x and (B, tasks) biases.
+        """
+        users, width, number = self.users, self.users.tower.width, len(self.tasks)
+        context = users.encode_context(batch)
+        parts, hidden = division(self.settings.history_dropout if users.reads_rows else 0.0)
+        part = batch.position % parts
+        told = crossed(lambda seen, share: users.encode_history(batch, batch.part(seen), share), part, parts, hidden)
+        told = told + context[:, None]
+        divided = batch.divided(part, parts)
+        counts = batch.counts.to(context.dtype)
+
+        def objective(solution: Tensor) -> Tensor:
+            identity, bias = solution.split([width, number], dim=1)
+            shared = (identity[:, None] + told).flatten(0, 1)
+            vectors = self.task_vectors(shared, bias.repeat_interleave(parts, 0))
+            losses = self.task_sums(vectors, items, divided, divided)
+            total = torch.stack([self._per_row(name, loss) for name, loss in losses.items()]).sum()
+            uniform, per_row = self.penalty.measure(identity, bias, users.tower)
+            return total + (uniform + counts * per_row).sum()
+
+        jacobians = users.tower.jacobians(told.mean(1))
+        curvature = self._curvature(batch, items, jacobians, counts)
+        exact = users.tower.linear and self.settings.retrieval_loss == "squared"
+        exact = exact and all(self._is_quadratic(name) for name in self.tasks)
+        solution = minimise(objective, curvature, 1 if exact else _FOLD_IN_STEPS)
+        identity, bias = solution.split([width, number], dim=1)
+        history = users.encode_history(batch)
+        known = (batch.counts > 0)[:, None]
+        shared = torch.where(known, identity + history, users.prior) + context
+        return shared, torch.where(known, bias, users.prior_bias)
+
+    def _per_row(self, name: str, loss: LossSum) -> Tensor:
+        """Weigh a task's loss so that its sum over all rows of the training is that of the mean loss times the rows."""
+        share = self.label_share[list(self.tasks).index(name)] if loss.labelled else 1.0
+        return self.weights.get(name, 1.0) * loss.total / share
+
+    def _is_quadratic(self, name: str) -> bool:
+        return self.tasks[name].kind != "binary"
+
+    def _curvature(self, batch: UserBatch, items: Vectors, jacobians: Vectors, counts: Tensor) -> Tensor:
+        """Return (B, D + tasks, D + tasks), a bound of the second derivatives of the objective of :meth:`fold_in`."""
+        tower, number = self.users.tower, len(self.tasks)
+        identity, biases = self.penalty.curvature(counts, jacobians, tower)
+        width = tower.width
+        total = counts.new_zeros(len(counts), width + number, width + number)
+        total[:, :width, :width] = identity
+        total[:, width:, width:] = torch.diag_embed(biases)
+        own, other = tower.head_maps(), self.items.tower.head_maps()
+        for place, name in enumerate(self.tasks):
+            # The vectors that the user's own meet, and 1 for the bias.
+            table = items[name][:, :-number]
+            bound = self.curvature(name, batch)
+            if bound.weights is None:
+                gram = batch.source.grams[name][: table.shape[1], : table.shape[1]]
+            else:
+                catalogue = batch.of_catalogue(table)
+                gram = catalogue.T @ (catalogue * bound.weights[:, None])
+            hessian = weighted_grams(batch.pairs, bound.rows, table) + bound.catalogue[:, None, None] * gram
+            share = self.label_share[place] if self.tasks[name].kind != "retrieval" else 1.0
+            hessian = self.weights[name] / share * hessian
+            through = jacobians[name] @ (own[name] @ other[name].T)
+            moved = through @ hessian[:, :-1]  # (B, D, d + 1)
+            total[:, :width, :width] += moved[:, :, :-1] @ through.transpose(1, 2)
+            total[:, :width, width + place] += moved[:, :, -1]
+            total[:, width + place, :width] += moved[:, :, -1]
+            total[:, width + place, width + place] += hessian[:, -1, -1]
+        # A user without history and without penalties has no equations.
+        return total + 1e-6 * torch.eye(width + number)
+
+    def curvature(self, name: str, batch: UserBatch) -> Curvature:
+        """Return the bound of the second derivatives of a task's loss, summed over rows, in the users' vectors."""
+        asked = ~torch.isnan(batch.label(name))
+        kind = self.tasks[name].kind
+        if kind != "retrieval":
+            rows = (0.25 if kind == "binary" else 2.0) * asked.to(self.constant.dtype)
+            return Curvature(rows, rows.new_zeros(len(batch.users)))
+        counts = torch.bincount(batch.row_user[asked], minlength=len(batch.users))
+        popularity = batch.of_catalogue(self.items.popularity)
+        settings = self.settings
+        return retrieval_curvature(
+            settings.retrieval_loss, asked, counts, batch.share, settings.positive_weight, popularity
+        )
 
     def losses(self, batch: UserBatch) -> dict[str, Tensor]:
         """Return the tasks' losses on a batch with a part of the histories and identities hidden, and the penalties."""
@@ -344,14 +264,17 @@ class MultiTaskModule(TwoTowerModule):
             hidden = torch.rand(len(batch.row_item), generator=batch.generator) < self.settings.history_dropout
             seen, asked = batch.part(~hidden), batch.part(hidden)
         shown = None
-        if self.settings.item_dropout > 0 and self.features is not None:
-            shown = (torch.rand(len(self.item), 1, generator=batch.generator) >= self.settings.item_dropout).float()
-        result = self.task_losses(self.user_vectors(batch, seen), self.item_vectors(shown), batch, asked)
+        if self.settings.item_dropout > 0 and self.items.features is not None:
+            shown = (
+                torch.rand(len(self.items.identity), 1, generator=batch.generator) >= self.settings.item_dropout
+            ).float()
+        sums = self.task_sums(self.user_vectors(batch, seen), self.item_vectors(shown), batch, asked)
+        result = {name: self.weights.get(name, 1.0) * loss.mean for name, loss in sums.items()}
         result["penalty"] = self._penalty(batch, asked)
         return result
 
-    def task_losses(self, users: Vectors, items: Vectors, batch: UserBatch, asked: UserBatch) -> dict[str, Tensor]:
-        """Return the tasks' weighted losses.
+    def task_sums(self, users: Vectors, items: Vectors, batch: UserBatch, asked: UserBatch) -> dict[str, LossSum]:
+        """Return the tasks' losses, before their weights.
 
         Args:
             users: Task to (B, d) vectors.
@@ -361,21 +284,20 @@ class MultiTaskModule(TwoTowerModule):
         """
         return {name: self.usual_loss(name, users, items, batch, asked) for name in self.tasks}
 
-    def usual_loss(self, name: str, users: Vectors, items: Vectors, batch: UserBatch, asked: UserBatch) -> Tensor:
-        """Return the weighted loss of one task by its kind; arguments as in :meth:`task_losses`."""
+    def usual_loss(self, name: str, users: Vectors, items: Vectors, batch: UserBatch, asked: UserBatch) -> LossSum:
+        """Return the loss of one task by its kind; arguments as in :meth:`task_sums`."""
         task = self.tasks[name]
         rows = batch if task.kind == "retrieval" else asked
-        label = rows.label(name)
-        loss = task_loss(
+        return task_loss(
             task,
             users[name],
             items[name],
             rows,
-            self.scales.standardise(name, label) if task.kind == "regression" else label,
+            self.scales.standardise(name, rows.label(name)),
             self.settings.positive_weight,
             self.settings.retrieval_loss,
+            batch.source.grams.get(name),
         )
-        return self.weights[name] * loss
 
     def _penalty(self, batch: UserBatch, asked: UserBatch) -> Tensor:
         """Return the penalties of a batch; each part in the same unit as the loss it belongs to.
@@ -383,143 +305,63 @@ class MultiTaskModule(TwoTowerModule):
         A retrieval task asks for ``retrieval_penalty`` |p|^2 per user and item, over the number of rows; a pointwise
         task for ``penalty`` (|p_u|^2 + |q_i|^2) on average over the rows that its loss is taken on.
         """
-        settings = self.settings
-        share = len(batch.users) / len(self.user)
-        rows = max(len(batch.row_item), 1)
-        by_user = torch.bincount(asked.row_user, minlength=len(batch.users)).to(self.user.dtype)
-        by_item = torch.bincount(asked.row_item, minlength=len(self.item)).to(self.item.dtype)
+        users, items = self.users, self.items
+        share = len(batch.users) / len(users.identity)
+        user = self.penalty.measure(users.identity[batch.users], users.bias[batch.users], users.tower)
+        item = self.penalty.measure(items.identity, items.bias, items.tower)
+        by_user = asked.counts.to(share_dtype := users.identity.dtype)
+        by_item = torch.bincount(asked.row_item, minlength=len(items.identity)).to(share_dtype)
         asked_rows = max(len(asked.row_item), 1)
-
-        def measure(user: Tensor, item: Tensor, uniform: list[float], per_row: list[float]) -> Tensor:
-            """Weigh squared lengths (B, k) and (items, k): k weights hold for everyone, and k others per row."""
-            everyone = user.sum(0) + share * item.sum(0)
-            observed = by_user @ user + by_item @ item
-            return everyone @ user.new_tensor(uniform) / rows + observed @ user.new_tensor(per_row) / asked_rows
-
-        def lengths(vectors: Iterable[Tensor]) -> Tensor:
-            return torch.stack([vector.square().sum(1) for vector in vectors], dim=1)
-
-        # A retrieval task asks for everyone alike, a pointwise task per row.
-        retrieval = [self.weights[name] * (task.kind == "retrieval") for name, task in self.tasks.items()]
-        pointwise = [self.weights[name] * (task.kind != "retrieval") for name, task in self.tasks.items()]
-        total = measure(
-            self.user_bias[batch.users].square(),
-            self.item_bias.square(),
-            [0.1 * settings.retrieval_penalty * weight for weight in retrieval],
-            [settings.bias_penalty * weight for weight in pointwise],
-        )
-        user, item = self.user[batch.users], self.item
-        if settings.penalise == "task_vectors":
-            own = lengths(self.user_tower(user).values()), lengths(self.item_tower(item).values())
-        else:
-            # The vectors are shared, so tasks of one sort ask for one penalty, not for one each.
-            own = lengths([user]), lengths([item])
-            retrieval, pointwise = [max(retrieval)], [max(pointwise)]
-        total = total + measure(
-            *own,
-            [settings.retrieval_penalty * weight for weight in retrieval],
-            [settings.penalty * weight for weight in pointwise],
-        )
-        tables = [table for table in (self.history, self.label_history, self.projection) if table is not None]
-        tables += [table.vectors for table in (self.context, self.features) if table is not None]
+        total = (user[0].sum() + share * item[0].sum()) / max(len(batch.row_item), 1)
+        total = total + (by_user @ user[1] + by_item @ item[1]) / asked_rows
+        tables = [*users.tables(), *items.tables()]
         if not tables:
             return total
         encoder = torch.stack([table.square().sum() for table in tables]).sum()
-        return total + settings.encoder_penalty * share * encoder / asked_rows
+        return total + self.settings.encoder_penalty * share * encoder / asked_rows
 
     def expert_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of the towers' experts and gates."""
-        return [*self.user_tower.expert_parameters(), *self.item_tower.expert_parameters()]
+        return [*self.users.tower.expert_parameters(), *self.items.tower.expert_parameters()]
 
     def slow_parameters(self) -> list[nn.Parameter]:
         """Return the encoder's and the heads' parameters."""
-        others = {id(p) for p in (self.user, self.item, self.user_bias, self.item_bias, *self.expert_parameters())}
+        tables = (self.users.identity, self.items.identity, self.users.bias, self.items.bias)
+        others = {id(p) for p in (*tables, *self.expert_parameters())}
         return [p for p in self.parameters() if id(p) not in others]
 
-    def expert_utilisation(self, batch: UserBatch) -> dict[str, Tensor]:
-        """Return ``<side>/<task>/<expert>`` to its mean gate weight, over the batch's users or over all items."""
-        result: dict[str, Tensor] = {}
-        for side, tower, shared in (
-            ("user", self.user_tower, self.encode_users(batch)),
-            ("item", self.item_tower, self.encode_items()[0]),
-        ):
-            for task, weights in tower.gates(shared).items():
-                for expert, mean in zip(tower.expert_names(task), weights.mean(0), strict=True):
-                    result[f"{side}/{task}/{expert}"] = mean
-        return result
+    def expert_utilisation(self, batch: UserBatch) -> dict[str, dict[str, dict[str, Tensor]]]:
+        """Return side to task to expert to its mean gate weight, over the batch's users or over all items."""
+        sides = {
+            "user": (self.users.tower, self.encode_users(batch)),
+            "item": (self.items.tower, self.items.encode()[0]),
+        }
+        return {
+            side: {
+                task: dict(zip(tower.expert_names(task), weights.mean(0), strict=True))
+                for task, weights in tower.gates(shared).items()
+            }
+            for side, (tower, shared) in sides.items()
+        }
 
 
 class MultiTaskRecommender(NeuralRecommender[M]):
-    """A multi-task architecture over shared representations: what its towers are, subclasses say.
-
-    With wide parts it is a wide and deep model (Cheng et al., DLRS 2016), whose wide parts are item-item weights solved
-    in closed form. ``wide`` adds those of EASE to the scores of the retrieval tasks (see :class:`FirstStepEase`: the
-    steps of a funnel share the wide part of its first step, which has the most data); ``wide_labels`` mixes the
-    predictions of :class:`ItemRidge` into those of the other tasks, where an item has training labels.
-    """
+    """A multi-task architecture over shared representations: what its towers are, subclasses say."""
 
     module: ClassVar[type[MultiTaskModule]] = MultiTaskModule
+    knowledge = Knowledge(
+        "encoded, and an identity vector solved from it", "mean training user", "features", True, True
+    )
 
     @abstractmethod
     def tower(self, tasks: dict[str, Task], generator: torch.Generator) -> Tower:
         """Make a tower; called once for the users and once for the items."""
 
-    def build(
-        self, train_rows: Interactions, side: SideInformation, scales: LabelScales, generator: torch.Generator
-    ) -> TwoTowerModule:
+    def build(self, side: SideInformation, scales: LabelScales, generator: torch.Generator) -> TwoTowerModule:
         """Make the untrained module."""
         towers = (self.tower(side.tasks, generator), self.tower(side.tasks, generator))
-        return self.module(train_rows, side, self.settings, scales, towers, generator)
+        return self.module(side, self.settings, scales, towers, generator)
 
     def training_settings(self) -> TrainingSettings:
         """Return how the module is trained."""
         return self.settings.training
-
-    def fit(self, train_rows: Interactions, side: SideInformation, seed: int) -> LearningCurve:
-        """Train the module, and solve the wide parts if there are any."""
-        curve = super().fit(train_rows, side, seed)
-        state = self.state()
-        for name, (part, own) in self._untrained_wide_parts(side).items():
-            part.fit(train_rows, own, seed)
-            state |= {f"{name}.{key}": array for key, array in part.state().items()}
-        self.restore(state, side)
-        return curve
-
-    def _untrained_wide_parts(self, side: SideInformation) -> dict[str, tuple[Recommender, SideInformation]]:
-        """Return the wide parts by the name of their settings, and what each is to know: its tasks alone."""
-        parts: dict[str, Recommender] = {}
-        if self.settings.wide is not None:
-            parts["wide"] = FirstStepEase(self.settings.wide)
-        if self.settings.wide_labels is not None:
-            parts["wide_labels"] = ItemRidge(self.settings.wide_labels)
-        tasks = {
-            name: [task for task, own in side.tasks.items() if (own.kind == "retrieval") == (name == "wide")]
-            for name in parts
-        }
-        return {name: (part, side.with_tasks(tasks[name])) for name, part in parts.items() if tasks[name]}
-
-    def restore(self, state: Arrays, side: SideInformation) -> None:
-        """Take weights, vectors and the wide parts back."""
-        super().restore(state, side)
-        self._wide_parts: dict[str, Recommender] = {}
-        for name, (part, own_side) in self._untrained_wide_parts(side).items():
-            own = {key.removeprefix(f"{name}."): array for key, array in state.items() if key.startswith(f"{name}.")}
-            if own:
-                part.restore(own, own_side)
-                self._wide_parts[name] = part
-
-    def score(self, users: IntArray) -> dict[str, FloatArray]:
-        """Score with the towers and the wide parts."""
-        scores = super().score(users)
-        for part in self._wide_parts.values():
-            for task, wide in part.score(users).items():
-                if isinstance(part, ItemRidge):
-                    share, items = np.float32(self.settings.wide_labels_share), part.labelled_items(task)
-                    scores[task][:, items] += share * (wide[:, items] - scores[task][:, items])
-                else:
-                    scores[task] += np.float32(self.settings.wide_weight) * wide
-        return scores
-
-    def parameter_count(self) -> int:
-        """Return the number of trained weights and of wide weights."""
-        return super().parameter_count() + sum(part.parameter_count() for part in self._wide_parts.values())

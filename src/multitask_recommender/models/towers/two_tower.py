@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
+from scipy import sparse
 from scipy.special import expit
 from torch import Tensor
 
-from multitask_recommender.data.interactions import FloatArray, IntArray, Interactions, SideInformation
+from multitask_recommender.data.interactions import FloatArray, Interactions, SideInformation, UserEncoder
+from multitask_recommender.data.queries import Histories, Queries
 from multitask_recommender.data.tasks import Task, TaskKind
-from multitask_recommender.models.recommender import Arrays, LearningCurve, Recommender, S
+from multitask_recommender.models.recommender import LearningCurve, Recommender, S
+from multitask_recommender.models.state import State, array, branch
 from multitask_recommender.models.training.loop import (
     TrainableModule,
     TrainingSettings,
@@ -31,7 +35,7 @@ from multitask_recommender.models.training.losses import (
     squared_error,
     whole_data_squared_loss,
 )
-from multitask_recommender.models.training.sparse_products import Pairs, pair_scores
+from multitask_recommender.models.training.sparse_products import DesignMatrix, pair_scores
 
 Vectors = dict[str, Tensor]
 _BLOCK = 1024
@@ -42,25 +46,41 @@ class LabelScales:
 
     Models predict standardised labels, so that one penalty fits all scales; predictions are brought back and clipped
     to the range seen in training.
+
+    Args:
+        values: Task to the four numbers.
     """
 
-    def __init__(self, tasks: dict[str, Task], labels: dict[str, FloatArray]) -> None:
-        self.values: dict[str, tuple[float, float, float, float]] = {}
+    def __init__(self, values: dict[str, tuple[float, float, float, float]]) -> None:
+        self.values = values
+
+    @classmethod
+    def of(cls, tasks: dict[str, Task], labels: dict[str, FloatArray]) -> LabelScales:
+        """Compute the scales of training labels."""
+        values: dict[str, tuple[float, float, float, float]] = {}
         for name, task in tasks.items():
             if task.kind == "regression":
                 label = labels[name].astype(np.float64)
                 spread = float(np.nanstd(label))
-                self.values[name] = (
+                values[name] = (
                     float(np.nanmean(label)),
                     spread if spread > 0 else 1.0,
                     float(np.nanmin(label)),
                     float(np.nanmax(label)),
                 )
+        return cls(values)
 
     def standardise(self, task: str, label: Tensor) -> Tensor:
-        """Return (label - mean) / standard deviation."""
+        """Return (label - mean) / standard deviation; labels of other tasks as they are."""
+        if task not in self.values:
+            return label
         mean, spread, _, _ = self.values[task]
         return (label - mean) / spread
+
+    def to_label(self, task: str, score: FloatArray) -> FloatArray:
+        """Turn standardised predictions into labels within the range seen in training."""
+        mean, spread, low, high = self.values[task]
+        return np.clip(mean + spread * score, low, high).astype(np.float32)
 
 
 class TwoTowerModule(TrainableModule):
@@ -72,9 +92,31 @@ class TwoTowerModule(TrainableModule):
 
     tasks: dict[str, Task]
 
+    def start(self, rows: UserRows) -> None:
+        """Set what is known of the training rows before the training."""
+
+    def describe(self, rows: UserRows) -> None:
+        """Compute what the module reads of every row beside its labels, and note it in the rows."""
+
     @abstractmethod
     def user_vectors(self, batch: UserBatch) -> Vectors:
-        """Return task to (B, d) vectors of the batch's users."""
+        """Return task to (B, d) vectors of the users of a batch in training."""
+
+    def query_vectors(self, batch: UserBatch, items: Vectors) -> Vectors:
+        """Return task to (B, d) vectors of anybody, by what the batch holds of them.
+
+        Args:
+            batch: The histories and contexts; its users are no numbers of the training.
+            items: Task to the items' vectors.
+        """
+        return self.user_vectors(batch)
+
+    def finish(self, rows: UserRows) -> None:
+        """Keep what stands in for users of whom nothing is known."""
+
+    def user_tables(self) -> frozenset[str]:
+        """Return the names of the parameters that hold a row per user of the training: they are not stored."""
+        return frozenset()
 
     @abstractmethod
     def item_vectors(self) -> Vectors:
@@ -84,9 +126,28 @@ class TwoTowerModule(TrainableModule):
     def losses(self, batch: UserBatch) -> dict[str, Tensor]:
         """Return the named, weighted losses of a batch; those of tasks by the task's name."""
 
-    def expert_utilisation(self, batch: UserBatch) -> dict[str, Tensor]:
-        """Return ``<side>/<task>/<expert>`` to its mean gate weight; empty for a module without gates."""
+    def expert_utilisation(self, batch: UserBatch) -> dict[str, dict[str, dict[str, Tensor]]]:
+        """Return side to task to expert to its mean gate weight; empty for a module without gates."""
         return {}
+
+
+class LossSum(NamedTuple):
+    """A task's loss, summed over rows.
+
+    Attributes:
+        total: The sum.
+        rows: What the sum is divided by in training.
+        labelled: Whether it is a sum over the rows with a label, instead of over all rows.
+    """
+
+    total: Tensor
+    rows: Tensor | int
+    labelled: bool
+
+    @property
+    def mean(self) -> Tensor:
+        """The sum over the number of rows."""
+        return self.total / (self.rows.clamp(min=1) if isinstance(self.rows, Tensor) else max(self.rows, 1))
 
 
 def task_loss(
@@ -97,12 +158,13 @@ def task_loss(
     label: Tensor,
     positive_weight: float,
     retrieval_loss: RetrievalLoss = "squared",
-) -> Tensor:
+    item_gram: Tensor | None = None,
+) -> LossSum:
     """Loss of one task on one batch.
 
-    Retrieval: the whole-data squared, softmax or BPR loss over the catalogue, divided by the number of rows, so that
-    tasks with few positives weigh as their errors do; binary: mean cross-entropy; regression: mean squared error of
-    the standardised label, both over the rows on which the task asks.
+    Retrieval: the whole-data squared, softmax or BPR loss over the catalogue, to be divided by the number of rows, so
+    that tasks with few positives weigh as their errors do; binary: cross-entropy; regression: squared error of the
+    standardised label, both over the rows on which the task asks.
 
     Args:
         task: The task.
@@ -112,31 +174,36 @@ def task_loss(
         label: (n,) labels, standardised for a regression task; NaN on rows that do not count.
         positive_weight: See :func:`losses.whole_data_squared_loss`.
         retrieval_loss: Which loss a retrieval task has.
+        item_gram: (d, d) the Gram matrix of the catalogue's vectors, where it is known.
     """
     if task.kind == "retrieval":
-        user, item = batch.row_user, batch.row_item
         positive = ~torch.isnan(label)
-        every_row = bool(positive.all())
-        if not every_row:
-            user, item = user[positive], item[positive]
+        own = batch if bool(positive.all()) else batch.part(positive)
+        user, item = own.row_user, own.row_item
         if retrieval_loss == "softmax":
-            total = softmax_loss(user_vectors, item_vectors, user, item, batch.catalogue, batch.generator)
+            total = softmax_loss(user_vectors, item_vectors, user, item, batch.catalogue, batch.sample_items)
         elif retrieval_loss == "bpr":
-            total = bpr_loss(user_vectors, item_vectors, user, item, batch.catalogue, batch.generator)
+            drawn = own.draw_items(1)
+            # A drawn item that is a positive of the user is left out.
+            other = ~own.observed(user, drawn)
+            total = bpr_loss(user_vectors, item_vectors, user[other], item[other], drawn[other])
         else:
-            pairs = batch.pairs if every_row else Pairs.of(user, item, len(batch.users))
-            scores = pair_scores(user_vectors, item_vectors, pairs)
-            total = whole_data_squared_loss(user_vectors, batch.of_catalogue(item_vectors), scores, positive_weight)
-        return total / max(len(label), 1)
+            if item_gram is None:
+                catalogue = batch.of_catalogue(item_vectors)
+                item_gram = catalogue.T @ catalogue
+            scores = pair_scores(user_vectors, item_vectors, own.pairs)
+            total = whole_data_squared_loss(user_vectors, item_gram, scores, positive_weight, batch.share)
+        return LossSum(total, len(label), labelled=False)
     scores = pair_scores(user_vectors, item_vectors, batch.pairs)
-    return cross_entropy(label, scores) if task.kind == "binary" else squared_error(label, scores)
+    total, count = (cross_entropy if task.kind == "binary" else squared_error)(label, scores)
+    return LossSum(total, count, labelled=True)
 
 
 class NeuralRecommender(Recommender[S]):
     """Trains a :class:`TwoTowerModule` and scores with its vectors.
 
-    After training, the vectors of all users and items are computed once per task, so that scoring is one matrix
-    product and a list of recommendations is a maximum inner product search.
+    The items' vectors are computed once per task, those of the users from the histories that they are asked with, so
+    that a list of recommendations is a maximum inner product search.
 
     Attributes:
         observe: Called in training on the first batch of every epoch with the module, the epoch and the losses.
@@ -147,9 +214,7 @@ class NeuralRecommender(Recommender[S]):
     observe: Callable[[TwoTowerModule, int, Mapping[str, Tensor]], None] | None = None
 
     @abstractmethod
-    def build(
-        self, train_rows: Interactions, side: SideInformation, scales: LabelScales, generator: torch.Generator
-    ) -> TwoTowerModule:
+    def build(self, side: SideInformation, scales: LabelScales, generator: torch.Generator) -> TwoTowerModule:
         """Make the untrained module."""
 
     @abstractmethod
@@ -157,11 +222,14 @@ class NeuralRecommender(Recommender[S]):
         """Return how the module is trained."""
 
     def fit(self, train_rows: Interactions, side: SideInformation, seed: int) -> LearningCurve:
-        """Train the module and compute the vectors of all users and items."""
+        """Train the module."""
         generator = new_generator(seed)
-        scales = LabelScales(side.tasks, train_rows.labels)
-        rows = UserRows(train_rows, side.users)
-        module = self.build(train_rows, side, scales, generator)
+        scales = LabelScales.of(side.tasks, train_rows.labels)
+        everyone = Histories(train_rows, side.user_features).of(np.arange(side.users))
+        rows = as_rows(everyone, side.user_encoder)
+        module = self.build(side, scales, generator)
+        module.start(rows)
+        module.describe(rows)
         observe = None if self.observe is None else partial(self.observe, module)
         curve = train(
             type(self).__name__,
@@ -174,42 +242,87 @@ class NeuralRecommender(Recommender[S]):
             observe,
         )
         with torch.no_grad():
-            items = module.item_vectors()
-            blocks = [module.user_vectors(batch) for batch in rows.blocks(_BLOCK, generator)]
+            module.finish(rows)
             # A sample of the users tells how much each expert is used.
-            utilisation = module.expert_utilisation(next(iter(rows.blocks(_BLOCK, generator))))
-        state: Arrays = {f"weights.{name}": value.numpy() for name, value in module.state_dict().items()}
-        state |= {f"utilisation/{name}": mean.numpy() for name, mean in utilisation.items()}
-        for task in side.tasks:
-            state[f"user.{task}"] = torch.cat([block[task] for block in blocks]).numpy()
-            state[f"item.{task}"] = items[task].numpy()
-            if task in scales.values:
-                state[f"scale.{task}"] = np.array(scales.values[task], dtype=np.float64)
-        self.restore(state, side)
+            used = module.expert_utilisation(next(rows.blocks(_BLOCK)))
+        tables = module.user_tables()
+        self._state: State = {
+            "weights": {name: value.numpy() for name, value in module.state_dict().items() if name not in tables},
+            "scales": {task: np.array(values) for task, values in scales.values.items()},
+            "catalogue": rows.catalogue.numpy(),
+            "parameters": np.array([sum(parameter.numel() for parameter in module.parameters())]),
+            "utilisation": {
+                side: {
+                    task: {expert: mean.numpy().reshape(1) for expert, mean in experts.items()}
+                    for task, experts in tasks.items()
+                }
+                for side, tasks in used.items()
+            },
+        }
+        self._settle(module, side, scales)
         return curve
 
-    def score(self, users: IntArray) -> dict[str, FloatArray]:
+    def _settle(self, module: TwoTowerModule, side: SideInformation, scales: LabelScales) -> None:
+        """Freeze the module and compute the vectors of the items."""
+        self._module = module.eval().requires_grad_(False)
+        self._encoder, self._scales = side.user_encoder, scales
+        self._kinds = {name: task.kind for name, task in side.tasks.items()}
+        self._catalogue = torch.from_numpy(array(self._state, "catalogue"))
+        with torch.no_grad():
+            self.item_vectors = module.item_vectors()
+            self._grams = {
+                task: vectors[self._catalogue].T @ vectors[self._catalogue]
+                for task, vectors in self.item_vectors.items()
+            }
+
+    def user_vectors(self, queries: Queries) -> Vectors:
+        """Return task to (B, d) vectors of the users of some queries."""
+        rows = as_rows(queries, self._encoder, self._catalogue)
+        rows.grams = self._grams
+        self._module.describe(rows)
+        with torch.no_grad():
+            return self._module.query_vectors(rows.everyone(), self.item_vectors)
+
+    def score(self, queries: Queries) -> dict[str, FloatArray]:
         """Multiply vectors; probabilities for binary tasks, labels in their own units for regression tasks."""
         scores = {}
+        vectors = self.user_vectors(queries)
         for task, kind in self._kinds.items():
-            product = self._state[f"user.{task}"][users] @ self._state[f"item.{task}"].T
+            product = vectors[task].numpy() @ self.item_vectors[task].numpy().T
             if kind == "binary":
                 product = expit(product)
             elif kind == "regression":
-                mean, spread, low, high = self._state[f"scale.{task}"]
-                product = np.clip(mean + spread * product, low, high).astype(np.float32)
+                product = self._scales.to_label(task, product)
             scores[task] = product
         return scores
 
-    def state(self) -> Arrays:
-        """Return the module's weights, and the users' and items' vectors per task."""
+    def state(self) -> State:
+        """Return the module's weights without those that belong to users, the scales, and the use of experts."""
         return dict(self._state)
 
-    def restore(self, state: Arrays, side: SideInformation) -> None:
-        """Take weights and vectors back."""
-        self._state = dict(state)
-        self._kinds = {name: task.kind for name, task in side.tasks.items()}
+    def restore(self, state: State, side: SideInformation) -> None:
+        """Take the weights back."""
+        self._state, own = dict(state), branch(state, "scales")
+        scales = LabelScales({task: tuple(array(own, task).tolist()) for task in own})
+        nobody = replace(side, users=0, user_features=sparse.csr_matrix((0, side.user_features.shape[1])))
+        module = self.build(nobody, scales, new_generator(0))
+        weights = {name: torch.from_numpy(array(branch(state, "weights"), name)) for name in branch(state, "weights")}
+        empty = {name: value for name, value in module.state_dict().items() if name in module.user_tables()}
+        module.load_state_dict(weights | empty)
+        self._settle(module, side, scales)
 
     def parameter_count(self) -> int:
-        """Return the number of trained weights."""
-        return int(sum(a.size for name, a in self._state.items() if name.startswith("weights.")))
+        """Return the number of trained weights, those of the users included."""
+        return int(array(self._state, "parameters")[0])
+
+
+def as_rows(queries: Queries, encoder: UserEncoder | None, catalogue: Tensor | None = None) -> UserRows:
+    """Return histories and contexts as what modules read.
+
+    Args:
+        queries: The queries, whose places become the numbers of the users.
+        encoder: A user embedding model that is not trained any more, whose vectors the module reads, or None.
+        catalogue: See :class:`UserRows`.
+    """
+    frozen = None if encoder is None else torch.from_numpy(encoder.encode(queries))
+    return UserRows(queries.history, len(queries), DesignMatrix(queries.context), frozen, catalogue)

@@ -17,7 +17,7 @@ from multitask_recommender.foundation.errors import TrainingError
 from multitask_recommender.foundation.settings_base import Settings
 from multitask_recommender.models.recommender import LearningCurve
 from multitask_recommender.models.training.loss_balancing import Balancing, GradientAggregation, make_loss_balancing
-from multitask_recommender.models.training.sparse_products import Pairs
+from multitask_recommender.models.training.sparse_products import DesignMatrix, Pairs
 
 
 class TrainingSettings(Settings):
@@ -50,34 +50,50 @@ class TrainingSettings(Settings):
 
 @dataclass(frozen=True)
 class UserBatch:
-    """Some users with all their training rows.
+    """Some users with their rows.
 
     Attributes:
+        source: All rows that the batch is taken from.
         users: (B,) numbers of the users.
-        row: (n,) numbers of the rows among all training rows.
+        row: (n,) numbers of the rows among all rows.
         row_user: (n,) place of each row's user within ``users``; ascending.
         row_item: (n,) items.
-        labels: Task to the labels of all training rows, NaN where the task does not ask.
-        catalogue: (m,) numbers of the items with training rows, ascending.
-        generator: Source of the batch's randomness, such as dropout.
+        generator: Source of the batch's randomness, such as dropout; None: nothing is random.
+        share: What a user counts in sums over users and all items: less than 1 where a user's rows are divided among
+            several places in ``users``.
     """
 
+    source: UserRows
     users: Tensor
     row: Tensor
     row_user: Tensor
     row_item: Tensor
-    labels: dict[str, Tensor]
-    catalogue: Tensor
-    generator: torch.Generator
+    generator: torch.Generator | None
+    share: float = 1.0
 
     @cached_property
     def pairs(self) -> Pairs:
         """The rows as pairs (place of the user, item)."""
         return Pairs.of(self.row_user, self.row_item, len(self.users))
 
+    @property
+    def catalogue(self) -> Tensor:
+        """(m,) numbers of the items with training rows, ascending."""
+        return self.source.catalogue
+
+    @cached_property
+    def counts(self) -> Tensor:
+        """(B,) numbers of the users' rows."""
+        return torch.bincount(self.row_user, minlength=len(self.users))
+
+    @cached_property
+    def position(self) -> Tensor:
+        """(n,) place of each row among those of its user."""
+        return torch.arange(len(self.row)) - (self.counts.cumsum(0) - self.counts)[self.row_user]
+
     def label(self, task: str) -> Tensor:
         """Return (n,) the rows' labels of a task, NaN where it does not ask."""
-        return self.labels[task].index_select(0, self.row)
+        return self.source.labels[task].index_select(0, self.row)
 
     def part(self, chosen: Tensor) -> UserBatch:
         """Return the same users with those of their rows alone for which ``chosen`` (n,) is true."""
@@ -89,6 +105,19 @@ class UserBatch:
             row_item=self.row_item.index_select(0, rows),
         )
 
+    def divided(self, part: Tensor, parts: int) -> UserBatch:
+        """Return the batch in which a user stands ``parts`` times, each time with the rows of one ``part`` (n,)."""
+        owner = self.row_user * parts + part
+        order = torch.argsort(owner, stable=True)
+        return replace(
+            self,
+            users=self.users.repeat_interleave(parts),
+            row=self.row[order],
+            row_user=owner[order],
+            row_item=self.row_item[order],
+            share=self.share / parts,
+        )
+
     def of_catalogue(self, items: Tensor) -> Tensor:
         """Return the rows of a table of all items (items, d) that belong to the catalogue (m, d).
 
@@ -96,32 +125,80 @@ class UserBatch:
         """
         return items if len(self.catalogue) == len(items) else items.index_select(0, self.catalogue)
 
+    def observed(self, place: Tensor, item: Tensor) -> Tensor:
+        """Return (k,) whether the batch has a row of the user at a place (k,) with an item (k,)."""
+        items = int(max(item.max(), self.row_item.max())) + 1 if len(item) and len(self.row_item) else 1
+        return torch.isin(self.users[place] * items + item, self.users[self.row_user] * items + self.row_item)
+
+    def draw_items(self, number: int) -> Tensor:
+        """Draw (n number,) items of the catalogue, so many for every row.
+
+        Without a generator they are spread over the catalogue by the row's place in its history (a Kronecker sequence
+        of the golden ratio), so that they depend on nothing else.
+        """
+        if self.generator is not None:
+            place = torch.randint(len(self.catalogue), (len(self.row) * number,), generator=self.generator)
+        else:
+            point = (self.position[:, None] * number + torch.arange(number)).flatten().double()
+            place = ((point * _GOLDEN % 1.0) * len(self.catalogue)).long()
+        return self.catalogue[place]
+
+    def sample_items(self, number: int) -> Tensor:
+        """Draw (number,) items of the catalogue for all rows together; without a generator, spread evenly over it."""
+        if self.generator is not None:
+            return self.catalogue[torch.randint(len(self.catalogue), (number,), generator=self.generator)]
+        return self.catalogue[torch.arange(number) * len(self.catalogue) // number]
+
+
+_GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
+
 
 class UserRows:
-    """Training rows as flat arrays with offsets per user: the histories.
+    """Rows as flat arrays with offsets per user: the histories, and what else is known of the users.
 
     Args:
-        rows: Training rows sorted by user.
+        rows: Rows sorted by user.
         users: Number of users.
+        context: Features of the users, or None.
+        frozen: (users, k) vectors of a user embedding model that is not trained any more, or None.
+        catalogue: (m,) items with training rows; None: those of the rows.
+
+    Attributes:
+        residuals: (rows,) what biases leave of the label that the history encoder reads; None where it reads none.
+        grams: Task to the Gram matrix of the item vectors over the catalogue, where these are not in training.
     """
 
-    def __init__(self, rows: Interactions, users: int) -> None:
+    def __init__(
+        self,
+        rows: Interactions,
+        users: int,
+        context: DesignMatrix | None = None,
+        frozen: Tensor | None = None,
+        catalogue: Tensor | None = None,
+    ) -> None:
         # Copies, because arrays that come from a table may be read-only.
-        user = torch.tensor(rows.user)
-        self.counts = torch.bincount(user, minlength=users)
+        self.user = torch.tensor(rows.user)
+        self.counts = torch.bincount(self.user, minlength=users)
         self.offsets = torch.cat([torch.zeros(1, dtype=torch.int64), self.counts.cumsum(0)])
         self.item = torch.tensor(rows.item)
         self.labels = {task: torch.tensor(label) for task, label in rows.labels.items()}
-        self.catalogue = torch.unique(self.item)
+        self.context, self.frozen = context, frozen
+        self.catalogue = torch.unique(self.item) if catalogue is None else catalogue
         self.present = torch.nonzero(self.counts > 0).squeeze(1)
+        self.residuals: Tensor | None = None
+        self.grams: dict[str, Tensor] = {}
 
-    def batch(self, users: Tensor, generator: torch.Generator) -> UserBatch:
+    def batch(self, users: Tensor, generator: torch.Generator | None = None) -> UserBatch:
         """Gather all rows of some users."""
         counts = self.counts[users]
         row_user = torch.repeat_interleave(torch.arange(len(users)), counts)
         begins = (self.offsets[users] - (counts.cumsum(0) - counts)).index_select(0, row_user)
         row = begins + torch.arange(len(row_user))
-        return UserBatch(users, row, row_user, self.item.index_select(0, row), self.labels, self.catalogue, generator)
+        return UserBatch(self, users, row, row_user, self.item.index_select(0, row), generator)
+
+    def everyone(self) -> UserBatch:
+        """All users in one batch, without randomness."""
+        return self.batch(torch.arange(len(self.counts)))
 
     def shuffled_batches(self, number: int, generator: torch.Generator) -> Iterator[UserBatch]:
         """Divide the users with rows into ``number`` random batches."""
@@ -129,10 +206,10 @@ class UserRows:
         for users in order.tensor_split(min(number, len(order))):
             yield self.batch(users, generator)
 
-    def blocks(self, size: int, generator: torch.Generator) -> Iterator[UserBatch]:
-        """All users in order, ``size`` at a time."""
-        for users in torch.arange(len(self.counts)).split(size):
-            yield self.batch(users, generator)
+    def blocks(self, size: int) -> Iterator[UserBatch]:
+        """The users with rows in order, ``size`` at a time, without randomness."""
+        for users in self.present.split(size):
+            yield self.batch(users)
 
 
 class TrainableModule(nn.Module):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,15 +12,19 @@ from torch.nn import functional
 
 from multitask_recommender.models.training.sparse_products import Pairs, pair_scores
 
-DENSE_BLOCK = 4_000_000
-"""Most scores of a block of users x items that the softmax is taken over: beyond, its sum is estimated."""
+DENSE_CATALOGUE = 10_000
+"""Most items that the softmax is taken over: beyond, its sum is estimated."""
 
 RetrievalLoss = Literal["squared", "softmax", "bpr"]
 """How a retrieval task is trained: on the whole matrix, against all items, or against one drawn item."""
 
 
 def whole_data_squared_loss(
-    user_vectors: Tensor, item_vectors: Tensor, positive_scores: Tensor, positive_weight: float
+    user_vectors: Tensor,
+    item_gram: Tensor,
+    positive_scores: Tensor,
+    positive_weight: float,
+    share: float = 1.0,
 ) -> Tensor:
     """Sum over users and all items of w_ui (y_ui - s_ui)^2, with y = 1, w = 1 + positive_weight at positives.
 
@@ -29,14 +34,15 @@ def whole_data_squared_loss(
 
     Args:
         user_vectors: (B, d).
-        item_vectors: (items, d).
+        item_gram: (d, d) V'V, the Gram matrix of the items' vectors.
         positive_scores: (p,) scores of the positive pairs of these users.
         positive_weight: alpha, the additional weight of a positive pair.
+        share: What a user counts in the sum over all items.
 
     Returns:
         Scalar.
     """
-    everywhere = ((user_vectors.T @ user_vectors) * (item_vectors.T @ item_vectors)).sum()
+    everywhere = share * ((user_vectors.T @ user_vectors) * item_gram).sum()
     weight = 1.0 + positive_weight
     return everywhere + (weight * (1.0 - positive_scores) ** 2 - positive_scores**2).sum()
 
@@ -47,12 +53,12 @@ def softmax_loss(
     row_user: Tensor,
     row_item: Tensor,
     catalogue: Tensor,
-    generator: torch.Generator,
+    sample: Callable[[int], Tensor],
     sampled: int = 1000,
 ) -> Tensor:
     """Sum over the positives of -log softmax of the item's score among the catalogue, in nats.
 
-    Where the block of all scores is large, the sum over the catalogue is estimated from a uniform sample, each weighted
+    Where the catalogue is large, the sum over the catalogue is estimated from a uniform sample, each weighted
     by one over its expected number in the sample (logQ correction: Bengio and Senecal, 2008). The positive itself is
     always counted; that it can be among the sampled items as well is neglected.
 
@@ -62,31 +68,23 @@ def softmax_loss(
         row_user: (p,) places of the positives' users, ascending.
         row_item: (p,) the positives' items.
         catalogue: (m,) numbers of the items that compete.
-        generator: Source of the sample.
+        sample: Draws so many items of the catalogue.
         sampled: Size of the sample.
     """
     items = len(catalogue)
     positive = pair_scores(user_vectors, item_vectors, Pairs.of(row_user, row_item, len(user_vectors)))
-    if len(user_vectors) * items <= DENSE_BLOCK:
+    if items <= DENSE_CATALOGUE:
         total = torch.logsumexp(user_vectors @ item_vectors[catalogue].T, dim=1)[row_user]
     else:
-        some = catalogue[torch.randint(items, (sampled,), generator=generator)]
+        some = sample(sampled)
         estimate = torch.logsumexp(user_vectors @ item_vectors[some].T, dim=1) + math.log(items / sampled)
         total = torch.logaddexp(positive, estimate[row_user])
     return (total - positive).sum()
 
 
-def bpr_loss(
-    user_vectors: Tensor,
-    item_vectors: Tensor,
-    row_user: Tensor,
-    row_item: Tensor,
-    catalogue: Tensor,
-    generator: torch.Generator,
-) -> Tensor:
-    """Sum over the positives of -log sigmoid(s_ui - s_uj), with one item j drawn per positive, in nats.
+def bpr_loss(user_vectors: Tensor, item_vectors: Tensor, row_user: Tensor, row_item: Tensor, drawn: Tensor) -> Tensor:
+    """Sum over the positives of -log sigmoid(s_ui - s_uj), with one other item j drawn per positive, in nats.
 
-    j is uniform over the catalogue; a draw that is a positive of the user is left out.
     Source: Rendle et al., BPR: Bayesian Personalized Ranking from Implicit Feedback, UAI 2009, section 4.1.
 
     Args:
@@ -94,32 +92,28 @@ def bpr_loss(
         item_vectors: (items, d).
         row_user: (p,) places of the positives' users, ascending.
         row_item: (p,) the positives' items.
-        catalogue: (m,) numbers of the items that are drawn from.
-        generator: Source of the drawn items.
+        drawn: (p,) the items j, uniform over those of the catalogue that are no positives of the user.
     """
-    items = len(item_vectors)
-    drawn = catalogue[torch.randint(len(catalogue), (len(row_item),), generator=generator)]
-    negative = ~torch.isin(row_user * items + drawn, row_user * items + row_item)
     above, below = (
-        pair_scores(user_vectors, item_vectors, Pairs.of(row_user[negative], item[negative], len(user_vectors)))
+        pair_scores(user_vectors, item_vectors, Pairs.of(row_user, item, len(user_vectors)))
         for item in (row_item, drawn)
     )
     return -functional.logsigmoid(above - below).sum()
 
 
-def squared_error(label: Tensor, score: Tensor) -> Tensor:
-    """Mean of (label - score)^2 over the rows with a label (NaN: none); 0 without any.
+def squared_error(label: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of (label - score)^2 over the rows with a label (NaN: none), and their number.
 
     Args:
         label: (n,).
         score: (n,).
     """
     asked = ~torch.isnan(label)
-    return torch.where(asked, label - score, 0.0).square().sum() / asked.sum().clamp(min=1)
+    return torch.where(asked, label - score, 0.0).square().sum(), asked.sum()
 
 
-def cross_entropy(label: Tensor, score: Tensor) -> Tensor:
-    """Mean binary cross-entropy of logits over the rows with a label (NaN: none), in nats; 0 without any.
+def cross_entropy(label: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of the binary cross-entropy of logits over the rows with a label (NaN: none), in nats, and their number.
 
     Args:
         label: (n,) 0 or 1.
@@ -129,4 +123,45 @@ def cross_entropy(label: Tensor, score: Tensor) -> Tensor:
     total = functional.binary_cross_entropy_with_logits(
         score, label.nan_to_num(0.0), weight=asked.to(score.dtype), reduction="sum"
     )
-    return total / asked.sum().clamp(min=1)
+    return total, asked.sum()
+
+
+class Curvature(NamedTuple):
+    """A bound of the second derivatives of a loss in the users' vectors.
+
+    The Hessian in the vector of a user is at most sum over the rows of c v_i v_i' plus, over the catalogue, f sum_i
+    w_i v_i v_i', in the order of positive semidefinite matrices.
+
+    Attributes:
+        rows: (n,) c of every row.
+        catalogue: (B,) f of every user.
+        weights: (m,) w of every item of the catalogue; None: 1.
+    """
+
+    rows: Tensor
+    catalogue: Tensor
+    weights: Tensor | None = None
+
+
+def retrieval_curvature(
+    loss: RetrievalLoss, positive: Tensor, counts: Tensor, share: float, positive_weight: float, popularity: Tensor
+) -> Curvature:
+    """Return the bound for a retrieval loss.
+
+    Squared loss: exact. Softmax: the covariance of the items' vectors under the softmax, for which that under the
+    items' popularity stands in. BPR: sigmoid' <= 1/4, and (v_i - v_j)(v_i - v_j)' <= 2 (v_i v_i' + v_j v_j').
+
+    Args:
+        loss: Which loss.
+        positive: (n,) whether a row is a positive.
+        counts: (B,) positives of every user.
+        share: What a user counts in sums over all items.
+        positive_weight: See :func:`whole_data_squared_loss`.
+        popularity: (m,) share of the training rows of every item of the catalogue.
+    """
+    own, number = positive.to(popularity.dtype), counts.to(popularity.dtype)
+    if loss == "softmax":
+        return Curvature(torch.zeros_like(own), number, popularity)
+    if loss == "bpr":
+        return Curvature(0.5 * own, 0.5 * number / len(popularity))
+    return Curvature(2.0 * positive_weight * own, torch.full_like(number, 2.0 * share))

@@ -7,6 +7,7 @@ and coordinate.
 from __future__ import annotations
 
 import warnings
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,43 @@ def weighted_sums(pairs: Pairs, weight: Tensor, table: Tensor) -> Tensor:
     return _WeightedSums.apply(table, weight.to(table.dtype), pairs)
 
 
+_SMALLEST_SHARE = 10
+"""Down to one entity in so many, the product with the whole matrix is faster than cutting rows out of it."""
+
+
+class DesignMatrix:
+    """The features of users or items: a sparse matrix without gradient, to be multiplied with tables of vectors.
+
+    Args:
+        features: (entities, columns).
+    """
+
+    def __init__(self, features: sparse.csr_matrix) -> None:
+        self.features = features
+
+    @cached_property
+    def _all(self) -> tuple[Pairs, Tensor]:
+        return _as_pairs(self.features)
+
+    @cached_property
+    def with_unit_rows(self) -> DesignMatrix:
+        """The same with every row scaled to length 1."""
+        length = np.sqrt(np.asarray(self.features.multiply(self.features).sum(axis=1)).ravel())
+        return DesignMatrix((sparse.diags(1.0 / np.where(length > 0, length, 1.0)) @ self.features).tocsr())
+
+    def times(self, vectors: Tensor, entities: Tensor | None = None) -> Tensor:
+        """Return (B, d), the weighted sums of the (columns, d) vectors of some entities (B,), or of all of them."""
+        if entities is None or _SMALLEST_SHARE * len(entities) >= self.features.shape[0]:
+            everyone = weighted_sums(*self._all, vectors)
+            return everyone if entities is None else everyone.index_select(0, entities)
+        return weighted_sums(*_as_pairs(self.features[entities.numpy()]), vectors)
+
+
+def _as_pairs(matrix: sparse.csr_matrix) -> tuple[Pairs, Tensor]:
+    offsets, columns = (torch.from_numpy(part.astype("int64")) for part in (matrix.indptr, matrix.indices))
+    return Pairs(offsets, columns), torch.from_numpy(matrix.data.astype("float32"))
+
+
 class _PairScores(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, users: Tensor, items: Tensor, pairs: Pairs) -> Tensor:
@@ -121,3 +159,31 @@ def pair_scores(user_vectors: Tensor, item_vectors: Tensor, pairs: Pairs) -> Ten
         (n,) inner products.
     """
     return _PairScores.apply(user_vectors, item_vectors, pairs)
+
+
+def weighted_grams(pairs: Pairs, weight: Tensor, table: Tensor) -> Tensor:
+    """Return, for every row, the weighted Gram matrix of the vectors of its columns. Without gradient.
+
+    Rows are taken together by the power of two that their number of pairs reaches, so that they are filled up to at
+    most twice their length, and a row's sum does not depend on the others.
+
+    Args:
+        pairs: Where the matrix has entries.
+        weight: (n,) the entries.
+        table: (columns, d) vectors.
+
+    Returns:
+        (rows, d, d): sum over the columns c of a row of weight v_c v_c'.
+    """
+    counts = pairs.offsets.diff()
+    result = table.new_zeros(len(counts), table.shape[1], table.shape[1])
+    levels = torch.ceil(torch.log2(counts.clamp(min=1).double())).long()
+    for level in torch.unique(levels[counts > 0]).tolist():
+        rows = torch.nonzero((levels == level) & (counts > 0)).squeeze(1)
+        place = torch.arange(2**level)
+        inside = place < counts[rows, None]
+        entry = torch.where(inside, pairs.offsets[rows, None] + place, 0)
+        vectors = table.detach()[pairs.column[entry]]
+        weights = torch.where(inside, weight[entry], 0.0).to(table.dtype)
+        result[rows] = (vectors * weights[:, :, None]).transpose(1, 2) @ vectors
+    return result

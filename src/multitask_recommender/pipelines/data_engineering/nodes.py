@@ -158,21 +158,25 @@ def separate_parts(
 
     Returns:
         behaviour_sequences: training rows (split, user, position, item, fold, labels), sorted by user and time: the
-            behaviour sequences ``h``; validation_rows (split, user, item, labels); test_pairs (split, user, item),
-            without labels; test_labels (split, user, item, labels, relevance), which only ``evaluation`` reads.
+            behaviour sequences ``h``; validation_rows, the same without folds, whose ``position`` is that among all
+            rows known before the test; test_pairs (split, user, item), without labels; test_labels (split, user, item,
+            labels, relevance), which only ``evaluation`` reads.
     """
     joined = labelled.inner_join(splits_table, "row")
     tasks, relevance = list(dataset.tasks), [f"relevant_{name}" for name in dataset.tasks]
-    train = joined.filter(joined.part == "train")
+    known = joined.filter(joined.part != "test")
     order = ["timestamp", "item_id"] if dataset.interactions.timestamp is not None else ["row"]
-    train = train.mutate(position=ibis.row_number().over(group_by=["split", "user"], order_by=order).cast("int64"))
-    sequences = train.select("split", "user", "position", "item", "fold", *tasks, *relevance)
-    validation = joined.filter(joined.part == "validation").select("split", "user", "item", *tasks, *relevance)
+    known = known.mutate(position=ibis.row_number().over(group_by=["split", "user"], order_by=order).cast("int64"))
+    columns = ["split", "user", "position", "item", *tasks, *relevance]
+    sequences = known.filter(known.part == "train").select(
+        "split", "user", "position", "item", "fold", *tasks, *relevance
+    )
+    validation = known.filter(known.part == "validation").select(columns)
     test = joined.filter(joined.part == "test").select("split", "user", "item", *tasks, *relevance)
     keys = ["split", "user", "item"]
     return (
         sequences.order_by("split", "user", "position"),
-        validation.order_by(keys),
+        validation.order_by("split", "user", "position"),
         test.select(keys).order_by(keys),
         test.order_by(keys),
     )

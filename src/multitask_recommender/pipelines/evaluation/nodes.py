@@ -8,8 +8,9 @@ import ibis.expr.types as ir
 import numpy as np
 import pandas as pd
 
-from multitask_recommender.data.description import DatasetSettings
+from multitask_recommender.data.description import DatasetSettings, SplitSettings
 from multitask_recommender.data.interactions import BoolArray, IntArray, Interactions, read_interactions
+from multitask_recommender.data.splits import candidate_items
 from multitask_recommender.data.tasks import Task
 from multitask_recommender.evaluation import metrics
 from multitask_recommender.evaluation.parameters import EvaluationSettings
@@ -138,6 +139,7 @@ def measure(
     variant: Variant,
     dataset: DatasetSettings,
     settings: EvaluationSettings,
+    splits: SplitSettings,
     behaviour_sequences: ir.Table,
     items: ir.Table,
     test_labels: ir.Table,
@@ -160,7 +162,7 @@ def measure(
     for split in predictions["split"].drop_duplicates():
         test = read_interactions(test_labels, split, dataset.tasks)
         train = read_interactions(behaviour_sequences, split, dataset.tasks)
-        catalogue = metrics.rankable_items(train.item, test.item, number)
+        catalogue = candidate_items(splits.candidates_of(split), train.item, number)
         own: list[pd.DataFrame] = []
         for name, task in dataset.tasks.items():
             for seed in predictions["seed"].drop_duplicates():

@@ -9,7 +9,7 @@ import pandas as pd
 from kedro.pipeline import Pipeline, node
 from kedro.pipeline.node import Node
 
-from multitask_recommender.data.description import DatasetSettings
+from multitask_recommender.data.description import DatasetSettings, SplitSettings
 from multitask_recommender.evaluation import comparisons, figures
 from multitask_recommender.evaluation.parameters import EvaluationSettings
 from multitask_recommender.models.variants import Variant
@@ -20,6 +20,7 @@ def _measure_node(variant: Variant) -> Node:
     def measure(
         dataset: DatasetSettings,
         settings: EvaluationSettings,
+        splits: SplitSettings,
         behaviour_sequences: ir.Table,
         items: ir.Table,
         test_labels: ir.Table,
@@ -30,6 +31,7 @@ def _measure_node(variant: Variant) -> Node:
             variant,
             dataset,
             settings,
+            splits,
             behaviour_sequences,
             items,
             test_labels,
@@ -42,6 +44,7 @@ def _measure_node(variant: Variant) -> Node:
         [
             "params:dataset",
             "params:evaluation",
+            "params:splits",
             "behaviour_sequences",
             "items",
             "test_labels",

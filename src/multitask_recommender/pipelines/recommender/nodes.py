@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import ibis.expr.types as ir
 import numpy as np
 import pandas as pd
-from scipy import sparse
+import pyarrow as pa
 
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
 from multitask_recommender.data.inputs import NO_FOLD, TrainingTables
-from multitask_recommender.data.interactions import (
-    BoolArray,
-    FloatArray,
-    IntArray,
-    SideInformation,
-    pair_matrix,
-)
-from multitask_recommender.data.splits import EVERYTHING
+from multitask_recommender.data.interactions import BoolArray, FloatArray, IntArray, SideInformation
+from multitask_recommender.data.queries import Histories
+from multitask_recommender.data.splits import EVERYTHING, candidate_items
 from multitask_recommender.evaluation import metrics
 from multitask_recommender.evaluation.cross_validation import CrossValidationSettings, cross_validate
 from multitask_recommender.evaluation.parameters import EvaluationSettings
@@ -31,22 +25,33 @@ from multitask_recommender.foundation.errors import TrainingError
 from multitask_recommender.foundation.jobs import run_jobs, single_threaded
 from multitask_recommender.foundation.measuring import Cost, measured
 from multitask_recommender.foundation.randomness import derive_seed
-from multitask_recommender.foundation.settings_base import Settings
-from multitask_recommender.models.recommender import Arrays, LearningCurve, Recommender
+from multitask_recommender.foundation.spool import Spool
+from multitask_recommender.models.recommender import LearningCurve, Recommender
+from multitask_recommender.models.state import State, branch
+from multitask_recommender.models.stored import StoredModel
 from multitask_recommender.models.variants import DerivedParameters, Variant, VariantParameters, with_values
+from multitask_recommender.pipelines.fitted import note_fit, restored, start_record, with_encoder
 
 logger = logging.getLogger(__name__)
 _BLOCK = 512
+_CELLS = 2**23
+"""Most scores, users x items x tasks, that are held at a time."""
 CV_COLUMNS = ["model", "split", "candidate", "parameters", "fold", "task", "error"]
-LIST_COLUMNS = ["split", "seed", "task", "user", "rank", "item", "score"]
-PREDICTION_COLUMNS = ["split", "seed", "task", "user", "item", "score"]
+_WHAT = [("split", pa.string()), ("seed", pa.int64()), ("task", pa.string()), ("user", pa.int64())]
+PREDICTIONS = pa.schema([*_WHAT, ("item", pa.int64()), ("score", pa.float32())])
+LISTS = pa.schema([*_WHAT, ("rank", pa.int64()), ("item", pa.int64()), ("score", pa.float32())])
 CURVE_COLUMNS = ["split", "seed", "epoch", "loss", "value"]
 UTILISATION_COLUMNS = ["model", "split", "seed", "side", "task", "expert", "weight", "collapsed"]
-RECOMMENDATION_COLUMNS = ["user_id", "task", "rank", "item_id", "title", "score"]
-
-
-def _side_without(side: SideInformation, vectors: list[FloatArray | None], fold: int) -> SideInformation:
-    return replace(side, user_vectors=vectors[fold])
+RECOMMENDATIONS = pa.schema(
+    [
+        ("user_id", pa.string()),
+        ("task", pa.string()),
+        ("rank", pa.int64()),
+        ("item_id", pa.string()),
+        ("title", pa.string()),
+        ("score", pa.float32()),
+    ]
+)
 
 
 def tune(
@@ -56,6 +61,7 @@ def tune(
     study: StudySettings,
     splits: SplitSettings,
     tables: TrainingTables,
+    user_embedding: StoredModel | None,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Choose the model's parameters by cross-validation inside the training rows of every split.
 
@@ -71,11 +77,12 @@ def tune(
             variant,
             parameters,
             tables.rows(split),
-            partial(_side_without, side, [tables.vectors(split, fold) for fold in range(splits.folds)]),
+            partial(with_encoder, side, user_embedding, split),
             splits.folds,
             cross_validation,
             study.seed,
             split,
+            splits.candidates_of(split),
         )
         results.append(choice.table.assign(model=variant.name, split=split))
         if variant.per_task:
@@ -108,12 +115,6 @@ def derive(
     return pd.DataFrame(columns=CV_COLUMNS), chosen
 
 
-def _settings(variant: Variant, chosen: dict[str, Any]) -> Settings | dict[str, Settings]:
-    if variant.per_task:
-        return {task: variant.settings.model_validate(values) for task, values in chosen.items()}
-    return variant.settings.model_validate(chosen)
-
-
 def _repeats(variant: Variant, study: StudySettings) -> range:
     return range(study.repeats if variant.recommender.stochastic else 1)
 
@@ -125,25 +126,29 @@ def fit(
     study: StudySettings,
     splits: SplitSettings,
     tables: TrainingTables,
-) -> tuple[Arrays, pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+    user_embedding: StoredModel | None,
+) -> tuple[StoredModel, pd.DataFrame, pd.DataFrame, dict[str, Any]]:
     """Fit the model with its chosen parameters on the training rows of every split, once per seed number.
 
     The split ``everything``, from which recommendations are made, uses the parameters of the first split.
 
     Returns:
-        weights, named ``<split>/<seed number>/<array>``; learning curves (split, seed, epoch, loss, value); the use of
-        the experts (``UTILISATION_COLUMNS``); costs by split: parameters, seconds and peak memory per fit.
+        The states by split and seed number, with what made them; learning curves (split, seed, epoch, loss, value); the
+        use of the experts (``UTILISATION_COLUMNS``); costs by split: parameters, seconds and peak memory per fit.
     """
     if not chosen:
-        return {}, pd.DataFrame(columns=CURVE_COLUMNS), pd.DataFrame(columns=UTILISATION_COLUMNS), {}
+        return StoredModel({}), pd.DataFrame(columns=CURVE_COLUMNS), pd.DataFrame(columns=UTILISATION_COLUMNS), {}
     names = [*chosen, EVERYTHING] if variant.recommends else [*chosen]
     rows = {split: tables.rows(split) for split in names}
-    sides = {split: replace(tables.side(split), user_vectors=tables.vectors(split, NO_FOLD)) for split in names}
+    sides = {split: with_encoder(tables.side(split), user_embedding, split, NO_FOLD) for split in names}
+    settings = {split: chosen[split if split in chosen else splits.names[0]] for split in names}
+    made_from = start_record(tables)
+    for split in names:
+        note_fit(made_from, split, settings[split], rows[split], sides[split])
 
-    def fit_once(job: tuple[str, int]) -> tuple[Arrays, LearningCurve, int, Cost]:
+    def fit_once(job: tuple[str, int]) -> tuple[State, LearningCurve, int, Cost]:
         split, seed = job
-        settings = _settings(variant, chosen[split if split in chosen else splits.names[0]])
-        model = variant.make(settings, sides[split].tasks)
+        model = variant.make(variant.read_settings(settings[split]), sides[split].tasks)
         with measured() as cost:
             try:
                 curve = model.fit(rows[split], sides[split], derive_seed(study.seed, variant.name, split, seed))
@@ -155,12 +160,12 @@ def fit(
     jobs += [(split, 0) for split in names if split == EVERYTHING]
     workers = cross_validation.workers if variant.recommender.stochastic else 1
     results = run_jobs(fit_once, jobs, workers, f"{variant.name}: training")
-    weights: Arrays = {}
+    states: State = {split: {} for split in names}
     curves: list[dict[str, Any]] = []
     costs: dict[str, Any] = {}
     used: list[pd.DataFrame] = []
     for (split, seed), (state, curve, parameters, cost) in zip(jobs, results, strict=True):
-        weights |= {f"{split}/{seed}/{name}": array for name, array in state.items()}
+        branch(states, split)[str(seed)] = state
         curves += [
             {"split": split, "seed": seed, "epoch": number + 1, "loss": name, "value": value}
             for number, losses in enumerate(curve.epochs)
@@ -176,157 +181,173 @@ def fit(
     collapsed = utilisation[utilisation["collapsed"].astype(bool)].drop_duplicates(["split", "side", "expert"])
     for row in collapsed.itertuples():
         logger.warning("%s, %s split: the %s expert '%s' has collapsed", variant.name, row.split, row.side, row.expert)
-    return weights, pd.DataFrame(curves, columns=CURVE_COLUMNS), utilisation, costs
+    return StoredModel(states, made_from), pd.DataFrame(curves, columns=CURVE_COLUMNS), utilisation, costs
 
 
-def expert_utilisation(state: Arrays) -> pd.DataFrame:
+def expert_utilisation(state: State) -> pd.DataFrame:
     """Return how much each task uses each expert of a fitted model.
 
     An expert has collapsed if no task that sees it gives it a tenth of an equal share of its gate's weight.
 
     Args:
-        state: Arrays of the model, with ``utilisation/<side>/<task>/<expert>`` for a model with gates.
+        state: State of the model, with ``utilisation`` by side, task and expert for a model with gates.
 
     Returns:
         Table (side, task, expert, weight, collapsed); weight is the mean gate weight over users or items.
     """
-    rows = [(*name.split("/")[1:], float(weight)) for name, weight in state.items() if name.startswith("utilisation/")]
+    used: Any = state.get("utilisation", {})
+    rows = [
+        (side, task, expert, float(weight[0]))
+        for side, tasks in used.items()
+        for task, experts in tasks.items()
+        for expert, weight in experts.items()
+    ]
     table = pd.DataFrame(rows, columns=["side", "task", "expert", "weight"])
     equal_shares = table["weight"] * table.groupby(["side", "task"])["expert"].transform("count")
     most = equal_shares.groupby([table["side"], table["expert"]]).transform("max")
     return table.assign(collapsed=most < 0.1)
 
 
-def _restored(
-    variant: Variant,
-    chosen: dict[str, Any],
-    weights: Arrays,
-    split: str,
-    seed: int,
-    side: SideInformation,
-) -> Recommender:
-    """Make the model that :func:`fit` fitted on a split with a seed number."""
-    prefix = f"{split}/{seed}/"
-    state = {name.removeprefix(prefix): a for name, a in weights.items() if name.startswith(prefix)}
-    first = next(iter(chosen.values()))
-    model = variant.make(_settings(variant, chosen.get(split, first)), side.tasks)
-    model.restore(state, side)
-    return model
+def _block_size(side: SideInformation) -> int:
+    """Return how many users are scored at a time, so that their scores for all items and tasks are of bounded size."""
+    return int(np.clip(_CELLS // max(side.items * len(side.tasks), 1), 1, _BLOCK))
 
 
-def _known_pairs(tables: list[ir.Table], split: str, shape: tuple[int, int]) -> sparse.csr_matrix:
-    known = sparse.csr_matrix(shape, dtype=np.float32)
-    for table in tables:
-        rows = table.filter(table.split == split).select("user", "item").to_pyarrow()
-        known = known + pair_matrix(rows["user"].to_numpy(), rows["item"].to_numpy(), shape)
-    return known
+class Ranked(NamedTuple):
+    """A block of users with scores and lists.
+
+    Attributes:
+        users: (B,) their numbers.
+        scores: Task to (B, items).
+        order: Task to (B, items), what orders the items.
+        lists: Task to (B, k) items, best first.
+    """
+
+    users: IntArray
+    scores: dict[str, FloatArray]
+    order: dict[str, FloatArray]
+    lists: dict[str, IntArray]
 
 
 def _ranked(
-    model: Recommender,
-    users: IntArray,
-    known: sparse.csr_matrix,
-    catalogue: BoolArray,
-    length: int,
-) -> Iterator[tuple[IntArray, dict[str, FloatArray], dict[str, FloatArray], dict[str, IntArray]]]:
-    """Score and rank the users block by block: users, scores, what orders the items, and lists by task."""
-    for begin in range(0, len(users), _BLOCK):
-        block = users[begin : begin + _BLOCK]
-        scores = model.score(block)
+    model: Recommender, side: SideInformation, histories: Histories, users: IntArray, catalogue: BoolArray, length: int
+) -> Iterator[Ranked]:
+    """Score and rank users block by block, by what is known of them; known items are left out of the lists."""
+    size = _block_size(side)
+    for begin in range(0, len(users), size):
+        block = users[begin : begin + size]
+        queries = histories.of(block)
+        scores = model.score(queries)
         order = model.ranking_scores(scores)
-        lists = {task: metrics.top_items(score, known[block], catalogue, length) for task, score in order.items()}
-        yield block, scores, order, lists
+        known = queries.known(side.items)
+        lists = {task: metrics.top_items(score, known, catalogue, length) for task, score in order.items()}
+        yield Ranked(block, scores, order, lists)
 
 
-def _list_rows(task: str, block: IntArray, score: FloatArray, lists: IntArray) -> pd.DataFrame:
+def _list_rows(task: str, block: Ranked) -> dict[str, Any]:
+    """Return the entries of a block's lists as columns."""
+    lists = block.lists[task]
     place, rank = np.nonzero(lists != metrics.PADDING)
     item = lists[place, rank]
-    return pd.DataFrame(
-        {
-            "task": task,
-            "user": block[place],
-            "rank": rank + 1,
-            "item": item,
-            "score": score[place, item].astype(np.float32),
-        }
-    )
+    score = block.order[task][place, item].astype(np.float32)
+    return {"user": block.users[place], "rank": rank + 1, "item": item, "score": score}
+
+
+def _table(schema: pa.Schema, columns: dict[str, Any]) -> pa.Table:
+    """Make a table of columns, of which single values hold for all rows."""
+    length = max(len(values) for values in columns.values() if not isinstance(values, str | int))
+    full = {k: pa.repeat(v, length) if isinstance(v, str | int) else pa.array(v) for k, v in columns.items()}
+    return pa.table({name: full[name] for name in schema.names}).cast(schema)
 
 
 def predict(
     variant: Variant,
     chosen: dict[str, Any],
-    study: StudySettings,
     splits: SplitSettings,
     tables: TrainingTables,
-    weights: Arrays,
+    stored: StoredModel,
+    user_embedding: StoredModel | None,
     evaluation: EvaluationSettings,
     validation_rows: ir.Table,
     test_pairs: ir.Table,
-) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
-    """Score the test pairs and rank the whole catalogue for every test user. Test labels are not an input.
+) -> tuple[Spool, Spool, dict[str, Any]]:
+    """Score the test pairs and rank the candidates for every test user. Test labels are not an input.
+
+    A user is asked with all rows known before the test: those of the training and of the validation.
 
     Returns:
         predictions (split, seed, task, user, item, score); ranked_lists (split, seed, task, user, rank, item,
-        score) without the items of the user's training and validation rows; costs by split.
+        score) without the items of the user's history; costs by split.
     """
-    if not chosen:
-        return pd.DataFrame(columns=PREDICTION_COLUMNS), pd.DataFrame(columns=LIST_COLUMNS), {}
-    predictions, ranked = [], []
+    predictions, ranked = Spool(PREDICTIONS), Spool(LISTS)
     costs: dict[str, Any] = {}
     for split in chosen:
-        side = tables.side(split)
-        shape = (side.users, side.items)
-        pairs = test_pairs.filter(test_pairs.split == split).order_by("user", "item").execute()
-        user, item = pairs["user"].to_numpy(np.int64), pairs["item"].to_numpy(np.int64)
-        known = _known_pairs([tables.behaviour_sequences, validation_rows], split, shape)
-        catalogue = metrics.rankable_items(tables.rows(split).item, item, side.items)
-        seconds, peaks = [], []
-        for seed in _repeats(variant, study):
-            model = _restored(variant, chosen, weights, split, seed, side)
+        rows = tables.rows(split)
+        models, side = restored(variant, chosen, stored, tables, user_embedding, split, rows)
+        pairs = test_pairs.filter(test_pairs.split == split).order_by("user", "item").to_pyarrow()
+        user, item = pairs["user"].to_numpy(), pairs["item"].to_numpy()
+        histories = tables.known(split, validation_rows)
+        catalogue = candidate_items(splits.candidates_of(split), rows.item, side.items)
+        costs[split] = {"seconds": [], "peak_mb": []}
+        for seed, model in models.items():
             with single_threaded(), measured() as cost:
-                blocks = list(_ranked(model, np.unique(user), known, catalogue, max(evaluation.ks)))
-            for block, scores, order, lists in blocks:
-                rows = slice(np.searchsorted(user, block[0]), np.searchsorted(user, block[-1], side="right"))
-                place = np.searchsorted(block, user[rows])
-                for task, score in scores.items():
-                    part = {"user": user[rows], "item": item[rows], "score": score[place, item[rows]]}
-                    predictions.append(pd.DataFrame({"split": split, "seed": seed, "task": task, **part}))
-                    table = _list_rows(task, block, order[task], lists[task])
-                    ranked.append(table.assign(split=split, seed=seed))
-            seconds.append(cost.seconds)
-            peaks.append(cost.peak_mb)
-        costs[split] = {"seconds": seconds, "peak_mb": peaks}
-    return (
-        pd.concat(predictions, ignore_index=True),
-        pd.concat(ranked, ignore_index=True)[LIST_COLUMNS],
-        costs,
-    )
+                for block in _ranked(model, side, histories, np.unique(user), catalogue, max(evaluation.ks)):
+                    own = slice(*np.searchsorted(user, [block.users[0], block.users[-1] + 1]))
+                    place = np.searchsorted(block.users, user[own])
+                    for task, score in block.scores.items():
+                        what: dict[str, Any] = {"split": split, "seed": int(seed), "task": task}
+                        part = {"user": user[own], "item": item[own], "score": score[place, item[own]]}
+                        predictions.add(_table(PREDICTIONS, what | part))
+                        ranked.add(_table(LISTS, what | _list_rows(task, block)))
+            costs[split]["seconds"].append(cost.seconds)
+            costs[split]["peak_mb"].append(cost.peak_mb)
+    return predictions, ranked, costs
 
 
 def recommend(
-    variant: Variant, chosen: dict[str, Any], weights: Arrays, study: StudySettings, tables: TrainingTables
-) -> pd.DataFrame:
+    variant: Variant,
+    chosen: dict[str, Any],
+    stored: StoredModel,
+    user_embedding: StoredModel | None,
+    study: StudySettings,
+    tables: TrainingTables,
+) -> Spool:
     """Recommend to every user with the model fitted on all interactions.
 
     Nothing of it is evaluated: it is what the study hands over for use.
 
     Returns:
-        recommendations (user_id, task, rank, item_id, title, score) without the user's known items.
+        recommendations (user_id, task, rank, item_id, title, score) without the user's known items, user by user.
     """
+    result = Spool(RECOMMENDATIONS)
     if not chosen:
-        return pd.DataFrame(columns=RECOMMENDATION_COLUMNS)
-    rows, side = tables.rows(EVERYTHING), tables.side(EVERYTHING)
-    model = _restored(variant, chosen, weights, EVERYTHING, 0, side)
-    known = pair_matrix(rows.user, rows.item, (side.users, side.items))
-    trained = np.bincount(rows.item, minlength=side.items) > 0
+        return result
+    rows = tables.rows(EVERYTHING)
+    models, side = restored(variant, chosen, stored, tables, user_embedding, EVERYTHING, rows)
+    (model,) = models.values()
+    trained = candidate_items("trained", rows.item, side.items)
+    histories = Histories(rows, side.user_features)
+    user_id = tables.users.order_by("user").select("user_id").to_pyarrow()["user_id"].combine_chunks()
+    items = tables.items.order_by("item").select("item_id", "title").to_pyarrow().combine_chunks()
     with single_threaded():
-        parts = [
-            _list_rows(task, block, order[task], lists[task])
-            for block, _, order, lists in _ranked(model, np.arange(side.users), known, trained, study.recommendations)
-            for task in order
-        ]
-    users = tables.users.select("user", "user_id").execute()
-    items = tables.items.select("item", "item_id", "title").execute()
-    table = pd.concat(parts).merge(users, on="user").merge(items, on="item")
-    table = table.sort_values(["task", "user", "rank"], ignore_index=True)
-    return table[RECOMMENDATION_COLUMNS]
+        for block in _ranked(model, side, histories, np.arange(side.users), trained, study.recommendations):
+            parts = []
+            for number, task in enumerate(block.order):
+                own = _list_rows(task, block)
+                of_items = items.take(pa.array(own["item"]))
+                columns = {
+                    "user_id": user_id.take(pa.array(own["user"])),
+                    "item_id": of_items["item_id"],
+                    "title": of_items["title"],
+                    "task": task,
+                    "rank": own["rank"],
+                    "score": own["score"],
+                }
+                order = {"user": pa.array(own["user"]), "number": pa.repeat(number, len(own["user"]))}
+                table = _table(RECOMMENDATIONS, columns)
+                for name, values in order.items():
+                    table = table.append_column(name, values)
+                parts.append(table)
+            together = pa.concat_tables(parts)
+            result.add(together.sort_by([("user", "ascending"), ("number", "ascending"), ("rank", "ascending")]))
+    return result

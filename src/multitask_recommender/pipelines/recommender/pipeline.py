@@ -14,20 +14,21 @@ from multitask_recommender.data.inputs import TrainingTables
 from multitask_recommender.evaluation.cross_validation import CrossValidationSettings
 from multitask_recommender.evaluation.parameters import EvaluationSettings
 from multitask_recommender.evaluation.study import StudySettings
-from multitask_recommender.models.recommender import Arrays
+from multitask_recommender.foundation.spool import Spool
+from multitask_recommender.models.stored import StoredModel
 from multitask_recommender.models.variants import DerivedParameters, Variant, VariantParameters
 from multitask_recommender.pipelines.recommender import nodes, task_affinity
 
-_ROWS = ["behaviour_sequences", "users", "items"]
-_DATA = [*_ROWS, "user_features", "item_features"]
+_DATA = ["behaviour_sequences", "users", "items", "user_features", "item_features"]
 
 
 def _model_pipeline(variant: Variant) -> Pipeline:
     """Build the nodes of a model inside a namespace with its name."""
 
-    def tables_of(dataset: DatasetSettings, *tables: ir.Table) -> TrainingTables:
+    def read(dataset: DatasetSettings, tables: Sequence[Any]) -> tuple[TrainingTables, StoredModel | None]:
+        """Return the tables, with the tasks of the model alone, and the user embedding model if it reads one."""
         own = dataset.model_copy(update={"tasks": variant.trained_tasks(dataset.tasks)})
-        return TrainingTables(own, *tables)
+        return TrainingTables(own, *tables[: len(_DATA)]), tables[len(_DATA)] if variant.user_encoder else None
 
     def tune(
         parameters: VariantParameters,
@@ -35,9 +36,9 @@ def _model_pipeline(variant: Variant) -> Pipeline:
         study: StudySettings,
         splits: SplitSettings,
         dataset: DatasetSettings,
-        *tables: ir.Table,
+        *tables: Any,
     ) -> tuple[pd.DataFrame, dict[str, Any]]:
-        return nodes.tune(variant, parameters, cross_validation, study, splits, TrainingTables(dataset, *tables))
+        return nodes.tune(variant, parameters, cross_validation, study, splits, *read(dataset, tables))
 
     def derive(
         parameters: DerivedParameters,
@@ -57,43 +58,30 @@ def _model_pipeline(variant: Variant) -> Pipeline:
         study: StudySettings,
         splits: SplitSettings,
         dataset: DatasetSettings,
-        *tables: ir.Table,
-    ) -> tuple[Arrays, pd.DataFrame, pd.DataFrame, dict[str, Any]]:
-        return nodes.fit(variant, chosen, cross_validation, study, splits, tables_of(dataset, *tables))
+        *tables: Any,
+    ) -> tuple[StoredModel, pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+        return nodes.fit(variant, chosen, cross_validation, study, splits, *read(dataset, tables))
 
     def predict(
         chosen: dict[str, Any],
-        weights: Arrays,
-        study: StudySettings,
+        weights: StoredModel,
         splits: SplitSettings,
         dataset: DatasetSettings,
         evaluation: EvaluationSettings,
         validation_rows: ir.Table,
         test_pairs: ir.Table,
-        *tables: ir.Table,
-    ) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
-        return nodes.predict(
-            variant,
-            chosen,
-            study,
-            splits,
-            tables_of(dataset, *tables),
-            weights,
-            evaluation,
-            validation_rows,
-            test_pairs,
-        )
+        *tables: Any,
+    ) -> tuple[Spool, Spool, dict[str, Any]]:
+        own, encoder = read(dataset, tables)
+        return nodes.predict(variant, chosen, splits, own, weights, encoder, evaluation, validation_rows, test_pairs)
 
     def recommend(
-        chosen: dict[str, Any],
-        weights: Arrays,
-        study: StudySettings,
-        dataset: DatasetSettings,
-        *tables: ir.Table,
-    ) -> pd.DataFrame:
-        return nodes.recommend(variant, chosen, weights, study, tables_of(dataset, *tables))
+        chosen: dict[str, Any], weights: StoredModel, study: StudySettings, dataset: DatasetSettings, *tables: Any
+    ) -> Spool:
+        own, encoder = read(dataset, tables)
+        return nodes.recommend(variant, chosen, weights, encoder, study, own)
 
-    learnt_from = [*_DATA, "user_vectors"] if variant.user_vectors else _DATA
+    learnt_from = [*_DATA, "user_embedding.weights"] if variant.user_encoder else _DATA
     study = ["params:study", "params:splits", "params:dataset"]
     parameters = f"params:models.{variant.name}"
     if variant.based_on is None:
@@ -118,7 +106,16 @@ def _model_pipeline(variant: Variant) -> Pipeline:
         ),
         node(
             predict,
-            ["chosen_settings", "weights", *study, "params:evaluation", "validation_rows", "test_pairs", *_ROWS],
+            [
+                "chosen_settings",
+                "weights",
+                "params:splits",
+                "params:dataset",
+                "params:evaluation",
+                "validation_rows",
+                "test_pairs",
+                *learnt_from,
+            ],
             ["predictions", "ranked_lists", "predict_costs"],
             name="predict",
         ),
@@ -127,7 +124,7 @@ def _model_pipeline(variant: Variant) -> Pipeline:
         steps.append(
             node(
                 recommend,
-                ["chosen_settings", "weights", "params:study", "params:dataset", *_ROWS],
+                ["chosen_settings", "weights", "params:study", "params:dataset", *learnt_from],
                 "recommendations",
                 name="recommend",
             )

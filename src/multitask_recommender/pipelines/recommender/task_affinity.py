@@ -61,7 +61,7 @@ def measure_task_affinity(
             assert isinstance(model, NeuralRecommender)
             model.observe = cosines
         model.fit(inside, own, derive_seed(study.seed, "task affinity", split, fold))
-        return validation_errors(variant, model, inside, held_out, own), cosines.rows
+        return validation_errors(variant, model, inside, held_out, own, splits.candidates_of(split)), cosines.rows
 
     groups = [[name] for name in names]
     groups += [list(pair) for pair in combinations(names, 2) if len(names) > 2]

@@ -8,8 +8,9 @@ import ibis.expr.types as ir
 import numpy as np
 import pandas as pd
 
-from multitask_recommender.data.description import DatasetSettings
+from multitask_recommender.data.description import DatasetSettings, SplitSettings
 from multitask_recommender.data.interactions import IntArray, pair_matrix
+from multitask_recommender.data.splits import candidate_items
 from multitask_recommender.evaluation import metrics
 from multitask_recommender.evaluation.parameters import EvaluationSettings
 from multitask_recommender.foundation.errors import DataError
@@ -28,12 +29,12 @@ def measure_regret(
     models: list[str],
     dataset: DatasetSettings,
     settings: EvaluationSettings,
+    splits: SplitSettings,
     ground_truth: Arrays,
     users: ir.Table,
     items: ir.Table,
     behaviour_sequences: ir.Table,
     validation_rows: ir.Table,
-    test_pairs: ir.Table,
     *ranked_lists: pd.DataFrame,
 ) -> pd.DataFrame:
     """Compare the models' lists with those of an oracle that ranks by the true expected labels.
@@ -44,12 +45,12 @@ def measure_regret(
         models: Names of the models.
         dataset: The tasks; those that the simulation does not know are left out.
         settings: Lengths of the lists.
+        splits: Which items may be recommended.
         ground_truth: What is true of every reader and book.
         users: The canonical users.
         items: The canonical items.
         behaviour_sequences: Training rows.
         validation_rows: Validation rows, whose items are not recommended either.
-        test_pairs: Test pairs, by which the catalogue is chosen as in ``predict``.
         ranked_lists: The models' lists, in the order of the names.
 
     Returns:
@@ -74,7 +75,7 @@ def measure_regret(
     for split, of_split in everything.groupby("split", sort=False):
         train = _pairs(behaviour_sequences, str(split))
         known = pair_matrix(*train, shape) + pair_matrix(*_pairs(validation_rows, str(split)), shape)
-        catalogue = metrics.rankable_items(train[1], _pairs(test_pairs, str(split))[1], shape[1])
+        catalogue = candidate_items(splits.candidates_of(str(split)), train[1], shape[1])
         judged = np.unique(of_split["user"])
         for task, of_task in of_split.groupby("task", sort=False):
             if task not in TASKS:

@@ -8,7 +8,7 @@ import ibis.expr.types as ir
 import pandas as pd
 from kedro.pipeline import Pipeline, node
 
-from multitask_recommender.data.description import DatasetSettings
+from multitask_recommender.data.description import DatasetSettings, SplitSettings
 from multitask_recommender.evaluation.parameters import EvaluationSettings
 from multitask_recommender.models.variants import Variant
 from multitask_recommender.pipelines.regret import nodes
@@ -22,16 +22,16 @@ def create_pipeline(variants: Sequence[Variant]) -> Pipeline:
     def measure_regret(
         dataset: DatasetSettings,
         settings: EvaluationSettings,
+        splits: SplitSettings,
         ground_truth: Arrays,
         users: ir.Table,
         items: ir.Table,
         behaviour_sequences: ir.Table,
         validation_rows: ir.Table,
-        test_pairs: ir.Table,
         *ranked_lists: pd.DataFrame,
     ) -> pd.DataFrame:
-        tables = (users, items, behaviour_sequences, validation_rows, test_pairs)
-        return nodes.measure_regret(names, dataset, settings, ground_truth, *tables, *ranked_lists)
+        tables = (users, items, behaviour_sequences, validation_rows)
+        return nodes.measure_regret(names, dataset, settings, splits, ground_truth, *tables, *ranked_lists)
 
     return Pipeline(
         [
@@ -40,12 +40,12 @@ def create_pipeline(variants: Sequence[Variant]) -> Pipeline:
                 [
                     "params:dataset",
                     "params:evaluation",
+                    "params:splits",
                     "ground_truth",
                     "users",
                     "items",
                     "behaviour_sequences",
                     "validation_rows",
-                    "test_pairs",
                     *(f"{name}.ranked_lists" for name in names),
                 ],
                 "regret",

@@ -13,6 +13,7 @@ import pandas as pd
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
 from multitask_recommender.data.inputs import NO_FOLD, TrainingTables
 from multitask_recommender.data.interactions import Interactions, SideInformation
+from multitask_recommender.data.queries import Histories
 from multitask_recommender.data.splits import EVERYTHING
 from multitask_recommender.data.tasks import Task
 from multitask_recommender.evaluation.cross_validation import CrossValidationSettings, cross_validate
@@ -20,8 +21,10 @@ from multitask_recommender.evaluation.study import StudySettings
 from multitask_recommender.foundation.jobs import run_jobs
 from multitask_recommender.foundation.randomness import derive_seed
 from multitask_recommender.models.document.user_embedding import UserEmbeddingModel, UserEmbeddingSettings
-from multitask_recommender.models.recommender import Arrays
+from multitask_recommender.models.state import State
+from multitask_recommender.models.stored import StoredModel
 from multitask_recommender.models.variants import Variant
+from multitask_recommender.pipelines.fitted import note_fit, start_record
 from multitask_recommender.pipelines.user_embedding.parameters import UserEmbeddingParameters
 
 USER_EMBEDDING = Variant("user_embedding", UserEmbeddingModel, UserEmbeddingSettings, "single_task", "User embedding")
@@ -70,6 +73,7 @@ def tune_user_embedding(
             cross_validation,
             study.seed,
             split,
+            splits.candidates_of(split),
         )
         results.append(choice.table.assign(split=split))
         chosen[split] = parameters.with_values(choice.chosen).model_dump()
@@ -96,38 +100,31 @@ def train_user_embedding(
     items: ir.Table,
     user_features: ir.Table,
     item_features: ir.Table,
-) -> tuple[Arrays, ir.Table, pd.DataFrame]:
+) -> tuple[StoredModel, ir.Table, pd.DataFrame]:
     """Train on every split, and on the complement of every fold so that cross-validation of what follows stays honest.
 
     Returns:
-        weights by split; user vectors (split, fold, user, vector), where fold -1 means trained on all training rows
-        and another fold that its rows were left out; learning curve (split, epoch, loss).
+        The model, by split and left-out fold (-1: none); vectors of the users by the model that left out no fold
+        (split, user, vector); learning curve (split, epoch, loss).
     """
     tables = TrainingTables(dataset, behaviour_sequences, users, items, user_features, item_features)
-    weights: Arrays = {}
+    state: State = {}
+    made_from = start_record(tables)
     vectors, curves = [], []
     for split in [*splits.names, EVERYTHING]:
         settings = UserEmbeddingSettings.model_validate(chosen[split if split in chosen else splits.names[0]])
-        side = tables.side(split)
+        rows, side = tables.rows(split), tables.side(split)
+        note_fit(made_from, split, settings.model_dump(mode="json"), rows, side)
         folds = [NO_FOLD] if split == EVERYTHING else [NO_FOLD, *range(splits.folds)]
-        fit = partial(_fit_without, settings, tables.rows(split), side, study.seed, split)
+        fit = partial(_fit_without, settings, rows, side, study.seed, split)
         results = run_jobs(fit, folds, cross_validation.workers, f"user_embedding, {split}: training")
-        for fold, (model, epochs) in zip(folds, results, strict=True):
-            vectors.append(
-                pd.DataFrame(
-                    {
-                        "split": split,
-                        "fold": fold,
-                        "user": np.arange(side.users),
-                        "vector": list(model.vectors),
-                    }
-                )
-            )
-            if fold == NO_FOLD:
-                weights |= {f"{split}/{name}": array for name, array in model.state().items()}
-                curves += [
-                    {"split": split, "epoch": number + 1, "loss": losses["user_embedding"]}
-                    for number, losses in enumerate(epochs)
-                ]
+        state[split] = {str(fold): model.state() for fold, (model, _) in zip(folds, results, strict=True)}
+        whole, epochs = results[0]
+        own = whole.encode(Histories(rows, side.user_features).of(np.arange(side.users)))
+        vectors.append(pd.DataFrame({"split": split, "user": np.arange(side.users), "vector": list(own)}))
+        curves += [
+            {"split": split, "epoch": number + 1, "loss": losses["user_embedding"]}
+            for number, losses in enumerate(epochs)
+        ]
     table = ibis.memtable(pd.concat(vectors, ignore_index=True))
-    return weights, table, pd.DataFrame(curves)
+    return StoredModel(state, made_from), table, pd.DataFrame(curves)

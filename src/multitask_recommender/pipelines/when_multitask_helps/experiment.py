@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from multitask_recommender.data.interactions import FloatArray, IntArray, Interactions, SideInformation
+from multitask_recommender.data.queries import Histories
 from multitask_recommender.data.tasks import Task
 from multitask_recommender.evaluation import metrics
 from multitask_recommender.evaluation.cross_validation import candidates
@@ -145,7 +146,8 @@ def _fit_and_measure(
     for values in candidates(settings.search, 2**10, 0):
         model = variant.make(settings.towers.with_values(values), own_side.tasks)
         model.fit(own, own_side, seed)
-        score = model.score(np.arange(side.users))[settings.target]
+        histories = Histories(own, own_side.user_features)
+        score = model.score(histories.of(np.arange(side.users)))[settings.target]
         value = error(label, score[user, item])
         if best is None or value < best[0]:
             best = value, score, values

@@ -1,0 +1,96 @@
+"""Wide and deep: the scores of one recommender blended with those of others."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+
+from multitask_recommender.data.interactions import BoolArray, FloatArray, Interactions, SideInformation
+from multitask_recommender.data.queries import Queries
+from multitask_recommender.models.recommender import LearningCurve, Recommender, S
+from multitask_recommender.models.state import State, branch
+
+
+class WidePart(NamedTuple):
+    """A recommender beside the deep one.
+
+    Attributes:
+        recommender: It.
+        tasks: Names of the tasks whose scores it changes, which are all that it learns from.
+        weight: What its scores are multiplied by.
+        mixed: Whether they replace that share of the deep scores, instead of being added to them.
+    """
+
+    recommender: Recommender
+    tasks: list[str]
+    weight: float
+    mixed: bool
+
+
+class Blend(Recommender[S]):
+    """s = s_deep + w s_wide, or (1 - w) s_deep + w s_wide for predictions, with parts fitted apart from each other.
+
+    The form of a wide and deep model (Cheng et al., DLRS 2016), with wide parts that are solved, not trained. Which
+    recommenders are blended, subclasses say; any can be.
+
+    Attributes:
+        deep: The recommender whose scores are blended with others.
+    """
+
+    predicts = frozenset({"binary", "regression"})
+    stochastic: ClassVar[bool] = True
+
+    @abstractmethod
+    def make_deep(self) -> Recommender:
+        """Make the deep recommender."""
+
+    @abstractmethod
+    def make_wide(self, side: SideInformation) -> dict[str, WidePart]:
+        """Make the wide parts for the tasks of a study, by name."""
+
+    def fit(self, train: Interactions, side: SideInformation, seed: int) -> LearningCurve:
+        """Fit all parts; the learning curve is that of the deep one."""
+        self.deep, self._tasks, self._wide = self.make_deep(), side.tasks, self.make_wide(side)
+        curve = self.deep.fit(train, side, seed)
+        for part in self._wide.values():
+            part.recommender.fit(train.with_tasks(part.tasks), side.with_tasks(part.tasks), seed)
+        return curve
+
+    def score(self, queries: Queries) -> dict[str, FloatArray]:
+        """Blend the scores."""
+        scores = self.deep.score(queries)
+        for part in self._wide.values():
+            for task, wide in part.recommender.score(queries.with_tasks(part.tasks)).items():
+                weight = np.float32(part.weight)
+                if part.mixed:
+                    items = self._mixed_items(part.recommender, task)
+                    scores[task][:, items] += weight * (wide[:, items] - scores[task][:, items])
+                else:
+                    scores[task] += weight * wide
+        return scores
+
+    def _mixed_items(self, part: Recommender, task: str) -> BoolArray | slice:
+        """Return the items whose predictions are mixed: those of which the part has learnt something, if it says."""
+        labelled = getattr(part, "labelled_items", None)
+        return slice(None) if labelled is None else labelled(task)
+
+    def ranking_scores(self, scores: dict[str, FloatArray]) -> dict[str, FloatArray]:
+        """Order the items as the deep recommender does."""
+        return self.deep.ranking_scores(scores)
+
+    def state(self) -> State:
+        """Return the states of all parts."""
+        return {"deep": self.deep.state(), **{name: part.recommender.state() for name, part in self._wide.items()}}
+
+    def restore(self, state: State, side: SideInformation) -> None:
+        """Take the states of all parts back."""
+        self.deep, self._tasks, self._wide = self.make_deep(), side.tasks, self.make_wide(side)
+        self.deep.restore(branch(state, "deep"), side)
+        for name, part in self._wide.items():
+            part.recommender.restore(branch(state, name), side.with_tasks(part.tasks))
+
+    def parameter_count(self) -> int:
+        """Return the sum over the parts."""
+        return self.deep.parameter_count() + sum(part.recommender.parameter_count() for part in self._wide.values())

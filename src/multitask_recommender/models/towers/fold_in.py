@@ -1,0 +1,74 @@
+"""Folding in: the identity vector and the biases of anybody, solved from the history on the frozen item side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+_LARGEST_NUMBER = 10
+
+
+def division(hidden: float) -> tuple[int, int]:
+    """Return into how many parts a history is divided, and how many of them are hidden at a time.
+
+    The smallest number of parts of which a share near ``hidden`` can be hidden, so that every row is predicted from an
+    encoding that has not seen it, as in training.
+    """
+    if hidden == 0:
+        return 1, 0
+    for parts in range(2, _LARGEST_NUMBER + 1):
+        number = round(parts * hidden)
+        if 0 < number < parts and abs(number / parts - hidden) < 0.01:
+            return parts, number
+    return _LARGEST_NUMBER, min(max(round(_LARGEST_NUMBER * hidden), 1), _LARGEST_NUMBER - 1)
+
+
+def crossed(encode: Callable[[Tensor, float], Tensor], part: Tensor, parts: int, hidden: int) -> Tensor:
+    """Encode histories so that each part is told from the others.
+
+    Args:
+        encode: From which rows (n,) are seen, and the share that is not, to (B, D).
+        part: (n,) part of each row.
+        parts: Number of parts.
+        hidden: How many parts are hidden at a time.
+
+    Returns:
+        (B, parts, D): for every part the mean of the encodings from which it is hidden.
+    """
+    if parts == 1:
+        return encode(torch.ones(len(part), dtype=torch.bool), 0.0)[:, None]
+    encodings = [encode((part + turn) % parts >= hidden, hidden / parts) for turn in range(parts)]
+    return torch.stack(
+        [
+            torch.stack([encodings[turn] for turn in range(parts) if (own + turn) % parts < hidden]).mean(0)
+            for own in range(parts)
+        ],
+        dim=1,
+    )
+
+
+def minimise(objective: Callable[[Tensor], Tensor], curvature: Tensor, steps: int) -> Tensor:
+    """Minimise a sum of one function per row of a matrix, from 0, by steps with a bound of the second derivatives.
+
+    q <- q - H^-1 gradient. Where H bounds the Hessian every step goes down, and where it is the Hessian of a quadratic
+    function one step ends in the minimum. Source: Boehning and Lindsay, Monotonicity of Quadratic-approximation
+    Algorithms, Ann. Inst. Statist. Math. 1988.
+
+    Args:
+        objective: (B, k) to a scalar, the sum over rows.
+        curvature: (B, k, k) H, positive definite.
+        steps: Number of steps.
+
+    Returns:
+        (B, k).
+    """
+    factor = torch.linalg.cholesky(curvature)
+    point = curvature.new_zeros(curvature.shape[:2])
+    for _ in range(steps):
+        with torch.enable_grad():
+            here = point.requires_grad_()
+            (gradient,) = torch.autograd.grad(objective(here), here)
+        point = (here - torch.cholesky_solve(gradient[:, :, None], factor)[:, :, 0]).detach()
+    return point
