@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from multitask_recommender.data.interactions import Interactions, SideInformation
-
-if TYPE_CHECKING:
-    import ibis.expr.types as ir
 
 
 def digest_arrays(arrays: Iterable[np.ndarray]) -> str:
@@ -24,15 +20,9 @@ def digest_arrays(arrays: Iterable[np.ndarray]) -> str:
     return found.hexdigest()
 
 
-def digest_names(table: ir.Table, key: str) -> str:
-    """Return the SHA-256 of the identifiers of the users or items in the order of their numbers.
-
-    Args:
-        table: The canonical users or items.
-        key: ``user`` or ``item``.
-    """
-    names = table.order_by(key).select(f"{key}_id").to_pyarrow()[f"{key}_id"].to_pylist()
-    return hashlib.sha256(json.dumps(names).encode()).hexdigest()
+def digest_names(names: Sequence[str]) -> str:
+    """Return the SHA-256 of the identifiers of the users or items, in the order of their numbers."""
+    return hashlib.sha256(json.dumps(list(names)).encode()).hexdigest()
 
 
 def digest_rows(rows: Interactions, side: SideInformation) -> dict[str, str]:

@@ -12,9 +12,6 @@ from multitask_recommender.data.description import DatasetSettings
 from multitask_recommender.data.interactions import Interactions, SideInformation, read_features, read_interactions
 from multitask_recommender.data.queries import Histories
 
-NO_FOLD = -1
-"""Stands for the fold in what is about the whole training part."""
-
 
 @dataclass(frozen=True)
 class TrainingTables:
@@ -51,6 +48,14 @@ class TrainingTables:
     def shape(self) -> tuple[int, int]:
         """Numbers of users and items."""
         return int(self.users.count().execute()), int(self.items.count().execute())
+
+    @cached_property
+    def identifiers(self) -> tuple[list[str], list[str]]:
+        """Identifiers of the users and of the items, in the order of their numbers."""
+        return tuple(
+            table.order_by(key).select(f"{key}_id").to_pyarrow()[f"{key}_id"].to_pylist()
+            for table, key in ((self.users, "user"), (self.items, "item"))
+        )  # type: ignore[return-value]
 
     def side(self, split: str) -> SideInformation:
         """Read the side information of a split, without the user embedding model."""

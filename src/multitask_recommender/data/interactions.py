@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,12 +14,18 @@ from multitask_recommender.data.tasks import Task
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
+    import pyarrow as pa
 
     from multitask_recommender.data.queries import Queries
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
+
+EVERYTHING = "everything"
+"""Name of the additional split whose training part is all interactions: the recommendations are made from it."""
+NO_FOLD = -1
+"""Stands for the fold in what is about the whole training part."""
 
 
 @dataclass(frozen=True)
@@ -115,13 +122,17 @@ def read_interactions(table: ir.Table, split: str, tasks: dict[str, Task]) -> In
         The rows, sorted by user and by position in the behaviour sequence, or by item where there is none.
     """
     order = ["user", "position" if "position" in table.columns else "item"]
-    rows = table.filter(table.split == split).order_by(order).to_pyarrow()
+    return interactions_of(table.filter(table.split == split).order_by(order).to_pyarrow(), tasks)
+
+
+def interactions_of(rows: pa.Table, tasks: Iterable[str]) -> Interactions:
+    """Turn sorted rows (user, item, one column per task, ``relevant_<task>``, perhaps fold) into arrays."""
     return Interactions(
         user=rows["user"].to_numpy(),
         item=rows["item"].to_numpy(),
         labels={name: rows[name].to_numpy().astype(np.float32) for name in tasks},
         relevant={name: rows[f"relevant_{name}"].to_numpy() for name in tasks},
-        fold=rows["fold"].to_numpy().astype(np.int64) if "fold" in table.columns else None,
+        fold=rows["fold"].to_numpy().astype(np.int64) if "fold" in rows.column_names else None,
     )
 
 
@@ -134,7 +145,11 @@ def read_features(matrix: ir.Table, key: str, count: int, split: str) -> sparse.
         count: Number of users or items.
         split: Name of the split.
     """
-    rows = matrix.filter(matrix.split == split).order_by(key, "column").to_pyarrow()
+    return features_of(matrix.filter(matrix.split == split).order_by(key, "column").to_pyarrow(), key, count)
+
+
+def features_of(rows: pa.Table, key: str, count: int) -> sparse.csr_matrix:
+    """Turn rows (``key``, column, weight), sorted, into a sparse matrix (``count``, columns)."""
     column = rows["column"].to_numpy()
     columns = int(column.max()) + 1 if len(column) else 0
     entries = (rows["weight"].to_numpy().astype(np.float32), (rows[key].to_numpy(), column))

@@ -7,12 +7,8 @@ import ibis.expr.types as ir
 import numpy as np
 
 from multitask_recommender.data.description import Candidates, SplitSettings
-from multitask_recommender.data.interactions import BoolArray, IntArray
+from multitask_recommender.data.interactions import EVERYTHING, BoolArray, IntArray
 from multitask_recommender.foundation.errors import SettingsError
-
-EVERYTHING = "everything"
-"""Name of the additional split whose training part is all interactions: the recommendations are made from it."""
-
 
 NEED_TIME = ("chronological", "temporal")
 """Strategies that need timestamps."""

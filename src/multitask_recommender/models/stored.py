@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,11 +77,20 @@ def read_model(path: Path, *under: str) -> StoredModel:
         StaleModelError: If the file is of another version of this project, or is no whole model file.
     """
     prefix = "".join(name.replace("%", "%25").replace("/", "%2F") + "/" for name in under)
+    made_from, arrays = _read(path, lambda name: name.startswith(prefix))
+    return StoredModel(unflatten({name.removeprefix(prefix): array for name, array in arrays.items()}), made_from)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read what made a model, without its arrays; errors as of :func:`read_model`."""
+    return _read(path, lambda name: False)[0]
+
+
+def _read(path: Path, wanted: Callable[[str], bool]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
-            arrays = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+            arrays = {name: file.get_tensor(name) for name in file.keys() if wanted(name)}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise StaleModelError(
             f"The model file cannot be read: {error}.\n  where: {path}\n  what to do: fit the model again."
@@ -91,7 +100,7 @@ def read_model(path: Path, *under: str) -> StoredModel:
             "The model file was written by another version of this project.\n"
             f"  where: {path}\n  what to do: fit the model again."
         )
-    return StoredModel(unflatten(arrays), json.loads(metadata["made_from"]))
+    return json.loads(metadata["made_from"]), arrays
 
 
 def differences(stored: Any, asked: Any, path: str = "") -> list[str]:

@@ -13,10 +13,17 @@ import pandas as pd
 import pyarrow as pa
 
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
-from multitask_recommender.data.inputs import NO_FOLD, TrainingTables
-from multitask_recommender.data.interactions import BoolArray, FloatArray, IntArray, SideInformation
+from multitask_recommender.data.inputs import TrainingTables
+from multitask_recommender.data.interactions import (
+    EVERYTHING,
+    NO_FOLD,
+    BoolArray,
+    FloatArray,
+    IntArray,
+    SideInformation,
+)
 from multitask_recommender.data.queries import Histories
-from multitask_recommender.data.splits import EVERYTHING, candidate_items
+from multitask_recommender.data.splits import candidate_items
 from multitask_recommender.evaluation import metrics
 from multitask_recommender.evaluation.cross_validation import CrossValidationSettings, cross_validate
 from multitask_recommender.evaluation.parameters import EvaluationSettings
@@ -26,11 +33,11 @@ from multitask_recommender.foundation.jobs import run_jobs, single_threaded
 from multitask_recommender.foundation.measuring import Cost, measured
 from multitask_recommender.foundation.randomness import derive_seed
 from multitask_recommender.foundation.spool import Spool
+from multitask_recommender.models.fitted import note_fit, restored, start_record, with_encoder
 from multitask_recommender.models.recommender import LearningCurve, Recommender
 from multitask_recommender.models.state import State, branch
 from multitask_recommender.models.stored import StoredModel
 from multitask_recommender.models.variants import DerivedParameters, Variant, VariantParameters, with_values
-from multitask_recommender.pipelines.fitted import note_fit, restored, start_record, with_encoder
 
 logger = logging.getLogger(__name__)
 _BLOCK = 512
@@ -115,6 +122,10 @@ def derive(
     return pd.DataFrame(columns=CV_COLUMNS), chosen
 
 
+def _record(tables: TrainingTables) -> dict[str, Any]:
+    return start_record(tables.dataset.model_dump(mode="json"), *tables.identifiers)
+
+
 def _repeats(variant: Variant, study: StudySettings) -> range:
     return range(study.repeats if variant.recommender.stochastic else 1)
 
@@ -142,7 +153,7 @@ def fit(
     rows = {split: tables.rows(split) for split in names}
     sides = {split: with_encoder(tables.side(split), user_embedding, split, NO_FOLD) for split in names}
     settings = {split: chosen[split if split in chosen else splits.names[0]] for split in names}
-    made_from = start_record(tables)
+    made_from = _record(tables)
     for split in names:
         note_fit(made_from, split, settings[split], rows[split], sides[split])
 
@@ -283,7 +294,9 @@ def predict(
     costs: dict[str, Any] = {}
     for split in chosen:
         rows = tables.rows(split)
-        models, side = restored(variant, chosen, stored, tables, user_embedding, split, rows)
+        models, side = restored(
+            variant, chosen, stored, _record(tables), tables.side(split), user_embedding, split, rows
+        )
         pairs = test_pairs.filter(test_pairs.split == split).order_by("user", "item").to_pyarrow()
         user, item = pairs["user"].to_numpy(), pairs["item"].to_numpy()
         histories = tables.known(split, validation_rows)
@@ -323,7 +336,9 @@ def recommend(
     if not chosen:
         return result
     rows = tables.rows(EVERYTHING)
-    models, side = restored(variant, chosen, stored, tables, user_embedding, EVERYTHING, rows)
+    models, side = restored(
+        variant, chosen, stored, _record(tables), tables.side(EVERYTHING), user_embedding, EVERYTHING, rows
+    )
     (model,) = models.values()
     trained = candidate_items("trained", rows.item, side.items)
     histories = Histories(rows, side.user_features)

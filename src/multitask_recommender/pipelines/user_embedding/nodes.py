@@ -11,20 +11,19 @@ import numpy as np
 import pandas as pd
 
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
-from multitask_recommender.data.inputs import NO_FOLD, TrainingTables
-from multitask_recommender.data.interactions import Interactions, SideInformation
+from multitask_recommender.data.inputs import TrainingTables
+from multitask_recommender.data.interactions import EVERYTHING, NO_FOLD, Interactions, SideInformation
 from multitask_recommender.data.queries import Histories
-from multitask_recommender.data.splits import EVERYTHING
 from multitask_recommender.data.tasks import Task
 from multitask_recommender.evaluation.cross_validation import CrossValidationSettings, cross_validate
 from multitask_recommender.evaluation.study import StudySettings
 from multitask_recommender.foundation.jobs import run_jobs
 from multitask_recommender.foundation.randomness import derive_seed
 from multitask_recommender.models.document.user_embedding import UserEmbeddingModel, UserEmbeddingSettings
+from multitask_recommender.models.fitted import note_fit, start_record
 from multitask_recommender.models.state import State
 from multitask_recommender.models.stored import StoredModel
 from multitask_recommender.models.variants import Variant
-from multitask_recommender.pipelines.fitted import note_fit, start_record
 from multitask_recommender.pipelines.user_embedding.parameters import UserEmbeddingParameters
 
 USER_EMBEDDING = Variant("user_embedding", UserEmbeddingModel, UserEmbeddingSettings, "single_task", "User embedding")
@@ -109,7 +108,7 @@ def train_user_embedding(
     """
     tables = TrainingTables(dataset, behaviour_sequences, users, items, user_features, item_features)
     state: State = {}
-    made_from = start_record(tables)
+    made_from = start_record(tables.dataset.model_dump(mode="json"), *tables.identifiers)
     vectors, curves = [], []
     for split in [*splits.names, EVERYTHING]:
         settings = UserEmbeddingSettings.model_validate(chosen[split if split in chosen else splits.names[0]])

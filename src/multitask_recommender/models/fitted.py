@@ -2,39 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from multitask_recommender.data.digests import digest_arrays, digest_names, digest_rows
-from multitask_recommender.data.inputs import NO_FOLD, TrainingTables
-from multitask_recommender.data.interactions import Interactions, SideInformation
+from multitask_recommender.data.interactions import NO_FOLD, FloatArray, Interactions, SideInformation
 from multitask_recommender.models.document.user_embedding import UserEmbeddingModel, UserEmbeddingSettings
 from multitask_recommender.models.recommender import Recommender
 from multitask_recommender.models.state import branch
 from multitask_recommender.models.stored import StoredModel, check_fit, flatten, versions
 from multitask_recommender.models.variants import Variant
 
+COMPARED = ("tasks", "data", "settings")
+"""What of a record must be the same for a model to fit. The rest is there to be read by whoever uses the model."""
 
-def start_record(tables: TrainingTables) -> dict[str, Any]:
-    """Begin the record of a model: versions, and what holds for all splits."""
-    names = {"users": digest_names(tables.users, "user"), "items": digest_names(tables.items, "item")}
+
+def start_record(description: Mapping[str, Any], user_ids: Sequence[str], item_ids: Sequence[str]) -> dict[str, Any]:
+    """Begin the record of a model: versions, and what holds for all splits.
+
+    Args:
+        description: The description of the data set as plain values.
+        user_ids: Identifiers of the users, in the order of their numbers.
+        item_ids: The same of the items.
+    """
     return {
         "versions": versions(),
-        "tasks": {name: task.model_dump(mode="json") for name, task in tables.dataset.tasks.items()},
-        "data": {"identifiers": names},
+        "dataset": {name: value for name, value in description.items() if name != "tasks"},
+        "tasks": description["tasks"],
+        "data": {"identifiers": {"users": digest_names(user_ids), "items": digest_names(item_ids)}},
         "settings": {},
+        "labels": {},
     }
 
 
 def note_fit(
     made_from: dict[str, Any], split: str, settings: dict[str, Any], rows: Interactions, side: SideInformation
 ) -> None:
-    """Add a split to the record: the settings, and digests of the training rows and features."""
+    """Add a split to the record: the settings, the ranges of the labels, digests of the training rows and features."""
     made_from["settings"][split] = settings
+    made_from["labels"][split] = {task: _range(rows.labels[task]) for task in side.tasks}
     made_from["data"][split] = digest_rows(rows, side)
     if isinstance(side.user_encoder, UserEmbeddingModel):
         found = digest_arrays(flatten(side.user_encoder.state()).values())
         made_from["data"][split]["user embedding model"] = found
+
+
+def _range(labels: FloatArray) -> list[float] | None:
+    """Return the smallest and the largest label; None where there is none."""
+    known = labels[~np.isnan(labels)]
+    return [float(known.min()), float(known.max())] if len(known) else None
 
 
 def with_encoder(side: SideInformation, user_embedding: StoredModel | None, split: str, fold: int) -> SideInformation:
@@ -51,23 +70,31 @@ def restored(
     variant: Variant,
     chosen: dict[str, Any],
     stored: StoredModel,
-    tables: TrainingTables,
+    record: dict[str, Any],
+    side: SideInformation,
     user_embedding: StoredModel | None,
     split: str,
     rows: Interactions,
 ) -> tuple[dict[str, Recommender], SideInformation]:
     """Make the models that were fitted on a split, by seed number, and the side information that they know.
 
+    Args:
+        variant: The model.
+        chosen: Its settings by split.
+        stored: What it learnt.
+        record: What :func:`start_record` makes of the data as it is now.
+        side: The side information as it is now, without the user embedding model.
+        user_embedding: The user embedding model, if the variant reads one.
+        split: Name of the split.
+        rows: The training rows as they are now.
+
     Raises:
         StaleModelError: If their settings or their data are no longer the same.
     """
-    side = with_encoder(tables.side(split), user_embedding, split, NO_FOLD)
+    side = with_encoder(side, user_embedding, split, NO_FOLD)
     settings = chosen[split if split in chosen else next(iter(chosen))]
-    asked = start_record(tables)
-    note_fit(asked, split, settings, rows, side)
-    check_fit(
-        variant.name, f"{variant.name}.weights", stored.made_from, {k: v for k, v in asked.items() if k != "versions"}
-    )
+    note_fit(record, split, settings, rows, side)
+    check_fit(variant.name, f"{variant.name}.weights", stored.made_from, {name: record[name] for name in COMPARED})
     models = {}
     for seed in branch(stored.state, split):
         model = variant.make(variant.read_settings(settings), side.tasks)
