@@ -55,7 +55,7 @@ class TrainingTables:
         return tuple(
             table.order_by(key).select(f"{key}_id").to_pyarrow()[f"{key}_id"].to_pylist()
             for table, key in ((self.users, "user"), (self.items, "item"))
-        )  # type: ignore[return-value]
+        )
 
     def side(self, split: str) -> SideInformation:
         """Read the side information of a split, without the user embedding model."""

@@ -13,6 +13,23 @@ class SettingsError(StudyError):
     """A parameter that contradicts another parameter or the data."""
 
 
+class RequestError(StudyError):
+    """A question to a fitted model that has no answer, or a folder in which there is no such model.
+
+    Args:
+        problem: What is wrong.
+        where: The argument, the folder or the file.
+        remedy: What to do, or what there is instead.
+    """
+
+    def __init__(self, problem: str, where: str, remedy: str) -> None:
+        super().__init__(problem, where, remedy)
+        self.problem, self.where, self.remedy = problem, where, remedy
+
+    def __str__(self) -> str:
+        return f"{self.problem}\n  where: {self.where}\n  what to do: {self.remedy}"
+
+
 class DataError(StudyError):
     """A fault in a raw table.
 

@@ -80,6 +80,10 @@ class Blend(Recommender[S]):
         """Order the items as the deep recommender does."""
         return self.deep.ranking_scores(scores)
 
+    def similarities(self, item: int, task: str) -> FloatArray | None:
+        """Compare items as the deep recommender does."""
+        return self.deep.similarities(item, task)
+
     def state(self) -> State:
         """Return the states of all parts."""
         return {"deep": self.deep.state(), **{name: part.recommender.state() for name, part in self._wide.items()}}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from multitask_recommender.data.interactions import FloatArray, Interactions, SideInformation
 from multitask_recommender.data.queries import Queries
 from multitask_recommender.foundation.settings_base import Settings
-from multitask_recommender.models.recommender import LearningCurve, Recommender
+from multitask_recommender.models.recommender import InnerProducts, LearningCurve, Recommender
 from multitask_recommender.models.state import State, branch
 
 
@@ -41,6 +41,18 @@ class PerTask(Recommender[Settings]):
             name: score
             for task, part in self.parts.items()
             for name, score in part.score(queries.with_tasks([task])).items()
+        }
+
+    def similarities(self, item: int, task: str) -> FloatArray | None:
+        """Compare items by the task's own recommender."""
+        return self.parts[task].similarities(item, task) if task in self.parts else None
+
+    def inner_products(self, queries: Queries) -> InnerProducts:
+        """Return those of every task's own recommender."""
+        return {
+            name: vectors
+            for task, part in self.parts.items()
+            for name, vectors in part.inner_products(queries.with_tasks([task])).items()
         }
 
     def state(self) -> State:

@@ -18,6 +18,9 @@ from multitask_recommender.models.state import State
 S = TypeVar("S", bound=Settings)
 
 
+InnerProducts = dict[str, tuple[FloatArray, FloatArray]]
+
+
 @dataclass
 class LearningCurve:
     """Loss per epoch.
@@ -115,6 +118,19 @@ class Recommender(ABC, Generic[S]):
             side: The side information that the model was fitted with.
         """
 
+    def similarities(self, item: int, task: str) -> FloatArray | None:
+        """Return (items,) how alike items are to one, by what was learnt for a task; None: the model compares none."""
+        return None
+
+    def inner_products(self, queries: Queries) -> InnerProducts:
+        """Return vectors whose inner products order the items as the scores do, for use in an index of vectors.
+
+        Returns:
+            Task to the (B, d) vectors of the queries and the (items, d) vectors of the items; without the tasks whose
+            scores are no such products.
+        """
+        return {}
+
     def parameter_count(self) -> int:
         """Return how many numbers the model learnt."""
         return states.size(self.state())
@@ -124,6 +140,12 @@ def popularity(train: Interactions, task: str, items: int) -> FloatArray:
     """Return (items,) the share of the training rows' relevant pairs of a task that every item has."""
     counts = np.bincount(train.item[train.relevant[task]], minlength=items)
     return (counts / max(counts.sum(), 1)).astype(np.float32)
+
+
+def cosines(vectors: FloatArray, item: int) -> FloatArray:
+    """Return (items,) the cosines of (items, d) vectors with that of an item; 0 where one of the two is 0."""
+    length = np.linalg.norm(vectors, axis=1)
+    return (vectors @ vectors[item]) / np.where(length > 0, length * max(length[item], 1e-30), 1.0)
 
 
 def or_popularity(scores: FloatArray, popularity: FloatArray) -> FloatArray:

@@ -15,6 +15,7 @@ from multitask_recommender.data.interactions import FloatArray
 from multitask_recommender.data.queries import Queries
 from multitask_recommender.data.tasks import Task, funnel_chain
 from multitask_recommender.models.architectures.shared_bottom import SharedBottomTower
+from multitask_recommender.models.recommender import InnerProducts
 from multitask_recommender.models.towers.multi_task import (
     MultiTaskModule,
     MultiTaskRecommender,
@@ -130,6 +131,11 @@ class ESMM(MultiTaskRecommender[ESMMSettings]):
             if self._kinds[name] == "retrieval":
                 scores[name] = expit(scores[name])
         return scores
+
+    def inner_products(self, queries: Queries) -> InnerProducts:
+        """Return those of the tasks outside a funnel: a step's order is that of a product of probabilities."""
+        steps = funnel_steps(self._module.tasks)
+        return {name: vectors for name, vectors in super().inner_products(queries).items() if name not in steps}
 
     def ranking_scores(self, scores: dict[str, FloatArray]) -> dict[str, FloatArray]:
         """Order the items of a funnel's step by the probability that all steps up to it happen."""

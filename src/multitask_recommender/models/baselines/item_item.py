@@ -9,15 +9,24 @@ from implicit.cpu.als import AlternatingLeastSquares
 from pydantic import Field
 from scipy import linalg, sparse
 
-from multitask_recommender.data.interactions import FloatArray, IntArray, Interactions, SideInformation, pair_matrix
+from multitask_recommender.data.interactions import (
+    BoolArray,
+    FloatArray,
+    IntArray,
+    Interactions,
+    SideInformation,
+    pair_matrix,
+)
 from multitask_recommender.data.queries import Queries
 from multitask_recommender.data.tasks import Task, funnel_chain
 from multitask_recommender.foundation.settings_base import Settings
 from multitask_recommender.models.baselines.neighbours import ItemNeighbours, keep_largest
 from multitask_recommender.models.recommender import (
+    InnerProducts,
     Knowledge,
     LearningCurve,
     Recommender,
+    cosines,
     or_popularity,
     popularity,
 )
@@ -191,6 +200,13 @@ class Ease(Recommender[EaseSettings]):
         }
         return {task: scores[source] for task, source in self._sources.items()}
 
+    def similarities(self, item: int, task: str) -> FloatArray | None:
+        """Return the weights with which an item of a history counts."""
+        if task not in self._sources:
+            return None
+        row = self._learnt[self._sources[task]][0][item]
+        return row.toarray().ravel() if sparse.issparse(row) else row
+
     def state(self) -> State:
         """Return weights and popularity."""
         return dict(self._state)
@@ -271,13 +287,35 @@ class ImplicitALS(Recommender[ImplicitALSSettings]):
     def score(self, queries: Queries) -> dict[str, FloatArray]:
         """Solve the users' factors and multiply them with those of the items."""
         scores = {}
-        for task, (model, popular) in self._learnt.items():
-            history = queries.relevant(task, len(popular))
-            # Places, not numbers of users: the library would read nothing else of them.
-            factors = model.recalculate_user(np.arange(len(queries)), history)
-            factors[np.diff(history.indptr) == 0] = 0.0
+        for task, (factors, _) in self._user_factors(queries).items():
+            model, popular = self._learnt[task]
             scores[task] = or_popularity(factors @ model.item_factors.T, popular)
         return scores
+
+    def _user_factors(self, queries: Queries) -> dict[str, tuple[FloatArray, BoolArray]]:
+        """Return task to (B, d) factors and (B,), whether no relevant item is known; the factors are 0 then."""
+        result = {}
+        for task, (model, popular) in self._learnt.items():
+            history = queries.relevant(task, len(popular))
+            none = np.diff(history.indptr) == 0
+            # Places, not numbers of users: the library would read nothing else of them.
+            factors = model.recalculate_user(np.arange(len(queries)), history)
+            factors[none] = 0.0
+            result[task] = (factors, none)
+        return result
+
+    def similarities(self, item: int, task: str) -> FloatArray | None:
+        """Return the cosines of the items' factors."""
+        return cosines(self._learnt[task][0].item_factors, item) if task in self._learnt else None
+
+    def inner_products(self, queries: Queries) -> InnerProducts:
+        """Return factors; a last coordinate holds the popularity, which counts where no relevant item is known."""
+        result: InnerProducts = {}
+        for task, (factors, none) in self._user_factors(queries).items():
+            model, popular = self._learnt[task]
+            items = np.column_stack([model.item_factors, popular])
+            result[task] = (np.column_stack([factors, none.astype(np.float32)]), items)
+        return result
 
     def state(self) -> State:
         """Return the items' factors and popularity."""

@@ -60,6 +60,10 @@ class ItemNeighbours(Recommender[S]):
             for task, (similarity, popular) in self._learnt.items()
         }
 
+    def similarities(self, item: int, task: str) -> FloatArray | None:
+        """Return how much an item of a history counts for others: 0 where it is not among their neighbours."""
+        return self._learnt[task][0][:, [item]].toarray().ravel() if task in self._learnt else None
+
     def state(self) -> State:
         """Return similarities and popularity."""
         return dict(self._state)

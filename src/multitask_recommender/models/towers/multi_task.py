@@ -157,6 +157,10 @@ class MultiTaskModule(TwoTowerModule):
         tables = {id(vector): torch.cat([vector, ends], dim=1) for vector in vectors.values()}
         return {name: tables[id(vectors[name])] for name in self.tasks}
 
+    def compared_vectors(self) -> Vectors:
+        """Return V_t(y) of the items."""
+        return self.items.tower(self.items.encode()[0])
+
     def query_vectors(self, batch: UserBatch, items: Vectors) -> Vectors:
         """Return :meth:`task_vectors` of anybody; of a user without history those of the mean training user."""
         shared, bias = self.fold_in(batch, items)

@@ -17,7 +17,7 @@ from torch import Tensor
 from multitask_recommender.data.interactions import FloatArray, Interactions, SideInformation, UserEncoder
 from multitask_recommender.data.queries import Histories, Queries
 from multitask_recommender.data.tasks import Task, TaskKind
-from multitask_recommender.models.recommender import LearningCurve, Recommender, S
+from multitask_recommender.models.recommender import InnerProducts, LearningCurve, Recommender, S, cosines
 from multitask_recommender.models.state import State, array, branch
 from multitask_recommender.models.training.loop import (
     TrainableModule,
@@ -121,6 +121,10 @@ class TwoTowerModule(TrainableModule):
     @abstractmethod
     def item_vectors(self) -> Vectors:
         """Return task to (items, d) vectors of all items."""
+
+    def compared_vectors(self) -> Vectors:
+        """Return task to (items, d) vectors whose directions say how alike items are: those of the items, no biases."""
+        return self.item_vectors()
 
     @abstractmethod
     def losses(self, batch: UserBatch) -> dict[str, Tensor]:
@@ -295,6 +299,22 @@ class NeuralRecommender(Recommender[S]):
                 product = self._scales.to_label(task, product)
             scores[task] = product
         return scores
+
+    def similarities(self, item: int, task: str) -> FloatArray | None:
+        """Return the cosines of the items' vectors."""
+        with torch.no_grad():
+            vectors = self._module.compared_vectors()
+        return cosines(vectors[task].numpy(), item) if task in vectors else None
+
+    def inner_products(self, queries: Queries) -> InnerProducts:
+        """Return the vectors; their products are the scores before the link of a binary or regression task."""
+        users = self.user_vectors(queries)
+        return {name: (users[name].numpy(), self.item_vectors[name].numpy()) for name in self._kinds}
+
+    @property
+    def fitted_module(self) -> TwoTowerModule:
+        """The fitted module, for whoever makes something else of its weights."""
+        return self._module
 
     def state(self) -> State:
         """Return the module's weights without those that belong to users, the scales, and the use of experts."""
