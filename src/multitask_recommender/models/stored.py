@@ -66,7 +66,7 @@ def unflatten(arrays: Mapping[str, np.ndarray]) -> State:
 def write_model(path: Path, stored: StoredModel) -> None:
     """Write a model file (safetensors: no code runs when a stranger's file is read)."""
     arrays = flatten(stored.state)
-    metadata = {"format": _FORMAT, "made_from": json.dumps(stored.made_from, sort_keys=True)}
+    metadata = {"format": _FORMAT, "made_from": json.dumps(stored.made_from)}
     save_file({name: arrays[name] for name in sorted(arrays)}, path, metadata)
 
 

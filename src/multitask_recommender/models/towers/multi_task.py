@@ -127,18 +127,28 @@ class MultiTaskModule(TwoTowerModule):
         history = self.users.encode_history(batch, seen, hidden)
         return self.users.identity[batch.users] + history + self.users.encode_context(batch)
 
-    def task_vectors(self, shared: Tensor, bias: Tensor) -> Vectors:
+    def last_maps(self) -> Vectors:
+        """Return task to A_t B_t' (d, d)."""
+        own, other = self.users.tower.head_maps(), self.items.tower.head_maps()
+        return {name: own[name] @ other[name].T for name in self.tasks}
+
+    def task_vectors(self, shared: Tensor, bias: Tensor, maps: Vectors | None = None) -> Vectors:
         """Turn shared vectors x (B, D) and biases (B, tasks) of users into what meets the items' vectors.
+
+        Args:
+            shared: x.
+            bias: The biases.
+            maps: :meth:`last_maps`, where they are known.
 
         Returns:
             Task to (B, d + 1 + tasks): a_t A_t B_t', the bias, and which item bias counts.
         """
-        own, other = self.users.tower.head_maps(), self.items.tower.head_maps()
+        maps = self.last_maps() if maps is None else maps
         vectors = self.users.tower.before_heads(shared)
         bias, which = bias + self.constant, torch.eye(len(self.tasks))
         return {
             name: torch.cat(
-                [vectors[name] @ (own[name] @ other[name].T), bias[:, [place]], which[place].expand(len(bias), -1)],
+                [vectors[name] @ maps[name], bias[:, [place]], which[place].expand(len(bias), -1)],
                 dim=1,
             )
             for place, name in enumerate(self.tasks)
@@ -188,18 +198,19 @@ class MultiTaskModule(TwoTowerModule):
         told = told + context[:, None]
         divided = batch.divided(part, parts)
         counts = batch.counts.to(context.dtype)
+        maps = self.last_maps()
 
         def objective(solution: Tensor) -> Tensor:
             identity, bias = solution.split([width, number], dim=1)
             shared = (identity[:, None] + told).flatten(0, 1)
-            vectors = self.task_vectors(shared, bias.repeat_interleave(parts, 0))
+            vectors = self.task_vectors(shared, bias.repeat_interleave(parts, 0), maps)
             losses = self.task_sums(vectors, items, divided, divided)
             total = torch.stack([self._per_row(name, loss) for name, loss in losses.items()]).sum()
             uniform, per_row = self.penalty.measure(identity, bias, users.tower)
             return total + (uniform + counts * per_row).sum()
 
         jacobians = users.tower.jacobians(told.mean(1))
-        curvature = self._curvature(batch, items, jacobians, counts)
+        curvature = self._curvature(batch, items, jacobians, maps, counts)
         exact = users.tower.linear and self.settings.retrieval_loss == "squared"
         exact = exact and all(self._is_quadratic(name) for name in self.tasks)
         solution = minimise(objective, curvature, 1 if exact else _FOLD_IN_STEPS)
@@ -217,7 +228,7 @@ class MultiTaskModule(TwoTowerModule):
     def _is_quadratic(self, name: str) -> bool:
         return self.tasks[name].kind != "binary"
 
-    def _curvature(self, batch: UserBatch, items: Vectors, jacobians: Vectors, counts: Tensor) -> Tensor:
+    def _curvature(self, batch: UserBatch, items: Vectors, jacobians: Vectors, maps: Vectors, counts: Tensor) -> Tensor:
         """Return (B, D + tasks, D + tasks), a bound of the second derivatives of the objective of :meth:`fold_in`."""
         tower, number = self.users.tower, len(self.tasks)
         identity, biases = self.penalty.curvature(counts, jacobians, tower)
@@ -225,7 +236,6 @@ class MultiTaskModule(TwoTowerModule):
         total = counts.new_zeros(len(counts), width + number, width + number)
         total[:, :width, :width] = identity
         total[:, width:, width:] = torch.diag_embed(biases)
-        own, other = tower.head_maps(), self.items.tower.head_maps()
         for place, name in enumerate(self.tasks):
             # The vectors that the user's own meet, and 1 for the bias.
             table = items[name][:, :-number]
@@ -238,7 +248,7 @@ class MultiTaskModule(TwoTowerModule):
             hessian = weighted_grams(batch.pairs, bound.rows, table) + bound.catalogue[:, None, None] * gram
             share = self.label_share[place] if self.tasks[name].kind != "retrieval" else 1.0
             hessian = self.weights[name] / share * hessian
-            through = jacobians[name] @ (own[name] @ other[name].T)
+            through = jacobians[name] @ maps[name]
             moved = through @ hessian[:, :-1]  # (B, D, d + 1)
             total[:, :width, :width] += moved[:, :, :-1] @ through.transpose(1, 2)
             total[:, :width, width + place] += moved[:, :, -1]
