@@ -111,6 +111,9 @@ class ESMMModule(MultiTaskModule):
         rows = self.constant.new_full((len(batch.row),), bound)
         return Curvature(rows, drawn * batch.counts.to(rows.dtype))
 
+    def _has_usual_losses(self) -> bool:
+        return not funnel_steps(self.tasks)
+
     def _is_quadratic(self, name: str) -> bool:
         return name not in funnel_steps(self.tasks) and super()._is_quadratic(name)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -67,8 +68,59 @@ def minimise(objective: Callable[[Tensor], Tensor], curvature: Tensor, steps: in
     factor = torch.linalg.cholesky(curvature)
     point = curvature.new_zeros(curvature.shape[:2])
     for _ in range(steps):
-        with torch.enable_grad():
-            here = point.requires_grad_()
-            (gradient,) = torch.autograd.grad(objective(here), here)
-        point = (here - torch.cholesky_solve(gradient[:, :, None], factor)[:, :, 0]).detach()
+        step = torch.cholesky_solve(gradient(objective, point)[:, :, None], factor)
+        point = point - step[:, :, 0]
+    return point
+
+
+def gradient(objective: Callable[[Tensor], Tensor], point: Tensor) -> Tensor:
+    """Return (B, k) the gradient of a function of (B, k) at a point."""
+    with torch.enable_grad():
+        here = point.detach().requires_grad_()
+        (found,) = torch.autograd.grad(objective(here), here)
+    return found
+
+
+class LogisticRows(NamedTuple):
+    """The rows of a logistic regression per user: the logit of a row is ``offset + design . q``.
+
+    Attributes:
+        owner: (n,) place of each row's user.
+        design: (n, k).
+        offset: (n,).
+        label: (n,) 0 or 1.
+        weight: What a row counts.
+    """
+
+    owner: Tensor
+    design: Tensor
+    offset: Tensor
+    label: Tensor
+    weight: float
+
+
+def minimise_logistic(
+    start: Tensor, hessian: Tensor, curvature: Tensor, logistic: Sequence[LogisticRows], steps: int
+) -> Tensor:
+    """Minimise a quadratic function plus logistic losses as :func:`minimise` does, with the gradient in closed form.
+
+    Args:
+        start: (B, k) gradient of the quadratic function at 0.
+        hessian: (B, k, k) its second derivatives.
+        curvature: (B, k, k) a bound of the second derivatives of the whole.
+        logistic: The rows of the logistic losses.
+        steps: Number of steps; 1 ends in the minimum where there are none.
+
+    Returns:
+        (B, k).
+    """
+    factor = torch.linalg.cholesky(curvature)
+    point = torch.zeros_like(start)
+    for _ in range(steps):
+        slope = start + (hessian @ point[:, :, None])[:, :, 0]
+        for rows in logistic:
+            logit = rows.offset + (rows.design * point[rows.owner]).sum(1)
+            error = rows.weight * (torch.sigmoid(logit) - rows.label)
+            slope = slope.index_add(0, rows.owner, error[:, None] * rows.design)
+        point = point - torch.cholesky_solve(slope[:, :, None], factor)[:, :, 0]
     return point

@@ -8,6 +8,7 @@ module is the single-task control.
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import partial
 from typing import ClassVar, TypeVar
 
 import torch
@@ -16,7 +17,14 @@ from torch import Tensor, nn
 from multitask_recommender.data.interactions import SideInformation
 from multitask_recommender.data.tasks import Task
 from multitask_recommender.models.recommender import Knowledge
-from multitask_recommender.models.towers.fold_in import crossed, division, minimise
+from multitask_recommender.models.towers.fold_in import (
+    LogisticRows,
+    crossed,
+    division,
+    gradient,
+    minimise,
+    minimise_logistic,
+)
 from multitask_recommender.models.towers.item_side import ItemSide
 from multitask_recommender.models.towers.penalties import IdentityPenalty
 from multitask_recommender.models.towers.settings import MultiTaskSettings
@@ -200,25 +208,75 @@ class MultiTaskModule(TwoTowerModule):
         counts = batch.counts.to(context.dtype)
         maps = self.last_maps()
 
-        def objective(solution: Tensor) -> Tensor:
+        def objective(solution: Tensor, quadratic: bool = False) -> Tensor:
+            """The whole objective, or the losses alone that are quadratic."""
             identity, bias = solution.split([width, number], dim=1)
             shared = (identity[:, None] + told).flatten(0, 1)
             vectors = self.task_vectors(shared, bias.repeat_interleave(parts, 0), maps)
-            losses = self.task_sums(vectors, items, divided, divided)
+            if quadratic:
+                names = [name for name in self.tasks if self._is_quadratic(name)]
+                losses = {name: self.usual_loss(name, vectors, items, divided, divided) for name in names}
+            else:
+                losses = self.task_sums(vectors, items, divided, divided)
             total = torch.stack([self._per_row(name, loss) for name, loss in losses.items()]).sum()
+            if quadratic:
+                return total
             uniform, per_row = self.penalty.measure(identity, bias, users.tower)
             return total + (uniform + counts * per_row).sum()
 
         jacobians = users.tower.jacobians(told.mean(1))
-        curvature = self._curvature(batch, items, jacobians, maps, counts)
-        exact = users.tower.linear and self.settings.retrieval_loss == "squared"
-        exact = exact and all(self._is_quadratic(name) for name in self.tasks)
-        solution = minimise(objective, curvature, 1 if exact else _FOLD_IN_STEPS)
+        if users.tower.linear and self.settings.retrieval_loss == "squared" and self._has_usual_losses():
+            # Everything but the binary tasks is quadratic, and they are logistic regressions on the items' vectors.
+            rest = [name for name in self.tasks if not self._is_quadratic(name)]
+            quadratic = [name for name in self.tasks if self._is_quadratic(name)]
+            hessian = self._curvature(batch, items, jacobians, maps, counts, quadratic, penalised=True)
+            bound = hessian + self._curvature(batch, items, jacobians, maps, counts, rest, penalised=False)
+            through = {name: (jacobians[name] @ maps[name])[0] for name in rest}
+            shared = told.flatten(0, 1)
+            vectors = self.task_vectors(shared, shared.new_zeros(len(shared), number), maps)
+            rows = [
+                self._logistic_rows(name, vectors[name], items[name], through[name], batch, part, parts)
+                for name in rest
+            ]
+            start = hessian.new_zeros(hessian.shape[:2])
+            if quadratic:
+                start = gradient(partial(objective, quadratic=True), start)
+            solution = minimise_logistic(start, hessian, bound, rows, _FOLD_IN_STEPS if rest else 1)
+        else:
+            curvature = self._curvature(batch, items, jacobians, maps, counts, list(self.tasks), penalised=True)
+            solution = minimise(objective, curvature, _FOLD_IN_STEPS)
         identity, bias = solution.split([width, number], dim=1)
         history = users.encode_history(batch)
         known = (batch.counts > 0)[:, None]
         shared = torch.where(known, identity + history, users.prior) + context
         return shared, torch.where(known, bias, users.prior_bias)
+
+    def _logistic_rows(
+        self, name: str, vectors: Tensor, items: Tensor, through: Tensor, batch: UserBatch, part: Tensor, parts: int
+    ) -> LogisticRows:
+        """Return the rows of a binary task as a logistic regression in the identity vectors and the biases.
+
+        Args:
+            name: The task.
+            vectors: (B parts, d + 1 + tasks) vectors of the users without identity and bias.
+            items: (items, d + 1 + tasks) vectors of the items.
+            through: (D, d) what an identity vector is multiplied with before it meets the items' vectors.
+            batch: Users with their rows.
+            part: (n,) part of each row.
+            parts: Number of parts.
+        """
+        asked = torch.nonzero(~torch.isnan(batch.label(name))).squeeze(1)
+        place, owner = list(self.tasks).index(name), batch.row_user[asked]
+        item = items[batch.row_item[asked]]
+        offset = (vectors[owner * parts + part[asked]] * item).sum(1)
+        which = torch.eye(len(self.tasks))[place].expand(len(asked), -1)
+        design = torch.cat([item[:, : through.shape[1]] @ through.T, which], dim=1)
+        weight = self.weights[name] / float(self.label_share[place])
+        return LogisticRows(owner, design, offset, batch.label(name)[asked], weight)
+
+    def _has_usual_losses(self) -> bool:
+        """Whether every task's loss is that of its kind."""
+        return True
 
     def _per_row(self, name: str, loss: LossSum) -> Tensor:
         """Weigh a task's loss so that its sum over all rows of the training is that of the mean loss times the rows."""
@@ -228,15 +286,31 @@ class MultiTaskModule(TwoTowerModule):
     def _is_quadratic(self, name: str) -> bool:
         return self.tasks[name].kind != "binary"
 
-    def _curvature(self, batch: UserBatch, items: Vectors, jacobians: Vectors, maps: Vectors, counts: Tensor) -> Tensor:
-        """Return (B, D + tasks, D + tasks), a bound of the second derivatives of the objective of :meth:`fold_in`."""
+    def _curvature(
+        self,
+        batch: UserBatch,
+        items: Vectors,
+        jacobians: Vectors,
+        maps: Vectors,
+        counts: Tensor,
+        names: list[str],
+        penalised: bool,
+    ) -> Tensor:
+        """Return (B, D + tasks, D + tasks), a bound of the second derivatives of some tasks' part of the objective.
+
+        With ``penalised`` those of the penalties are added, and a little more, so that the sum can be inverted.
+        """
         tower, number = self.users.tower, len(self.tasks)
-        identity, biases = self.penalty.curvature(counts, jacobians, tower)
         width = tower.width
         total = counts.new_zeros(len(counts), width + number, width + number)
-        total[:, :width, :width] = identity
-        total[:, width:, width:] = torch.diag_embed(biases)
-        for place, name in enumerate(self.tasks):
+        if penalised:
+            identity, biases = self.penalty.curvature(counts, jacobians, tower)
+            total[:, :width, :width] = identity
+            # A user without history and without penalties has no equations.
+            total[:, width:, width:] = torch.diag_embed(biases)
+            total += 1e-6 * torch.eye(width + number)
+        for name in names:
+            place = list(self.tasks).index(name)
             # The vectors that the user's own meet, and 1 for the bias.
             table = items[name][:, :-number]
             bound = self.curvature(name, batch)
@@ -254,8 +328,7 @@ class MultiTaskModule(TwoTowerModule):
             total[:, :width, width + place] += moved[:, :, -1]
             total[:, width + place, :width] += moved[:, :, -1]
             total[:, width + place, width + place] += hessian[:, -1, -1]
-        # A user without history and without penalties has no equations.
-        return total + 1e-6 * torch.eye(width + number)
+        return total
 
     def curvature(self, name: str, batch: UserBatch) -> Curvature:
         """Return the bound of the second derivatives of a task's loss, summed over rows, in the users' vectors."""
