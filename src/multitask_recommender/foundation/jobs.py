@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
 from joblib import Parallel, delayed
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController, threadpool_limits
 from tqdm import tqdm
 
 T = TypeVar("T")
@@ -19,6 +20,26 @@ def single_threaded() -> AbstractContextManager[Any]:
     """Limit numerical libraries to one thread: sums are made in the same order everywhere."""
     torch.set_num_threads(1)
     return threadpool_limits(limits=1)
+
+
+@cache
+def _thread_pools() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Limit numerical libraries to one thread for a short while, as for a request: two would only wait for each other.
+
+    What is limited is looked up once, so that it costs little.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with _thread_pools().limit(limits=1):
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def run_jobs(function: Callable[[T], R], jobs: Sequence[T], workers: int, title: str) -> list[R]:

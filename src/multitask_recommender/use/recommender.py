@@ -13,6 +13,7 @@ import pandas as pd
 from multitask_recommender.data.interactions import BoolArray, FloatArray, IntArray, Interactions
 from multitask_recommender.data.queries import NEW_USER, Histories, Queries
 from multitask_recommender.foundation.errors import RequestError
+from multitask_recommender.foundation.jobs import one_thread
 from multitask_recommender.models.recommender import Recommender
 from multitask_recommender.use.contexts import Contexts
 from multitask_recommender.use.histories import History, HistoryReader, UnknownItems, joined
@@ -73,7 +74,7 @@ class LoadedRecommender:
         )
         self._trained: BoolArray = np.bincount(run.rows.item, minlength=run.side.items) > 0
         # What gives scores is known once it has scored: here somebody of whom nothing is known.
-        scores = self.model.score(self._queries(np.array([NEW_USER]), None, {}))
+        scores = self.score(self._queries(np.array([NEW_USER]), None, {}))
         self.tasks = [name for name in run.tasks if name in scores]
 
     def user_number(self, user_id: object) -> int:
@@ -177,7 +178,7 @@ class LoadedRecommender:
         columns = {task: np.full(len(items), np.nan, np.float32) for task in self.tasks}
         for begin, block in self.blocks(queries):
             inside = (place >= begin) & (place < begin + len(block))
-            for task, scores in self.model.score(block).items():
+            for task, scores in self.score(block).items():
                 columns[task][inside] = scores[place[inside] - begin, items[inside]]
         result = result.assign(**columns)
         result.attrs[UNKNOWN_ITEMS] = ignored
@@ -228,6 +229,11 @@ class LoadedRecommender:
             )
         rows, ignored = (None, 0) if history is None else self.history_reader.read(history, unknown_items)
         return self._queries(np.array([user]), rows, context or {}), ignored
+
+    def score(self, queries: Queries) -> dict[str, FloatArray]:
+        """Return task to (B, items) scores of a block of queries."""
+        with one_thread():
+            return self.model.score(queries)
 
     def grown(self, users: IntArray, rows: Interactions) -> Queries:
         """Return the queries of some users, known by number or new, with rows that came after the training.
@@ -289,7 +295,7 @@ class LoadedRecommender:
     def _scored(self, queries: Queries) -> Iterator[tuple[Queries, dict[str, FloatArray]]]:
         """Yield blocks of queries with what orders the items."""
         for _, block in self.blocks(queries):
-            yield block, self.model.ranking_scores(self.model.score(block))
+            yield block, self.model.ranking_scores(self.score(block))
 
     def _lists(
         self, queries: Queries, tasks: Sequence[str], n: int, allowed: BoolArray, include_known: bool
