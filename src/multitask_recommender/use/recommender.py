@@ -207,6 +207,39 @@ class LoadedRecommender:
         best = _best(similarity, allowed, n)
         return self._of_items(best, similarity).rename(columns={"score": "similarity"})
 
+    def explain(
+        self,
+        item_id: object,
+        user_id: object | None = None,
+        *,
+        history: History | None = None,
+        context: Mapping[str, Any] | None = None,
+        task: str | None = None,
+        unknown_items: UnknownItems = "refuse",
+        seed: int = 0,
+    ) -> pd.DataFrame:
+        """Divide the score of an item among base, features and items of the history; see ``use.explanations``.
+
+        Returns:
+            Table (part, item_id, title, contribution) whose contributions add up to the score.
+        """
+        from multitask_recommender.use.explanations import explain
+
+        queries, _ = self.queries(user_id, history, context, unknown_items)
+        return explain(self, queries, self._task(task), self._item_numbers([item_id], "item_id")[0], seed)
+
+    def export(self, folder: str | Path) -> list[Path]:
+        """Write the vectors of users and items for an index of inner products; see ``use.export``."""
+        from multitask_recommender.use.export import export_vectors
+
+        return export_vectors(self, folder)
+
+    def export_onnx(self, path: str | Path) -> Path:
+        """Write the way from histories to vectors of users as an ONNX model; see ``use.onnx_export``."""
+        from multitask_recommender.use.onnx_export import export_onnx
+
+        return export_onnx(self, path)
+
     def queries(
         self,
         user_id: object | None,
@@ -259,14 +292,6 @@ class LoadedRecommender:
     def every_user(self) -> Queries:
         """Return the queries of all users of the training, by what was known then."""
         return self._histories.of(np.arange(len(self._users)))
-
-    def task_named(self, task: str | None) -> str:
-        """Return the name of a task that the model scores; the first one for None."""
-        return self._task(task)
-
-    def items_numbered(self, items: Sequence[object], where: str) -> IntArray:
-        """Return the numbers of items, all of which must be known."""
-        return self._item_numbers(items, where)
 
     def _queries(self, users: IntArray, rows: Interactions | None, context: Mapping[str, Any]) -> Queries:
         known = np.flatnonzero(users != NEW_USER)
