@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -11,7 +12,7 @@ import ibis.expr.types as ir
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from kedro.io import AbstractDataset
+from kedro.io import AbstractDataset, DatasetError
 from kedro_datasets.ibis import FileDataset
 from kedro_datasets.json import JSONDataset
 from kedro_datasets.matplotlib import MatplotlibDataset
@@ -21,6 +22,7 @@ from matplotlib.figure import Figure
 from multitask_recommender.models.state import State
 from multitask_recommender.models.stored import StoredModel, read_model, write_model
 from multitask_recommender.raw_tables import RawTable
+from multitask_recommender.use.recommender import LoadedRecommender, load_recommender
 
 
 class TableStream(Protocol):
@@ -141,6 +143,33 @@ class ModelFile(ArraysFile):
     def save(self, data: StoredModel) -> None:  # type: ignore[override]
         """Write the model."""
         self._write(data)
+
+
+class FittedModels(AbstractDataset[None, "Callable[[str | None], LoadedRecommender]"]):
+    """The models that a run fitted, to be loaded by name: ``load()("shared_bottom")``; see ``load_recommender``.
+
+    Args:
+        filepath: Folder of the outputs of the run.
+        metadata: Not used by the data set; for other tools such as Kedro-Viz.
+    """
+
+    def __init__(self, filepath: str, metadata: Mapping[str, Any] | None = None) -> None:
+        self._filepath = PurePosixPath(filepath)
+        self.metadata = metadata
+
+    def load(self) -> Callable[[str | None], LoadedRecommender]:
+        """Return what loads a model by its name; without one, the preferred model."""
+        return partial(load_recommender, Path(self._filepath))
+
+    def save(self, data: None) -> None:
+        """Refuse: models are saved one by one."""
+        raise DatasetError("the models of a run are saved one by one")
+
+    def _exists(self) -> bool:
+        return Path(self._filepath).exists()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._filepath)}
 
 
 _ROW_GROUP = 2**17

@@ -138,6 +138,8 @@ class RunReport:
         "dropped_rows",
         "left_out",
         "sweep_figure",
+        "new_recommendations",
+        "update_report",
     )
 
     @hook_impl

@@ -22,6 +22,10 @@ _file: &file
 raw_interactions:
   <<: *file
   filepath: data/01_raw/{name}/interactions.csv
+# Events that come after the study, for kedro run --pipelines recommend.
+raw_new_interactions:
+  <<: *file
+  filepath: data/01_raw/{name}/new_interactions.csv
 # A table that you do not have: delete its entry here and its block in parameters.yml.
 raw_users:
   <<: *file

@@ -7,6 +7,7 @@ from kedro.pipeline import Pipeline
 from multitask_recommender.models.variants import VARIANTS
 from multitask_recommender.pipelines.data_engineering import pipeline as data_engineering
 from multitask_recommender.pipelines.evaluation import pipeline as evaluation
+from multitask_recommender.pipelines.recommend import pipeline as recommend
 from multitask_recommender.pipelines.recommender import pipeline as recommender
 from multitask_recommender.pipelines.regret import pipeline as regret
 from multitask_recommender.pipelines.simulation import pipeline as simulation
@@ -31,6 +32,7 @@ def register_pipelines() -> dict[str, Pipeline]:
     return {
         **pipelines,
         **simulated,
+        "recommend": recommend.create_pipeline(),
         "when_multitask_helps": when_multitask_helps.create_pipeline(),
         "simulated_study": sum(simulated.values(), study),
         "__default__": study,

@@ -78,12 +78,15 @@ def _without_missing(text: ir.StringValue, missing: Missing) -> ir.StringValue:
     return found.ifelse(None, text)
 
 
-def standardise_interactions(raw: ir.Table, settings: InteractionTable) -> ir.Table:
+def standardise_interactions(
+    raw: ir.Table | None, settings: InteractionTable, name: str = "raw_interactions"
+) -> ir.Table:
     """Give the columns of the interactions their canonical names and types.
 
     Args:
         raw: The raw table, one row an interaction or an event.
         settings: Which column is what.
+        name: Catalog name of the table.
 
     Returns:
         Table with row (position in the raw files), fault, user_id, item_id, timestamp (null without one), event (null
@@ -91,8 +94,9 @@ def standardise_interactions(raw: ir.Table, settings: InteractionTable) -> ir.Ta
         text (null where it stands for no value).
 
     Raises:
-        DataError: If a column is missing.
+        DataError: If the table or a column is missing.
     """
+    raw = _require_table(raw, name, "dataset.interactions")
     wanted = {
         "dataset.interactions.user_id": settings.user_id,
         "dataset.interactions.item_id": settings.item_id,
@@ -102,7 +106,7 @@ def standardise_interactions(raw: ir.Table, settings: InteractionTable) -> ir.Ta
         wanted["dataset.interactions.timestamp"] = settings.timestamp
     if settings.events is not None:
         wanted["dataset.interactions.events.column"] = settings.events.column
-    require_columns(raw, "raw_interactions", wanted)
+    require_columns(raw, name, wanted)
     table = _with_row(raw)
     columns: dict[str, ir.Value] = {
         "row": table.row,
@@ -409,9 +413,11 @@ def _settle_features(
     return table
 
 
-def _settle_interactions(interactions: ir.Table, settings: InteractionTable, report: _Report) -> ir.Table:
+def _settle_interactions(
+    interactions: ir.Table, settings: InteractionTable, report: _Report, name: str = "raw_interactions"
+) -> ir.Table:
     """Check or drop rows of the interactions by themselves: events, timestamps, signals, repeated pairs."""
-    name, key = "raw_interactions", "dataset.interactions"
+    key = "dataset.interactions"
     pair = {"user_id": settings.user_id, "item_id": settings.item_id}
     table = _settle_identifiers(interactions, name, key, pair, settings.unreadable, report)
     drop = f", or set '{key}.unreadable: drop'."
@@ -576,3 +582,32 @@ def validate_tables(
         items.select("item", "item_id", "title", *settings.items.features).order_by("item"),
         report.table(),
     )
+
+
+def settle_new_interactions(
+    interactions: ir.Table, items: ir.Table, settings: InteractionTable, name: str
+) -> tuple[ir.Table, ir.Table, pd.DataFrame]:
+    """Check interactions that came after the training as those of the training were, and number them.
+
+    Args:
+        interactions: Result of :func:`standardise_interactions`.
+        items: The canonical items of the training.
+        settings: Which column is what, and how faults are handled.
+        name: Catalog name of the raw table.
+
+    Returns:
+        The interactions on known items (row, user, item, user_id, item_id, timestamp, signals), where ``user`` counts
+        the users of the table from 0 in the order of their identifiers; those on unknown items (user_id, item_id); and
+        what was left out (table, reason, rows).
+
+    Raises:
+        DataError: As :func:`validate_tables`, but for unknown users and items.
+    """
+    report = _Report()
+    table = _settle_interactions(interactions.cache(), settings, report, name)
+    unknown = table.anti_join(items, "item_id").select("user_id", "item_id").order_by("user_id", "item_id")
+    known = table.inner_join(items.select("item", "item_id"), "item_id")
+    known = known.mutate(user=ibis.dense_rank().over(order_by=known.user_id).cast("int64"))
+    known = known.select("row", "user", "item", "user_id", "item_id", "timestamp", *settings.signal_names)
+    report.count(unknown, name, "on an item that the training did not know")
+    return known.order_by("row"), unknown, report.table()

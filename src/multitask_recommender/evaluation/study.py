@@ -20,6 +20,10 @@ class StudySettings(Settings):
         affinity_folds: Folds that the affinity of the tasks is measured on, at most as many as there are; every fold
             costs a fit per task, per pair of tasks and of all together.
         recommendations: Length of the lists of recommendations per user and task.
+        recommend_with: Name of the model that answers new events; null: ``wide_shared_bottom`` or, where it was not
+            run, the first multi-task model.
+        train_again_share: Share of new events of users, or on items, that the training did not know, above which the
+            report advises to train again.
     """
 
     seed: int = Field(ge=0)
@@ -28,6 +32,8 @@ class StudySettings(Settings):
     quick: bool = False
     affinity_folds: int = Field(default=3, ge=1)
     recommendations: int = Field(default=10, ge=1)
+    recommend_with: str | None = None
+    train_again_share: float = Field(default=0.2, ge=0, le=1)
 
     def runs(self, variant: Variant, dataset: DatasetSettings) -> bool:
         """Return whether the study includes a model."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,9 +101,3 @@ def report(recommender: LoadedRecommender, events: NewEvents, largest_share: flo
 def _advice(shares: dict[str, float], largest: float) -> str:
     passed = [f"{share:.0%} of the events are {what}" for what, share in shares.items() if share > largest]
     return f"train again: {' and '.join(passed)}" if passed else "no need to train again yet"
-
-
-def user_places(user_ids: Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """Return the different users, sorted, and the place of each of the given ones among them."""
-    names, places = np.unique(np.array(user_ids, dtype=str), return_inverse=True)
-    return names.tolist(), places.astype(np.int64)

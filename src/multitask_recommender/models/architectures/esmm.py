@@ -111,8 +111,10 @@ class ESMMModule(MultiTaskModule):
         rows = self.constant.new_full((len(batch.row),), bound)
         return Curvature(rows, drawn * batch.counts.to(rows.dtype))
 
-    def _has_usual_losses(self) -> bool:
-        return not funnel_steps(self.tasks)
+    @property
+    def has_closed_fold_in(self) -> bool:
+        """Whether no task is a step of a funnel, and what else it takes."""
+        return not funnel_steps(self.tasks) and super().has_closed_fold_in
 
     def _is_quadratic(self, name: str) -> bool:
         return name not in funnel_steps(self.tasks) and super()._is_quadratic(name)

@@ -44,7 +44,7 @@ from multitask_recommender.models.training.sparse_products import weighted_grams
 
 M = TypeVar("M", bound=MultiTaskSettings)
 
-_FOLD_IN_STEPS = 5
+FOLD_IN_STEPS = 5
 
 
 class MultiTaskModule(TwoTowerModule):
@@ -225,7 +225,7 @@ class MultiTaskModule(TwoTowerModule):
             return total + (uniform + counts * per_row).sum()
 
         jacobians = users.tower.jacobians(told.mean(1))
-        if users.tower.linear and self.settings.retrieval_loss == "squared" and self._has_usual_losses():
+        if self.has_closed_fold_in:
             # Everything but the binary tasks is quadratic, and they are logistic regressions on the items' vectors.
             rest = [name for name in self.tasks if not self._is_quadratic(name)]
             quadratic = [name for name in self.tasks if self._is_quadratic(name)]
@@ -241,10 +241,10 @@ class MultiTaskModule(TwoTowerModule):
             start = hessian.new_zeros(hessian.shape[:2])
             if quadratic:
                 start = gradient(partial(objective, quadratic=True), start)
-            solution = minimise_logistic(start, hessian, bound, rows, _FOLD_IN_STEPS if rest else 1)
+            solution = minimise_logistic(start, hessian, bound, rows, FOLD_IN_STEPS if rest else 1)
         else:
             curvature = self._curvature(batch, items, jacobians, maps, counts, list(self.tasks), penalised=True)
-            solution = minimise(objective, curvature, _FOLD_IN_STEPS)
+            solution = minimise(objective, curvature, FOLD_IN_STEPS)
         identity, bias = solution.split([width, number], dim=1)
         history = users.encode_history(batch)
         known = (batch.counts > 0)[:, None]
@@ -274,9 +274,10 @@ class MultiTaskModule(TwoTowerModule):
         weight = self.weights[name] / float(self.label_share[place])
         return LogisticRows(owner, design, offset, batch.label(name)[asked], weight)
 
-    def _has_usual_losses(self) -> bool:
-        """Whether every task's loss is that of its kind."""
-        return True
+    @property
+    def has_closed_fold_in(self) -> bool:
+        """Whether all losses are quadratic or logistic in the identity vectors and biases."""
+        return self.users.tower.linear and self.settings.retrieval_loss == "squared"
 
     def _per_row(self, name: str, loss: LossSum) -> Tensor:
         """Weigh a task's loss so that its sum over all rows of the training is that of the mean loss times the rows."""
