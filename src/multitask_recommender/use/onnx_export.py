@@ -6,6 +6,8 @@ precision: an ONNX model has no sparse products, and no Cholesky factor.
 
 from __future__ import annotations
 
+import copy
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,15 +54,18 @@ def export_onnx(recommender: LoadedRecommender, path: str | Path) -> Path:
         ) from error
     position, labels, context = dense_inputs(recommender, recommender.every_user().take(np.arange(2))).values()
     batch = torch.export.Dim("queries", min=1, max=2**20)
-    program = torch.onnx.export(
-        module,
-        (torch.from_numpy(position), torch.from_numpy(labels), torch.from_numpy(context)),
-        input_names=["position", "labels", "context"],
-        output_names=module.names,
-        dynamic_shapes=({0: batch}, {0: batch}, {0: batch}),
-        dynamo=True,
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        # Of the exporter's own making.
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module,
+            (torch.from_numpy(position), torch.from_numpy(labels), torch.from_numpy(context)),
+            input_names=["position", "labels", "context"],
+            output_names=module.names,
+            dynamic_shapes=({0: batch}, {0: batch}, {0: batch}),
+            dynamo=True,
+            verbose=False,
+        )
     assert program is not None
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -120,9 +125,15 @@ class DenseFoldIn(nn.Module):
         super().__init__()
         module = _supported(model, name)
         assert isinstance(model, NeuralRecommender)
-        self.module, self.names, self.settings = module, list(module.tasks), module.settings
+        self.names, self.settings, self.scales = list(module.tasks), module.settings, module.scales
         self.kinds = {task: own.kind for task, own in module.tasks.items()}
-        self.place = {task: tasks.index(task) for task in [*self.names]}
+        self.place = {task: tasks.index(task) for task in self.names}
+        # What a row counts, as in ``MultiTaskModule``.
+        share = dict(zip(self.names, module.label_share.tolist(), strict=True))
+        self.weights = {
+            task: module.weights[task] / (1.0 if kind == "retrieval" else share[task])
+            for task, kind in self.kinds.items()
+        }
         reads = module.users.reads_rows
         self.number_of_parts, self.hidden = division(self.settings.history_dropout if reads else 0.0)
         self.width, self.number = module.users.tower.width, len(self.names)
@@ -138,28 +149,32 @@ class DenseFoldIn(nn.Module):
             self.register_buffer(f"design_{place}", design)
             self.register_buffer(f"offset_{place}", vectors[:, -self.number + place].double() + module.constant[place])
             if self.kinds[task] == "retrieval":
-                gram = gram + 2.0 * self._weight(task) * (design * catalogue[:, None]).T @ design
+                gram = gram + 2.0 * self.weights[task] * (design * catalogue[:, None]).T @ design
         none, one = (
             module.penalty.curvature(torch.tensor([rows]), jacobians, module.users.tower) for rows in (0.0, 1.0)
         )
         fixed, per_row = (torch.block_diag(own[0][0], torch.diag(own[1][0])).double() for own in (none, one))
+        self.users = copy.deepcopy(module.users).double()
+        self.register_buffer("constant", module.constant.double())
         self.register_buffer("catalogue", catalogue)
         self.register_buffer("fixed", gram + fixed + 1e-6 * torch.eye(len(gram), dtype=torch.float64))
         self.register_buffer("per_row", per_row - fixed)
 
+    constant: Tensor
     fixed: Tensor
     per_row: Tensor
     catalogue: Tensor
 
     def forward(self, position: Tensor, labels: Tensor, context: Tensor) -> list[Tensor]:
         """Return the (B, d) vectors of the tasks; arguments as in :func:`export_onnx`."""
-        users = self.module.users
+        users = self.users
         present = position > 0
         counts = present.double().sum(1, keepdim=True)
         part = (position - 1) % self.number_of_parts
-        added = context.new_zeros(len(context), self.width).double()
+        # Sizes are never asked for as numbers: they would become part of the ONNX model.
+        added = counts * counts.new_zeros(self.width)
         if users.context is not None:
-            added = context.double() @ users.context.vectors.double()
+            added = context.double() @ users.context.vectors
         residual = self._residuals(present, labels)
         turns = range(self.number_of_parts)
         told = [
@@ -174,8 +189,8 @@ class DenseFoldIn(nn.Module):
         point = self._solve(told, part, present, labels, counts)
         known = counts > 0
         history = self._encode(present, present, residual, counts, whole=True)
-        shared = torch.where(known, point[:, : self.width] + history, users.prior.double()) + added
-        bias = torch.where(known, point[:, self.width :], users.prior_bias.double()) + self.module.constant.double()
+        shared = torch.where(known, point[:, : self.width] + history, users.prior) + added
+        bias = torch.where(known, point[:, self.width :], users.prior_bias) + self.constant
         which = torch.eye(self.number, dtype=torch.float64)
         return [
             torch.cat(
@@ -189,21 +204,16 @@ class DenseFoldIn(nn.Module):
         assert isinstance(found, Tensor)
         return found
 
-    def _weight(self, task: str) -> float:
-        """Return what a row counts, as in ``MultiTaskModule._per_row``."""
-        share = 1.0 if self.kinds[task] == "retrieval" else float(self.module.label_share[self.names.index(task)])
-        return self.module.weights[task] / share
-
     def _residuals(self, present: Tensor, labels: Tensor) -> Tensor:
         """Return (B, items) what the biases leave of the labels that the encoder reads, as ``HistoryResiduals``."""
-        residuals = self.module.users.residuals
+        residuals = self.users.residuals
         if not isinstance(residuals, HistoryResiduals):
             return present.double() * 0.0
-        assert self.module.users.history_task is not None
-        label = labels[:, :, self.place[self.module.users.history_task]].double()
+        assert self.users.history_task is not None
+        label = labels[:, :, self.place[self.users.history_task]].double()
         asked = present & ~torch.isnan(label)
-        mean, spread = residuals.scale.double()
-        item_bias = residuals.item_bias.double()
+        mean, spread = residuals.scale
+        item_bias = residuals.item_bias
         label = torch.where(asked, label, 0.0)
         standard = (label - mean) / spread
         total = torch.where(asked, standard - item_bias, 0.0).sum(1, keepdim=True)
@@ -214,16 +224,16 @@ class DenseFoldIn(nn.Module):
 
     def _encode(self, seen: Tensor, present: Tensor, residual: Tensor, counts: Tensor, whole: bool = False) -> Tensor:
         """Return (B, D) the encodings of the seen parts of the histories, as ``UserSide.encode_history``."""
-        users = self.module.users
+        users = self.users
         if users.history is None:
             return counts * counts.new_zeros(self.width)
         hidden = 0.0 if whole else self.hidden / self.number_of_parts
         factor = counts.clamp(min=1.0).pow(-self.settings.history_exponent) / (1.0 - hidden)
         weight = (seen & present).double() * factor
-        summed = weight @ users.history.double()
+        summed = weight @ users.history
         if users.label_history is not None:
-            summed = summed + (weight * residual) @ users.label_history.double()
-        encoded: Tensor = users.encoder.double()(summed, None, None)
+            summed = summed + (weight * residual) @ users.label_history
+        encoded: Tensor = users.encoder(summed, None, None)
         return encoded
 
     def _solve(self, told: list[Tensor], part: Tensor, present: Tensor, labels: Tensor, counts: Tensor) -> Tensor:
@@ -232,7 +242,7 @@ class DenseFoldIn(nn.Module):
         bound, start = hessian, torch.zeros_like(hessian[:, 0])
         logistic = []
         for place, task in enumerate(self.names):
-            design, weight = self._of("design", place), self._weight(task)
+            design, weight = self._of("design", place), self.weights[task]
             label = labels[:, :, self.place[task]].double()
             asked = (present & ~torch.isnan(label)).double()
             label = torch.where(asked > 0, label, 0.0)
@@ -251,7 +261,7 @@ class DenseFoldIn(nn.Module):
                 everywhere = torch.stack(scores).mean(0) * self.catalogue
                 slope = weight * (slope + 2.0 * everywhere)
             else:
-                mean, spread, _, _ = self.module.scales.values[task]
+                mean, spread, _, _ = self.scales.values[task]
                 rows = 2.0 * weight * asked
                 slope = weight * 2.0 * asked * (own - (label - mean) / spread)
             own_hessian = _weighted_gram(design, rows)
