@@ -208,7 +208,7 @@ def ndcg(hits: BoolArray, positives: IntArray) -> Values:
 
 def hit_rate(hits: BoolArray) -> Values:
     """1 for every list with a hit, else 0: (lists, k) to (lists,)."""
-    return hits.any(axis=1).astype(np.float64)
+    return (hits.sum(axis=1) > 0).astype(np.float64)
 
 
 def ranking_metrics(hits: BoolArray, positives: IntArray) -> dict[str, Values]:

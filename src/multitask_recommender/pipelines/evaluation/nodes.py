@@ -25,6 +25,7 @@ from multitask_recommender.evaluation.metric_records import (
     ROW_METRICS,
     JudgedLists,
     Metric,
+    RowMetric,
     ScoredRows,
 )
 from multitask_recommender.evaluation.parameters import EvaluationSettings
@@ -163,6 +164,14 @@ def _stack(tables: list[pd.DataFrame], columns: list[str], model: str) -> pd.Dat
     return pd.concat(tables, ignore_index=True).assign(model=model)[columns]
 
 
+def _measurable(
+    row_metrics: list[RowMetric], inside: ScoredRows, judged: JudgedLists, ks: list[int]
+) -> list[tuple[Metric[Any], int, Any]]:
+    """Put together metrics, lengths of lists (0 without) and what they are metrics of, where there is anything."""
+    of_rows = [(metric, 0, inside) for metric in row_metrics if inside.rows]
+    return [*of_rows, *((metric, k, judged.first(k)) for k in ks for metric in LIST_METRICS if judged.rows)]
+
+
 def _totals(metric: Metric[Any], k: int, of: Any) -> pd.DataFrame:
     """Per-user totals of one metric: table (metric, k, user, total, count), without rows if it has none."""
     user, total, count = metric.totals(of) or ([], [], [])
@@ -219,21 +228,16 @@ def measure(
                 for group in groups:
                     inside = labelled.where(group.contains(labelled.user, labelled.item))
                     judged = _judge(table, pairs, group, catalogue, item_users, training_users)
-                    measured: list[tuple[Metric[Any], int, Any]] = []
-                    if inside.rows:
-                        measured += [(metric, 0, inside) for metric in row_metrics]
-                    if judged.rows:
-                        measured += [(metric, k, judged.first(k)) for k in settings.ks for metric in LIST_METRICS]
+                    measured = _measurable(row_metrics, inside, judged, settings.ks)
                     for metric, k, of in measured:
                         key = (dataset.name, split, variant.name, variant.kind, name, metric.name, k, group.name, seed)
                         rows.append((*key, metric.value(of), of.users, of.rows))
                     if group.name == EVERYONE:
-                        of_task = [_totals(*one) for one in measured]
-                        own += [table.assign(task=name, seed=seed) for table in of_task if len(table)]
+                        own += [_totals(*one).assign(task=name, seed=seed) for one in measured]
                         by_item = _recall_by_popularity(judged, pairs[1], settings.ks)
                         thirds.append(by_item.assign(split=split, task=name, seed=seed, side="item"))
         if own:
-            together = pd.concat(own, ignore_index=True)
+            together = pd.concat([one for one in own if len(one)], ignore_index=True)
             totals.append(together.assign(split=split))
             thirds.append(_user_thirds(together, train).assign(split=split))
     return (
