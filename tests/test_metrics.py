@@ -134,8 +134,10 @@ def test_gini_bounds() -> None:
 
 def test_a_catalogue_of_which_nothing_can_be_shown_has_no_coverage() -> None:
     lists, none = np.full((2, 3), metrics.PADDING), np.zeros(4, dtype=bool)
-    assert np.isnan(metrics.catalogue_coverage(lists, none))
-    assert np.isnan(metrics.gini(lists, none))
+    with np.errstate(all="raise"):
+        assert np.isnan(metrics.catalogue_coverage(lists, none))
+        assert np.isnan(metrics.gini(lists, none))
+        assert np.isnan(metrics.gini(lists, ~none))
     assert metrics.catalogue_coverage(lists, ~none) == 0
 
 
