@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from conftest import TASKS, make_interactions
-from multitask_recommender.data.description import DatasetSettings
+from multitask_recommender.data.description import DatasetSettings, SplitSettings
 from multitask_recommender.data.interactions import Interactions
 from multitask_recommender.evaluation import metric_records, metrics
 from multitask_recommender.evaluation.metric_records import (
@@ -28,6 +28,7 @@ from multitask_recommender.evaluation.parameters import EvaluationSettings
 from multitask_recommender.models.variants import VARIANTS
 from multitask_recommender.pipelines.evaluation import nodes
 
+SPLITS = SplitSettings(strategies=["random"], seed=1, folds=2)
 SETTINGS = EvaluationSettings(ks=[3, 5], headline_k=5)
 DATASET = DatasetSettings.model_validate(
     {"name": "small", "interactions": {"user_id": "u", "item_id": "i"}, "tasks": TASKS}
@@ -147,7 +148,7 @@ def measured(train: Interactions, test: Interactions, score: np.ndarray, groups:
         pd.concat([table.assign(task=task) for task in TASKS], ignore_index=True) for table in (pairs, ranked)
     )
     tables = (long_table(train), groups, long_table(test), predictions, ranked_lists)
-    return nodes.measure(VARIANTS["popularity"], DATASET, SETTINGS, *tables)[0]
+    return nodes.measure(VARIANTS["popularity"], DATASET, SETTINGS, SPLITS, *tables)[0]
 
 
 def test_one_record_is_all_that_a_new_metric_needs(monkeypatch: pytest.MonkeyPatch) -> None:
