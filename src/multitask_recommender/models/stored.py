@@ -66,8 +66,9 @@ def unflatten(arrays: Mapping[str, np.ndarray]) -> State:
 def write_model(path: Path, stored: StoredModel) -> None:
     """Write a model file (safetensors: no code runs when a stranger's file is read)."""
     arrays = flatten(stored.state)
-    metadata = {"format": _FORMAT, "made_from": json.dumps(stored.made_from, sort_keys=True)}
-    save_file({name: arrays[name] for name in sorted(arrays)}, path, metadata)
+    # One entry, because several would be written in any order.
+    record = json.dumps({"format": _FORMAT, "made_from": stored.made_from}, sort_keys=True)
+    save_file({name: arrays[name] for name in sorted(arrays)}, path, {"record": record})
 
 
 def read_model(path: Path, *under: str) -> StoredModel:
@@ -79,19 +80,19 @@ def read_model(path: Path, *under: str) -> StoredModel:
     prefix = "".join(name.replace("%", "%25").replace("/", "%2F") + "/" for name in under)
     try:
         with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
+            record = json.loads((file.metadata() or {}).get("record", "{}"))
             names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
             arrays = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise StaleModelError(
             f"The model file cannot be read: {error}.\n  where: {path}\n  what to do: fit the model again."
         ) from error
-    if metadata.get("format") != _FORMAT:
+    if record.get("format") != _FORMAT:
         raise StaleModelError(
             "The model file was written by another version of this project.\n"
             f"  where: {path}\n  what to do: fit the model again."
         )
-    return StoredModel(unflatten(arrays), json.loads(metadata["made_from"]))
+    return StoredModel(unflatten(arrays), record["made_from"])
 
 
 def differences(stored: Any, asked: Any, path: str = "") -> list[str]:
