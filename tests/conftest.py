@@ -14,6 +14,7 @@ import pytest
 from scipy import sparse
 
 from multitask_recommender.data.interactions import Interactions, SideInformation
+from multitask_recommender.data.queries import Histories, Queries
 from multitask_recommender.data.tasks import Task
 
 ROOT = Path(__file__).parents[1]
@@ -46,6 +47,21 @@ def make_interactions(users: int, items: int, rows_per_user: int, seed: int, fol
     )
 
 
+class FixedProjection:
+    """A user encoder that sums fixed vectors of the items in a history."""
+
+    def __init__(self, vectors: np.ndarray) -> None:
+        self.vectors, self.dimension = vectors, vectors.shape[1]
+
+    def encode(self, queries: Queries) -> np.ndarray:
+        return queries.known(len(self.vectors)) @ self.vectors
+
+
+def everyone(rows: Interactions, side: SideInformation) -> Queries:
+    """Ask about all users with their training rows."""
+    return Histories(rows, side.user_features).of(np.arange(side.users))
+
+
 def make_side(users: int, items: int, seed: int = 0) -> SideInformation:
     random = np.random.default_rng(seed)
     return SideInformation(
@@ -54,7 +70,7 @@ def make_side(users: int, items: int, seed: int = 0) -> SideInformation:
         items=items,
         user_features=sparse.csr_matrix(np.eye(3, dtype=np.float32)[random.integers(0, 3, users)]),
         item_features=sparse.csr_matrix(np.eye(4, dtype=np.float32)[random.integers(0, 4, items)]),
-        user_vectors=random.normal(size=(users, 5)).astype(np.float32),
+        user_encoder=FixedProjection(random.normal(size=(items, 5)).astype(np.float32)),
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import sparse
 
-from conftest import TASKS, make_interactions, make_side
+from conftest import TASKS, everyone, make_interactions, make_side
 from multitask_recommender.data.interactions import Interactions, SideInformation
 from multitask_recommender.models.architectures.aitm import AITM, AITMSettings, AITMTower
 from multitask_recommender.models.architectures.cross_stitch import CrossStitchTower
@@ -21,6 +21,8 @@ from multitask_recommender.models.architectures.shared_bottom import (
     SharedBottomSettings,
     SharedBottomTower,
     UnsharedEmbeddingsTower,
+    WideSharedBottom,
+    WideSharedBottomSettings,
 )
 from multitask_recommender.models.architectures.stem import STEMTower
 from multitask_recommender.models.baselines.item_item import (
@@ -34,9 +36,12 @@ from multitask_recommender.models.baselines.item_item import (
     sequence_nearness,
 )
 from multitask_recommender.models.baselines.item_ridge import ItemRidge, ItemRidgeSettings, item_ridge_weights
+from multitask_recommender.models.state import State, array, branch
 from multitask_recommender.models.towers.experts import Experts, mix
-from multitask_recommender.models.towers.multi_task import MultiTaskModule, MultiTaskSettings, Tower
-from multitask_recommender.models.towers.two_tower import LabelScales, TwoTowerModule
+from multitask_recommender.models.towers.multi_task import MultiTaskModule
+from multitask_recommender.models.towers.settings import MultiTaskSettings
+from multitask_recommender.models.towers.tower import Tower
+from multitask_recommender.models.towers.two_tower import LabelScales, TwoTowerModule, as_rows
 from multitask_recommender.models.training.loop import TrainingSettings, UserBatch, UserRows, new_generator
 from multitask_recommender.pipelines.recommender.nodes import expert_utilisation
 
@@ -119,8 +124,10 @@ def test_ple_without_shared_experts_is_single_task(levels: int) -> None:
         parameter.data.add_(0.3 * torch.randn(parameter.shape, generator=new_generator(place)))
     for name, task in TASKS.items():
         alone = PLETower({name: task}, settings, new_generator(1))
-        own = {key: value for key, value in together.state_dict().items() if key in alone.state_dict()}
-        alone.load_state_dict(own)
+        for one, all_tasks in zip(alone.levels, together.levels, strict=True):
+            one.own[name].load_state_dict(all_tasks.own[name].state_dict())
+            one.task_gates[name].load_state_dict(all_tasks.task_gates[name].state_dict())
+        alone.heads[name].data.copy_(together.heads[name].data)
         assert torch.allclose(alone(X)[name], together(X)[name], atol=1e-5)
 
 
@@ -184,41 +191,51 @@ def test_a_score_is_the_inner_product_of_the_towers_vectors_and_biases(
     for place, parameter in enumerate(pair[1].parameters()):
         parameter.data.add_(0.3 * torch.randn(parameter.shape, generator=new_generator(place)))
     side = replace(side, tasks=FUNNEL if name == "aitm" else TASKS)
-    scales = LabelScales(side.tasks, rows.labels)
-    module = MultiTaskModule(rows, side, MultiTaskSettings(dimension=D), scales, pair, new_generator(1))
-    for bias in (module.user_bias, module.item_bias, module.constant):
+    scales = LabelScales.of(side.tasks, rows.labels)
+    module = MultiTaskModule(side, MultiTaskSettings(dimension=D), scales, pair, new_generator(1))
+    for bias in (module.users.bias, module.items.bias, module.constant):
         bias.data.normal_(generator=new_generator(2))
-    batch = UserRows(rows, side.users).batch(torch.arange(side.users), new_generator(1))
+    batch = started(module, rows, side).everyone()
     users, items = module.user_vectors(batch), module.item_vectors()
-    shared, item_bias = module.encode_items()
-    own, other = module.user_tower(module.encode_users(batch)), module.item_tower(shared)
+    shared, item_bias = module.items.encode()
+    own, other = module.users.tower(module.encode_users(batch)), module.items.tower(shared)
     for place, task in enumerate(side.tasks):
-        biases = module.user_bias[:, [place]] + item_bias[:, place] + module.constant[place]
+        biases = module.users.bias[:, [place]] + item_bias[:, place] + module.constant[place]
         assert torch.allclose(users[task] @ items[task].T, own[task] @ other[task].T + biases, atol=1e-4)
 
 
+def started(module: TwoTowerModule, rows: Interactions, side: SideInformation) -> UserRows:
+    """The training rows as the module reads them."""
+    flat = as_rows(everyone(rows, side), side.user_encoder)
+    module.start(flat)
+    module.describe(flat)
+    return flat
+
+
 def test_collapsed_gates_can_be_seen(rows: Interactions, side: SideInformation) -> None:
-    scales = LabelScales(TASKS, rows.labels)
+    scales = LabelScales.of(TASKS, rows.labels)
     pair = (MMoETower(TASKS, D, 3, new_generator(1)), MMoETower(TASKS, D, 3, new_generator(1)))
     pair[0].task_gates["like"].bias.data.copy_(torch.tensor([20.0, 0.0, 0.0]))
-    module = MultiTaskModule(rows, side, MultiTaskSettings(dimension=D), scales, pair, new_generator(1))
-    used = module.expert_utilisation(UserRows(rows, side.users).batch(torch.arange(40), new_generator(1)))
-    weights = {name: mean.item() for name, mean in used.items()}
-    assert [weights[f"user/like/shared {n}"] for n in (1, 2, 3)] == pytest.approx([1, 0, 0], abs=1e-6)
-    assert [weights[f"item/like/shared {n}"] for n in (1, 2, 3)] == pytest.approx([1 / 3] * 3, abs=1e-6)
+    module = MultiTaskModule(side, MultiTaskSettings(dimension=D), scales, pair, new_generator(1))
+    used = module.expert_utilisation(started(module, rows, side).everyone())
+    assert [used["user"]["like"][f"shared {n}"].item() for n in (1, 2, 3)] == pytest.approx([1, 0, 0], abs=1e-6)
+    assert [used["item"]["like"][f"shared {n}"].item() for n in (1, 2, 3)] == pytest.approx([1 / 3] * 3, abs=1e-6)
 
 
 def test_an_expert_that_no_task_uses_is_reported() -> None:
-    state = {
-        "utilisation/user/watch/shared 1": np.array(0.99),
-        "utilisation/user/watch/shared 2": np.array(0.01),
-        "utilisation/user/like/shared 1": np.array(0.97),
-        "utilisation/user/like/shared 2": np.array(0.03),
-        "utilisation/item/watch/shared 1": np.array(0.99),
-        "utilisation/item/watch/shared 2": np.array(0.01),
-        "utilisation/item/like/shared 1": np.array(0.5),
-        "utilisation/item/like/shared 2": np.array(0.5),
-        "weights.other": np.zeros(3),
+    used = {
+        "user": {"watch": (0.99, 0.01), "like": (0.97, 0.03)},
+        "item": {"watch": (0.99, 0.01), "like": (0.5, 0.5)},
+    }
+    state: State = {
+        "utilisation": {
+            side: {
+                task: {f"shared {place + 1}": np.array([weight]) for place, weight in enumerate(weights)}
+                for task, weights in tasks.items()
+            }
+            for side, tasks in used.items()
+        },
+        "weights": {"other": np.zeros(3)},
     }
     table = expert_utilisation(state)
     assert len(table) == 8
@@ -229,14 +246,15 @@ def test_wide_parts_are_for_their_own_tasks(rows: Interactions, side: SideInform
     settings = SharedBottomSettings(dimension=4, training=TrainingSettings(epochs=2, batches=2))
     ease, ridge = EaseSettings(penalty=10.0), ItemRidgeSettings(penalty=2.0)
     plain = SharedBottom(settings)
-    wide = SharedBottom(settings.model_copy(update={"wide": ease, "wide_weight": 1.5}))
-    mixed = SharedBottom(settings.model_copy(update={"wide_labels": ridge, "wide_labels_share": 0.3}))
+    own = settings.model_dump()
+    wide = WideSharedBottom(WideSharedBottomSettings(**own, wide=ease, wide_weight=1.5))
+    mixed = WideSharedBottom(WideSharedBottomSettings(**own, wide_labels=ridge, wide_labels_share=0.3))
     # Nobody has rated the last item: the towers alone speak of it.
     rows = rows.where(rows.item != side.items - 1)
-    users, scores = np.arange(5), []
+    scores = []
     for model in (plain, wide, mixed, Ease(ease), ItemRidge(ridge)):
         model.fit(rows, side, seed=1)
-        scores.append(model.score(users))
+        scores.append(model.score(everyone(rows, side)))
     towers, with_ease, with_ridge, ease_alone, ridge_alone = scores
     assert np.allclose(with_ease["watch"], towers["watch"] + 1.5 * ease_alone["watch"], atol=1e-5)
     assert np.array_equal(with_ridge["watch"], towers["watch"])
@@ -253,13 +271,16 @@ def test_item_ridge_solves_its_problem(rows: Interactions, side: SideInformation
     """The gradient of every item's penalised error is zero off the diagonal."""
     model = ItemRidge(ItemRidgeSettings(penalty=0.7))
     model.fit(rows, side, seed=1)
-    state = model.state()
+    state = branch(model.state(), "rating")
     label = rows.labels["rating"].astype(np.float64)
+    standard = (label - label.mean()) / label.std()
+    item_bias = array(state, "item_bias")
+    user_bias = np.bincount(rows.user, standard - item_bias[rows.item]) / (15 + 8)
     e = np.zeros((side.users, side.items))
-    biases = state["rating.user_bias"][rows.user] + state["rating.item_bias"][rows.item]
+    biases = user_bias[rows.user] + item_bias[rows.item]
     e[rows.user, rows.item] = (label - label.mean()) / label.std() - biases
     z = e / np.sqrt(8)  # Every user has 8 rows.
-    weights = state["rating.weights"].astype(np.float64)
+    weights = array(branch(state, "weights"), "dense").astype(np.float64)
     assert np.array_equal(np.diag(weights), np.zeros(side.items))
     for item in range(side.items):
         users = rows.user[rows.item == item]
@@ -267,10 +288,8 @@ def test_item_ridge_solves_its_problem(rows: Interactions, side: SideInformation
         error = z[users] @ weights[:, item] - e[users, item]
         gradient = z[users].T @ error + 0.7 * weights[:, item]
         assert np.allclose(gradient[others], 0, atol=1e-5)
-    expected = label.mean() + label.std() * (
-        z[:3] @ weights + state["rating.user_bias"][:3, None] + state["rating.item_bias"]
-    )
-    assert np.allclose(model.score(np.arange(3))["rating"], np.clip(expected, 1, 5), atol=1e-5)
+    expected = label.mean() + label.std() * (z @ weights + user_bias[:, None] + item_bias)
+    assert np.allclose(model.score(everyone(rows, side))["rating"], np.clip(expected, 1, 5), atol=1e-5)
 
 
 def test_item_ridge_learns_from_the_users_with_most_rows() -> None:
@@ -298,13 +317,12 @@ def test_nearness_in_sequences_equals_its_definition() -> None:
 def test_ease_with_sequences_sees_order(rows: Interactions, side: SideInformation) -> None:
     backwards = np.lexsort((-np.arange(len(rows)), rows.user))
     shuffled = np.lexsort((np.random.default_rng(1).random(len(rows)), rows.user))
-    users = np.arange(side.users)
     for weight, sees_order in ((0.0, False), (2.0, True)):
         scores = []
         for order in (np.arange(len(rows)), backwards, shuffled):
             model = Ease(EaseSettings(penalty=5.0, sequence_weight=weight))
             model.fit(rows.where(order), side, seed=1)
-            scores.append(model.score(users)["watch"])
+            scores.append(model.score(everyone(rows, side))["watch"])
         # Nearness has no direction.
         assert np.allclose(scores[0], scores[1], atol=1e-4)
         assert np.allclose(scores[0], scores[2], atol=1e-4) != sees_order
@@ -318,12 +336,12 @@ def test_ease_solves_its_problem() -> None:
     x = np.zeros((60, 20))
     x[rows.user, rows.item] = 1
     f = side.item_features.toarray()
-    b = model.state()["watch.weights"].astype(np.float64)
+    b = array(branch(branch(model.state(), "watch"), "weights"), "dense").astype(np.float64)
     gram = x.T @ x + 0.7 * f @ f.T
     gradient = gram @ b - gram + 5.0 * b
     assert np.allclose(gradient - np.diag(np.diag(gradient)), 0, atol=1e-3)
     assert np.allclose(np.diag(b), 0)
-    assert np.allclose(model.score(np.arange(60))["watch"], x @ b, atol=1e-4)
+    assert np.allclose(model.score(everyone(rows, side))["watch"], x @ b, atol=1e-4)
 
 
 def test_random_walk_equals_the_dense_formula(rows: Interactions, side: SideInformation) -> None:
@@ -335,7 +353,7 @@ def test_random_walk_equals_the_dense_formula(rows: Interactions, side: SideInfo
     walk = (x / n_user[:, None] ** 0.7).T @ (x / n_item[None, :] ** 0.7)
     walk /= n_item[:, None] ** 0.3
     np.fill_diagonal(walk, 0)
-    assert np.allclose(model.score(np.arange(side.users))["watch"], x @ walk.T, atol=1e-4)
+    assert np.allclose(model.score(everyone(rows, side))["watch"], x @ walk.T, atol=1e-4)
 
 
 def test_ials_lowers_its_objective(rows: Interactions, side: SideInformation) -> None:
@@ -346,7 +364,10 @@ def test_ials_lowers_its_objective(rows: Interactions, side: SideInformation) ->
         settings = ImplicitALSSettings(dimension=4, positive_weight=4.0, penalty=0.5, iterations=iterations)
         model = ImplicitALS(settings)
         model.fit(rows, side, seed=3)
-        p, q = model.state()["watch.user"], model.state()["watch.item"]
+        q = array(branch(model.state(), "watch"), "item").astype(np.float64)
+        # The users' factors that minimise the objective, given those of the items.
+        p = np.stack([np.linalg.solve((q.T * (1 + 4 * own)) @ q + 0.5 * np.eye(4), q.T @ (5 * own)) for own in x])
+        assert np.allclose(model.score(everyone(rows, side))["watch"], p @ q.T, atol=1e-4)
         return float(((1 + 4 * x) * (x - p @ q.T) ** 2).sum() + 0.5 * ((p**2).sum() + (q**2).sum()))
 
     assert objective(20) < objective(1)
@@ -401,13 +422,14 @@ def test_aitm_calibrator_measures_steps_likelier_than_the_one_before() -> None:
     )
     side = replace(make_side(30, 20), tasks=tasks)
     model = AITM(AITMSettings(dimension=4, calibrator_weight=2.0))
-    module = model.build(rows, side, LabelScales(tasks, rows.labels), new_generator(1))
-    batch = UserRows(rows, side.users).batch(torch.arange(30), new_generator(1))
+    module = model.build(side, LabelScales.of(tasks, rows.labels), new_generator(1))
+    assert isinstance(module, MultiTaskModule)
+    batch = UserRows(rows, side.users).everyone()
     users = {"view": torch.zeros(30, 3), "cart": torch.full((30, 3), 0.5)}
     items = {"view": torch.zeros(20, 3), "cart": torch.ones(20, 3)}
-    assert float(module.task_losses(users, items, batch, batch)["calibrator"]) == pytest.approx(2.0 * 1.5)
+    assert float(module.task_sums(users, items, batch, batch)["(calibrator)"].mean) == pytest.approx(2.0 * 1.5)
     swapped = {"view": users["cart"], "cart": users["view"]}, {"view": items["cart"], "cart": items["view"]}
-    assert float(module.task_losses(*swapped, batch, batch)["calibrator"]) == 0.0
+    assert float(module.task_sums(*swapped, batch, batch)["(calibrator)"].mean) == 0.0
 
 
 def test_log_complement_is_exact_at_both_ends() -> None:
@@ -418,7 +440,7 @@ def test_log_complement_is_exact_at_both_ends() -> None:
 
 def esmm_module(rows: Interactions, side: SideInformation) -> ESMMModule:
     model = ESMM(ESMMSettings(dimension=4, history_dropout=0.0, negatives=3))
-    module = model.build(rows, side, LabelScales(side.tasks, rows.labels), new_generator(1))
+    module = model.build(side, LabelScales.of(side.tasks, rows.labels), new_generator(1))
     assert isinstance(module, ESMMModule)
     return module
 
@@ -429,16 +451,16 @@ def test_esmm_loss_is_the_cross_entropy_of_the_joint_steps(rows: Interactions, s
     module = esmm_module(rows, side)
     batch = UserRows(rows, side.users).batch(torch.arange(side.users), new_generator(1))
     flat = {name: torch.zeros(side.users, 3) for name in FUNNEL}, {name: torch.zeros(side.items, 3) for name in FUNNEL}
-    losses = module.task_losses(*flat, batch, batch)
+    losses = {name: float(loss.mean) for name, loss in module.task_sums(*flat, batch, batch).items()}
     assert list(losses) == list(FUNNEL)
     key = batch.row_user * side.items + batch.row_item
     assert len(torch.unique(key)) == len(rows)
     positives = float((rows.labels["like"] > 0).sum())
     # The number of drawn pairs that were not observed follows from the first step, whose p is 1/2 everywhere.
-    pairs = float(losses["watch"]) / module.weights["watch"] * len(rows) / np.log(2)
+    pairs = losses["watch"] * len(rows) / np.log(2)
     assert len(rows) < pairs < 4 * len(rows)
     expected = (positives * np.log(4) + (pairs - positives) * np.log(4 / 3)) / len(rows)
-    assert float(losses["like"]) / module.weights["like"] == pytest.approx(expected, rel=1e-4)
+    assert losses["like"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_esmm_judges_all_steps_on_the_same_space(rows: Interactions, side: SideInformation) -> None:
@@ -450,7 +472,7 @@ def test_esmm_judges_all_steps_on_the_same_space(rows: Interactions, side: SideI
     for share in (1.0, 0.25):
         batch = UserRows(rows, side.users).batch(torch.arange(side.users), new_generator(1))
         asked = batch.part(torch.rand(len(rows), generator=new_generator(2)) < share)
-        losses.append(float(module.task_losses(*flat, batch, asked)["like"]))
+        losses.append(float(module.task_sums(*flat, batch, asked)["like"].mean))
     assert losses[1] == pytest.approx(losses[0], rel=0.1)
 
 
@@ -458,7 +480,7 @@ def test_esmm_orders_by_the_product_and_predicts_the_condition(rows: Interaction
     side = replace(side, tasks=FUNNEL)
     model = ESMM(ESMMSettings(dimension=4, training=TrainingSettings(epochs=2, batches=2)))
     model.fit(rows, side, seed=1)
-    scores = model.score(np.arange(4))
+    scores = model.score(everyone(rows, side))
     order = model.ranking_scores(scores)
     assert funnel_steps(FUNNEL) == {"watch": ["watch"], "like": ["watch", "like"]}
     assert np.allclose(order["like"], scores["watch"] * scores["like"])
@@ -484,7 +506,7 @@ def test_gradients_of_every_choice_are_right(
     changes: dict[str, object], rows: Interactions, side: SideInformation
 ) -> None:
     model = SharedBottom(SharedBottomSettings.model_validate({"dimension": 3, **changes}))
-    check_gradient(model.build(rows, side, LabelScales(TASKS, rows.labels), new_generator(1)), rows, side)
+    check_gradient(model.build(side, LabelScales.of(TASKS, rows.labels), new_generator(1)), rows, side)
 
 
 def test_later_steps_of_a_funnel_learn_item_weights_from_the_first(rows: Interactions, side: SideInformation) -> None:
@@ -493,7 +515,7 @@ def test_later_steps_of_a_funnel_learn_item_weights_from_the_first(rows: Interac
     labels = {"watch": rows.labels["watch"], "buy": np.where(bought, 1.0, np.nan).astype(np.float32)}
     rows = replace(rows, labels=labels, relevant={"watch": rows.relevant["watch"], "buy": bought})
     side = replace(side, tasks=tasks)
-    users = np.arange(side.users)
+    users = everyone(rows, side)
     plain, first = Ease(EaseSettings(penalty=10.0)), FirstStepEase(EaseSettings(penalty=10.0))
     for model in (plain, first):
         model.fit(rows, side, seed=1)
@@ -503,7 +525,7 @@ def test_later_steps_of_a_funnel_learn_item_weights_from_the_first(rows: Interac
     training = TrainingSettings(epochs=1, batches=2)
     scores = []
     for part in (None, EaseSettings(penalty=10.0)):
-        towers = SharedBottom(SharedBottomSettings(dimension=4, wide=part, training=training))
+        towers = WideSharedBottom(WideSharedBottomSettings(dimension=4, wide=part, training=training))
         towers.fit(rows, side, seed=1)
         scores.append(towers.score(users))
     for task in tasks:
@@ -517,46 +539,49 @@ def test_labels_are_predicted_from_the_other_rows_alone(
 ) -> None:
     """Rows that a pointwise loss is taken on leave no trace in the users' vectors of that step, and none is left out."""
     model = SharedBottom(SharedBottomSettings.model_validate({"dimension": 3, "encoder": encoder}))
-    module = model.build(rows, side, LabelScales(TASKS, rows.labels), new_generator(1))
+    module = model.build(side, LabelScales.of(TASKS, rows.labels), new_generator(1))
     assert isinstance(module, MultiTaskModule)
-    for place, parameter in enumerate(module.parameters()):
-        parameter.data.add_(0.3 * torch.randn(parameter.shape, generator=new_generator(place)))
     given: list[UserBatch] = []
-    vectors, losses = module.user_vectors, module.task_losses
+    vectors, losses = module.user_vectors, module.task_sums
     monkeypatch.setattr(module, "user_vectors", lambda batch, seen: given.append(seen) or vectors(batch, seen))
     monkeypatch.setattr(
         module,
-        "task_losses",
+        "task_sums",
         lambda users, items, batch, asked: given.append(asked) or losses(users, items, batch, asked),
     )
-    batch = UserRows(rows, side.users).batch(torch.arange(side.users), new_generator(3))
+    flat = started(module, rows, side)
+    for place, parameter in enumerate(module.parameters()):
+        parameter.data.add_(0.3 * torch.randn(parameter.shape, generator=new_generator(place)))
+    batch = flat.batch(torch.arange(side.users), new_generator(3))
     module.losses(batch)
     seen, asked = given
     assert sorted([*seen.row.tolist(), *asked.row.tolist()]) == batch.row.tolist()
     assert min(len(seen.row), len(asked.row)) > 0
     before = vectors(batch, seen)["rating"]
-    module._residuals[asked.row] += 1.0
+    assert flat.residuals is not None
+    flat.residuals[asked.row] += 1.0
     hidden = torch.isin(batch.row, asked.row)
     other = replace(batch, row_item=torch.where(hidden, (batch.row_item + 1) % side.items, batch.row_item))
     assert torch.equal(before, vectors(other, other.part(~hidden))["rating"])
-    module._residuals[seen.row[:1]] += 1.0
+    flat.residuals[seen.row[:1]] += 1.0
     assert not torch.equal(before, vectors(batch, seen)["rating"])
 
 
 @pytest.mark.parametrize("model", [ESMM(ESMMSettings(dimension=3)), AITM(AITMSettings(dimension=3))])
 def test_gradients_of_funnel_models_are_right(model: ESMM | AITM, rows: Interactions, side: SideInformation) -> None:
     side = replace(side, tasks=FUNNEL)
-    check_gradient(model.build(rows, side, LabelScales(FUNNEL, rows.labels), new_generator(1)), rows, side)
+    check_gradient(model.build(side, LabelScales.of(FUNNEL, rows.labels), new_generator(1)), rows, side)
 
 
 def check_gradient(module: TwoTowerModule, rows: Interactions, side: SideInformation) -> None:
     """The gradient of the whole loss equals central differences along random directions."""
+    flat = started(module, rows, side)
     parameters = list(module.parameters())
     for place, parameter in enumerate(parameters):
         parameter.data.add_(0.1 * torch.randn(parameter.shape, generator=new_generator(place)))
 
     def loss() -> torch.Tensor:
-        batch = UserRows(rows, side.users).batch(torch.arange(side.users), new_generator(3))
+        batch = flat.batch(torch.arange(side.users), new_generator(3))
         return torch.stack(list(module.losses(batch).values())).sum()
 
     total = loss()

@@ -104,7 +104,7 @@ def test_a_perfect_ranker_has_error_zero() -> None:
     truth = np.zeros((20, 30), np.float32)
     truth[held_out.user, held_out.item] = 1
     model = VARIANTS["popularity"].make(VARIANTS["popularity"].settings(), side.tasks)
-    model.score = lambda users: {"watch": truth[users]}  # type: ignore[method-assign]
+    model.score = lambda queries: {"watch": truth[queries.user]}  # type: ignore[method-assign]
     errors = validation_errors(VARIANTS["popularity"], model, inside, held_out, side)
     assert errors["watch"] == pytest.approx(0.0, abs=1e-12)
 

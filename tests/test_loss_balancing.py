@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from conftest import TASKS, make_interactions
 from multitask_recommender.models.towers.task_affinity import GradientCosines
+from multitask_recommender.models.towers.two_tower import task_loss
 from multitask_recommender.models.training import losses
-from multitask_recommender.models.training.loop import new_generator
+from multitask_recommender.models.training.loop import UserBatch, UserRows, new_generator
 from multitask_recommender.models.training.loss_balancing import (
     Balancing,
     DynamicWeightAverage,
@@ -118,40 +123,66 @@ def all_of(items: torch.Tensor) -> torch.Tensor:
     return torch.arange(len(items))
 
 
+def sampler(items: torch.Tensor) -> Callable[[int], torch.Tensor]:
+    return lambda number: torch.randint(len(items), (number,), generator=new_generator(1))
+
+
 def test_softmax_loss_equals_cross_entropy_over_all_items() -> None:
     users, items, row_user, row_item = vectors()
     expected = nn.functional.cross_entropy((users @ items.T)[row_user], row_item, reduction="sum")
     assert torch.allclose(
-        losses.softmax_loss(users, items, row_user, row_item, all_of(items), new_generator(1)), expected
+        losses.softmax_loss(users, items, row_user, row_item, all_of(items), sampler(items)), expected
     )
 
 
 def test_sampled_softmax_estimates_the_whole_one(monkeypatch: pytest.MonkeyPatch) -> None:
     users, items, row_user, row_item = vectors()
-    whole = losses.softmax_loss(users, items, row_user, row_item, all_of(items), new_generator(1))
-    monkeypatch.setattr(losses, "DENSE_BLOCK", 0)
-    sampled = losses.softmax_loss(users, items, row_user, row_item, all_of(items), new_generator(1), sampled=40_000)
+    whole = losses.softmax_loss(users, items, row_user, row_item, all_of(items), sampler(items))
+    monkeypatch.setattr(losses, "DENSE_CATALOGUE", 0)
+    sampled = losses.softmax_loss(users, items, row_user, row_item, all_of(items), sampler(items), sampled=40_000)
     # The positive is counted on top of the sample, which matters little among 40 items.
     assert float(sampled) == pytest.approx(float(whole), rel=0.15)
 
 
 def test_bpr_compares_with_items_that_are_not_the_users() -> None:
-    users, items, row_user, row_item = vectors()
-    zero = torch.zeros_like(users)
-    count = float(losses.bpr_loss(zero, items, row_user, row_item, all_of(items), new_generator(1))) / np.log(2)
-    assert count == pytest.approx(round(count), abs=1e-9)
-    assert count <= len(row_user)
-    few = items[:2]
-    only = torch.tensor([0, 0]), torch.tensor([0, 1])
-    assert float(losses.bpr_loss(users, few, *only, all_of(few), new_generator(1))) == 0.0
+    """Without scores every comparison costs log 2, so the loss counts them."""
+    rows = make_interactions(30, 12, 6, seed=1)
+    for items in (12, 6):
+        own = rows.where(rows.item < items)
+        batch = UserRows(own, 30).batch(torch.arange(30), new_generator(1))
+        flat = torch.zeros(30, 2), torch.zeros(items, 2)
+        drawn = batch.draw_items(1)
+        taken = set(zip(own.user.tolist(), own.item.tolist(), strict=True))
+        free = [pair not in taken for pair in zip(batch.row_user.tolist(), drawn.tolist(), strict=True)]
+        loss = task_loss(TASKS["watch"], *flat, batch_again(batch), batch.label("watch"), 4.0, "bpr").total
+        assert float(loss) / np.log(2) == pytest.approx(sum(free), abs=1e-3)
+        assert 0 < sum(free) < len(own)
 
 
-@pytest.mark.parametrize("loss", [losses.softmax_loss, losses.bpr_loss])
-def test_retrieval_losses_have_right_gradients(loss: object) -> None:
+def batch_again(batch: UserBatch) -> UserBatch:
+    """The same batch before anything was drawn for it."""
+    return replace(batch, generator=new_generator(1))
+
+
+def test_without_a_generator_drawn_items_are_spread_over_the_catalogue() -> None:
+    rows = make_interactions(30, 20, 10, seed=1)
+    source = UserRows(rows, 30)
+    drawn = source.everyone().draw_items(4).view(30, 40)
+    # They depend on the place in the history alone, and no item is drawn much more often than another.
+    assert (drawn == drawn[0]).all()
+    counts = torch.bincount(drawn[0], minlength=20)[source.catalogue]
+    assert counts.max() - counts.min() <= 2
+
+
+@pytest.mark.parametrize("loss", ["softmax", "bpr"])
+def test_retrieval_losses_have_right_gradients(loss: str) -> None:
     users, items, row_user, row_item = vectors()
     users.requires_grad_()
     items.requires_grad_()
-    assert torch.autograd.gradcheck(
-        lambda u, i: loss(u, i, row_user, row_item, all_of(items), new_generator(1)),  # type: ignore[operator]
-        (users, items),
-    )
+
+    def value(u: torch.Tensor, i: torch.Tensor) -> torch.Tensor:
+        if loss == "bpr":
+            return losses.bpr_loss(u, i, row_user, row_item, torch.tensor([1, 2, 3, 4]))
+        return losses.softmax_loss(u, i, row_user, row_item, all_of(items), sampler(items))
+
+    assert torch.autograd.gradcheck(value, (users, items))

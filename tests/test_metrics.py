@@ -46,7 +46,8 @@ def test_classification_equals_scikit_learn() -> None:
     assert metrics.log_loss(LABEL, PROBABILITY) == pytest.approx(
         sklearn.metrics.log_loss(LABEL, PROBABILITY), abs=1e-12
     )
-    assert metrics.accuracy(LABEL, PROBABILITY) == sklearn.metrics.accuracy_score(LABEL, PROBABILITY >= 0.5)
+    right = metrics.right_answers(LABEL, PROBABILITY)
+    assert right.mean() == sklearn.metrics.accuracy_score(LABEL, PROBABILITY >= 0.5)
 
 
 def test_calibration_error_equals_torchmetrics() -> None:
@@ -78,7 +79,12 @@ def test_ranking_equals_lenskit(ranked: tuple[np.ndarray, np.ndarray, np.ndarray
     lists, user, item = ranked
     hits = metrics.find_hits(lists, np.arange(20), user, item, 60)
     positives = np.bincount(user, minlength=20)
-    ours = metrics.ranking_metrics(hits, positives)
+    ours = {
+        "precision": metrics.precision(hits),
+        "recall": metrics.recall(hits, positives),
+        "ndcg": metrics.ndcg(hits, positives),
+        "hit_rate": metrics.hit_rate(hits),
+    }
     theirs = {
         "precision": Precision(10),
         "recall": Recall(10),
@@ -108,12 +114,12 @@ def test_worked_example() -> None:
     lists = np.array([[2, 0, 5], [1, 0, 3]])
     user, item = np.array([0, 0, 0, 1]), np.array([2, 5, 4, 2])
     hits = metrics.find_hits(lists, np.array([0, 1]), user, item, 6)
-    values = metrics.ranking_metrics(hits, np.array([3, 1]))
-    assert values["precision"].tolist() == [2 / 3, 0]
-    assert values["recall"].tolist() == [2 / 3, 0]
-    assert values["hit_rate"].tolist() == [1, 0]
+    positives = np.array([3, 1])
+    assert metrics.precision(hits).tolist() == [2 / 3, 0]
+    assert metrics.recall(hits, positives).tolist() == [2 / 3, 0]
+    assert metrics.hit_rate(hits).tolist() == [1, 0]
     ideal = 1 + 1 / np.log2(3) + 1 / 2
-    assert values["ndcg"].tolist() == pytest.approx([(1 + 1 / 2) / ideal, 0])
+    assert metrics.ndcg(hits, positives).tolist() == pytest.approx([(1 + 1 / 2) / ideal, 0])
     assert metrics.catalogue_coverage(lists, np.ones(6, bool)) == 5 / 6
     # Item 0 was had by 4 of 8 users (1 bit), item 2 by 1 (3 bits), item 5 by none (taken as 1: 3 bits).
     novelty = metrics.self_information(lists, np.array([4, 8, 1, 2, 3, 0]), 8)
@@ -124,6 +130,15 @@ def test_gini_bounds() -> None:
     catalogue = np.ones(4, dtype=bool)
     assert metrics.gini(np.array([[0, 1], [2, 3]]), catalogue) == pytest.approx(0)
     assert metrics.gini(np.array([[0], [0]]), catalogue) == pytest.approx(0.75)
+
+
+def test_a_catalogue_of_which_nothing_can_be_shown_has_no_coverage() -> None:
+    lists, none = np.full((2, 3), metrics.PADDING), np.zeros(4, dtype=bool)
+    with np.errstate(all="raise"):
+        assert np.isnan(metrics.catalogue_coverage(lists, none))
+        assert np.isnan(metrics.gini(lists, none))
+        assert np.isnan(metrics.gini(lists, ~none))
+    assert metrics.catalogue_coverage(lists, ~none) == 0
 
 
 def test_lists_equal_a_full_sort() -> None:

@@ -8,22 +8,30 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load, save
 
-from conftest import TASKS, make_interactions, make_side
+from conftest import TASKS, everyone, make_interactions, make_side
 from multitask_recommender.data.interactions import Interactions, SideInformation
 from multitask_recommender.foundation.errors import TrainingError
 from multitask_recommender.foundation.settings_base import Settings
 from multitask_recommender.models.architectures.shared_bottom import SharedBottom, SharedBottomSettings
 from multitask_recommender.models.baselines.matrix_factorisation import BiasedFactors, MatrixFactorisationSettings
 from multitask_recommender.models.document.document_system import DocumentSystemModule, DocumentSystemSettings
+from multitask_recommender.models.towers import multi_task
+from multitask_recommender.models.towers.fold_in import minimise
 from multitask_recommender.models.towers.multi_task import MultiTaskModule
 from multitask_recommender.models.towers.sparse_features import FeatureTable
-from multitask_recommender.models.towers.two_tower import LabelScales
+from multitask_recommender.models.towers.two_tower import LabelScales, as_rows
 from multitask_recommender.models.training import losses
 from multitask_recommender.models.training.loop import TrainableModule, TrainingSettings, UserRows, new_generator, train
-from multitask_recommender.models.training.sparse_products import Pairs, pair_scores, weighted_sums
+from multitask_recommender.models.training.sparse_products import (
+    DesignMatrix,
+    Pairs,
+    pair_scores,
+    weighted_grams,
+    weighted_sums,
+)
 from multitask_recommender.models.variants import VARIANTS, Variant
+from multitask_recommender.testing import example_study
 
 QUICK: dict[str, dict[str, Any]] = {
     name: {"training": {"epochs": 3, "batches": 2}, "dimension": 4}
@@ -45,7 +53,9 @@ def test_whole_data_loss_equals_the_sum_over_all_pairs() -> None:
     target = (torch.rand(6, 9, generator=generator) < 0.3).float()
     scores = pair_scores(user, item, Pairs.of(*target.nonzero().T, 6))
     expected = ((1 + 4 * target) * (target - user @ item.T) ** 2).sum()
-    assert losses.whole_data_squared_loss(user, item, scores, 4.0).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert losses.whole_data_squared_loss(user, item.T @ item, scores, 4.0).item() == pytest.approx(
+        expected.item(), rel=1e-5
+    )
 
 
 # A user without pairs in the middle and at the end, an item without any at the end, and a pair that stands twice.
@@ -67,28 +77,31 @@ def test_products_at_pairs_equal_dense_ones(row_user: list[int], row_item: list[
     dense = torch.zeros(users, items, dtype=torch.float64)
     dense.index_put_((torch.tensor(row_user).long(), torch.tensor(row_item).long()), weight, accumulate=True)
     assert torch.allclose(weighted_sums(pairs, weight, item), dense @ item)
+    grams = torch.einsum("ui,ic,id->ucd", dense, item, item)
+    assert torch.allclose(weighted_grams(pairs, weight, item), grams)
     assert torch.autograd.gradcheck(lambda u, i: pair_scores(u, i, pairs), (user, item))
     assert torch.autograd.gradcheck(lambda table: weighted_sums(pairs, weight, table), (item,))
 
 
 def test_losses_skip_rows_that_are_not_asked() -> None:
     label, score = torch.tensor([1.0, math.nan, 0.0]), torch.tensor([0.3, 9.0, -0.2])
-    assert losses.squared_error(label, score).item() == pytest.approx((0.7**2 + 0.2**2) / 2)
-    expected = (math.log1p(math.exp(-0.3)) + math.log1p(math.exp(-0.2))) / 2
-    assert losses.cross_entropy(label, score).item() == pytest.approx(expected, rel=1e-6)
-    assert losses.squared_error(label[1:2], score[1:2]).item() == 0
+    assert [part.item() for part in losses.squared_error(label, score)] == pytest.approx([0.7**2 + 0.2**2, 2])
+    expected = math.log1p(math.exp(-0.3)) + math.log1p(math.exp(-0.2))
+    assert [part.item() for part in losses.cross_entropy(label, score)] == pytest.approx([expected, 2], rel=1e-6)
+    assert [part.item() for part in losses.squared_error(label[1:2], score[1:2])] == [0, 0]
 
 
 # A large share of the items is taken from the whole product, a small one is cut out.
 @pytest.mark.parametrize("items", [15, 60])
 def test_feature_table_equals_the_dense_product(items: int) -> None:
     side = make_side(20, items)
-    table = FeatureTable(side.item_features, 3, new_generator(1))
+    features = DesignMatrix(side.item_features)
+    table = FeatureTable(side.item_features.shape[1], 3, new_generator(1))
     dense = torch.from_numpy(side.item_features.toarray()) @ table.vectors
-    assert torch.allclose(table(), dense)
+    assert torch.allclose(table(features), dense)
     some = torch.tensor([4, 4, 0])
-    assert torch.allclose(table(some), dense[some])
-    table(some).square().sum().backward()
+    assert torch.allclose(table(features, some), dense[some])
+    table(features, some).square().sum().backward()
     gradient = table.vectors.grad.clone()
     table.vectors.grad = None
     dense = torch.from_numpy(side.item_features.toarray()) @ table.vectors
@@ -99,7 +112,7 @@ def test_feature_table_equals_the_dense_product(items: int) -> None:
 @pytest.mark.parametrize("kind", ["shared_bottom", "document"])
 def test_gradients_are_right(kind: str, rows: Interactions, side: SideInformation) -> None:
     """The gradient of the whole loss equals finite differences in float64 along random directions."""
-    scales = LabelScales(TASKS, rows.labels)
+    scales = LabelScales.of(TASKS, rows.labels)
     module: Any
     if kind == "shared_bottom":
         settings = SharedBottomSettings(dimension=3, penalise="task_vectors")
@@ -107,11 +120,13 @@ def test_gradients_are_right(kind: str, rows: Interactions, side: SideInformatio
             SharedBottom(settings).tower(TASKS, new_generator(5)),
             SharedBottom(settings).tower(TASKS, new_generator(6)),
         )
-        module = MultiTaskModule(rows, side, settings, scales, towers, new_generator(1))
+        module = MultiTaskModule(side, settings, scales, towers, new_generator(1))
     else:
         document = DocumentSystemSettings(dimension=3, hidden=4, item_identity=True)
         module = DocumentSystemModule(side, document, scales, joint=True, generator=new_generator(1))
-    flat = UserRows(rows, side.users)
+    flat = as_rows(everyone(rows, side), None)
+    module.start(flat)
+    module.describe(flat)
     parameters = list(module.parameters())
     for parameter in parameters:
         parameter.data.add_(0.1 * torch.randn(parameter.shape, generator=new_generator(2)))
@@ -156,40 +171,107 @@ def test_training_reaches_a_closed_form() -> None:
     assert curve.epochs[0]["q"] == pytest.approx(5.25)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_every_variant(name: str, rows: Interactions, side: SideInformation) -> None:
-    """Fitting repeats, scores have their shape and range, and what is stored gives the same scores."""
+@pytest.mark.parametrize("name", ["single_task", "shared_bottom", "svd_plus_plus", "mmoe", "aitm", "ple"])
+def test_folding_in_ends_where_the_objective_is_flat(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The steps of folding in go down, and the gradient of what they minimise vanishes."""
+    rows, side = example_study()
+    found: list[tuple[float, float, float]] = []
+
+    def watched(objective: Any, curvature: torch.Tensor, steps: int) -> torch.Tensor:
+        values = []
+        for number in (0, 1, steps, 60):
+            with torch.enable_grad():
+                point = minimise(objective, curvature, number).requires_grad_()
+                (gradient,) = torch.autograd.grad(objective(point), point)
+            values.append((objective(point).item(), gradient.norm().item()))
+        start, one, several, many = values
+        assert one[0] < start[0]
+        close = 1e-5 * abs(one[0])
+        assert many[0] <= several[0] + close <= one[0] + 2 * close
+        assert many[1] < 0.02 * start[1]
+        found.append((start[1], several[1], many[1]))
+        return minimise(objective, curvature, steps)
+
     variant = VARIANTS[name]
-    models = [variant.make(quick(variant), TASKS) for _ in range(2)]
-    for model in models:
-        model.fit(rows, side, seed=5)
-    users = np.array([0, 7, 39])
-    scores, again = (model.score(users) for model in models)
-    assert list(scores) == variant.scored_tasks(TASKS)
-    restored = variant.make(quick(variant), TASKS)
-    restored.restore(load(save({k: np.ascontiguousarray(v) for k, v in models[0].state().items()})), side)
-    stored = restored.score(users)
-    for task, score in scores.items():
-        assert score.shape == (3, side.items)
-        assert np.isfinite(score).all()
-        assert np.array_equal(score, again[task])
-        assert np.array_equal(score, stored[task])
-        if variant.predicts(TASKS[task]) and task == "like":
-            assert score.min() >= 0
-            assert score.max() <= 1
-        if variant.predicts(TASKS[task]) and task == "rating":
-            assert score.min() >= 1
-            assert score.max() <= 5
-
-
-@pytest.mark.parametrize("name", [name for name, v in VARIANTS.items() if v.kind != "baseline"])
-def test_user_numbers_are_only_names(name: str, rows: Interactions, side: SideInformation) -> None:
-    """A user's score depends on that user's block alone, not on who else is scored with them."""
-    model = VARIANTS[name].make(quick(VARIANTS[name]), TASKS)
+    model = variant.make(quick(variant), side.tasks)
     model.fit(rows, side, seed=5)
-    alone, together = model.score(np.array([7])), model.score(np.array([3, 7]))
-    for task in alone:
-        assert np.allclose(alone[task][0], together[task][1], atol=1e-6)
+    monkeypatch.setattr(multi_task, "minimise", watched)
+    model.score(everyone(rows, side))
+    assert found
+
+
+@pytest.mark.parametrize("penalise", ["identity", "task_vectors"])
+@pytest.mark.parametrize("kind", ["watch", "rating"])
+def test_folding_in_for_squared_losses_is_one_ridge_regression(kind: str, penalise: str) -> None:
+    """Without an encoder the solution equals that of the dense normal equations."""
+    rows, side = example_study()
+    rows, side = rows.with_tasks([kind]), side.with_tasks([kind])
+    settings = SharedBottomSettings(
+        dimension=3,
+        user_embedding="none",
+        user_features=False,
+        penalise=penalise,  # type: ignore[arg-type]
+        retrieval_penalty=2.0,
+        penalty=0.3,
+        bias_penalty=0.2,
+        history_dropout=0.0,
+        training=TrainingSettings(epochs=3, batches=2),
+    )
+    model = SharedBottom(settings)
+    model.fit(rows, side, seed=1)
+    module = model._module
+    assert isinstance(module, MultiTaskModule)
+    items = model.item_vectors[kind].numpy().astype(np.float64)
+    own, other = (side_.tower.head_maps()[kind].numpy() for side_ in (module.users, module.items))
+    through = np.eye(4)
+    through[:3, :3] = own @ other.T
+    seen = items[:, :4] @ through.T  # What the identity vector and the bias meet.
+    offset = items[:, 4] + module.constant.item()
+    weight = module.weights[kind]
+    penalised = np.zeros((4, 4))
+    penalised[:3, :3] = np.eye(3) if penalise == "identity" else own @ own.T
+    vectors = model.user_vectors(everyone(rows, side))[kind].numpy()
+    for user in range(5):
+        history = rows.item[rows.user == user]
+        bias = np.diag([0, 0, 0, 1.0])
+        if kind == "watch":
+            target, w = np.zeros(side.items), np.zeros(side.items)
+            w[np.unique(rows.item)] = 1.0
+            target[history], w[history] = 1.0, 1.0 + settings.positive_weight
+            ridge = weight * (2.0 * penalised + 0.1 * 2.0 * bias)
+        else:
+            label = rows.labels["rating"][rows.user == user]
+            target, w = np.zeros(side.items), np.zeros(side.items)
+            spread = rows.labels["rating"].astype(np.float64)
+            target[history], w[history] = (label - spread.mean()) / spread.std(), 1.0
+            ridge = weight * len(history) * (0.3 * penalised + 0.2 * bias)
+        gram = weight * (seen.T * w) @ seen + ridge
+        solution = np.linalg.solve(gram, weight * (seen.T * w) @ (target - offset))
+        assert np.allclose(items[:, :5] @ vectors[user][:5] + 0, seen @ solution + offset, atol=2e-4)
+
+
+def test_folded_in_users_are_near_the_trained_ones() -> None:
+    """After a long training the trained identity vectors are near those that their histories give."""
+    rows, side = make_interactions(60, 30, 12, seed=3), make_side(60, 30)
+    training = TrainingSettings(learning_rate=0.02, epochs=300, batches=2)
+    settings = SharedBottomSettings(dimension=3, history_dropout=0.0, retrieval_penalty=2.0, training=training)
+    kept: list[MultiTaskModule] = []
+
+    class Watched(SharedBottom):
+        def build(self, *arguments: Any) -> Any:
+            kept.append(super().build(*arguments))  # type: ignore[arg-type]
+            return kept[-1]
+
+    model = Watched(settings)
+    model.fit(rows, side, seed=1)
+    flat = as_rows(everyone(rows, side), None)
+    kept[0].describe(flat)
+    with torch.no_grad():
+        trained = kept[0].user_vectors(flat.everyone())
+    folded = model.user_vectors(everyone(rows, side))
+    for task in TASKS:
+        one, other = (vectors[task] @ model.item_vectors[task].T for vectors in (trained, folded))
+        assert np.corrcoef(one.flatten(), other.flatten())[0, 1] > 0.98, task
 
 
 @pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.kind == "single_task"])
@@ -200,7 +282,7 @@ def test_single_task_controls_learn_from_one_task_alone(name: str, rows: Interac
     changed = rows.with_tasks(list(TASKS))
     changed.labels["rating"] = np.roll(rows.labels["rating"], 3)
     other.fit(changed, side, seed=5)
-    users = np.arange(5)
+    users = everyone(changed, side)
     assert np.array_equal(one.score(users)["watch"], other.score(users)["watch"])
     assert np.array_equal(one.score(users)["like"], other.score(users)["like"])
     assert not np.array_equal(one.score(users)["rating"], other.score(users)["rating"])
@@ -243,7 +325,7 @@ def test_means_are_means(rows: Interactions, side: SideInformation) -> None:
     for name, key in (("user_mean", rows.user), ("item_mean", rows.item)):
         model = VARIANTS[name].make(quick(VARIANTS[name]), TASKS)
         model.fit(rows, side, seed=1)
-        score = model.score(np.array([3]))["rating"][0]
+        score = model.score(everyone(rows, side))["rating"][3]
         place = 3 if name == "user_mean" else int(rows.item[0])
         expected = rating[key == place].mean()
         assert score[int(rows.item[0])] == pytest.approx(expected, rel=1e-6)
@@ -261,4 +343,4 @@ def test_item_knn_equals_the_dense_formula(rows: Interactions, side: SideInforma
     np.fill_diagonal(similarity, 0)
     threshold = np.sort(similarity, axis=1)[:, -5][:, None]
     similarity[similarity < threshold] = 0
-    assert np.allclose(model.score(np.arange(side.users))["watch"], history @ similarity.T, atol=1e-5)
+    assert np.allclose(model.score(everyone(rows, side))["watch"], history @ similarity.T, atol=1e-5)

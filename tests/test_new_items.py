@@ -9,13 +9,14 @@ import pytest
 import torch
 from scipy import sparse
 
-from conftest import TASKS
+from conftest import TASKS, FixedProjection, everyone
+from multitask_recommender.data.description import SplitSettings
 from multitask_recommender.data.interactions import Interactions, SideInformation
-from multitask_recommender.evaluation import metrics
+from multitask_recommender.data.splits import candidate_items
 from multitask_recommender.models.baselines.item_item import EaseSettings
 from multitask_recommender.models.document.document_system import DocumentSystemSettings
 from multitask_recommender.models.recommender import Recommender
-from multitask_recommender.models.towers.multi_task import MultiTaskSettings
+from multitask_recommender.models.towers.settings import MultiTaskSettings
 from multitask_recommender.models.towers.two_tower import task_loss
 from multitask_recommender.models.training import losses
 from multitask_recommender.models.training.loop import TrainingSettings, UserRows, new_generator
@@ -43,8 +44,8 @@ def divided() -> tuple[Interactions, SideInformation]:
         relevant={"watch": always, "like": rating >= 4, "rating": rating >= 4},
     )
     features = sparse.csr_matrix(np.eye(2, dtype=np.float32)[np.arange(ITEMS) % 2])
-    vectors = np.eye(2, dtype=np.float32)[np.arange(USERS) % 2] - 0.5
-    side = SideInformation(TASKS, USERS, ITEMS, sparse.csr_matrix((USERS, 0), dtype=np.float32), features, vectors)
+    encoder = FixedProjection(np.eye(2, dtype=np.float32)[np.arange(ITEMS) % 2] - 0.5)
+    side = SideInformation(TASKS, USERS, ITEMS, sparse.csr_matrix((USERS, 0), dtype=np.float32), features, encoder)
     return rows, side
 
 
@@ -70,7 +71,7 @@ def test_new_items_are_ranked_by_their_features(name: str, divided: tuple[Intera
     rows, side = divided
     model = model_of(name)
     model.fit(rows, side, seed=1)
-    watch = model.score(np.arange(USERS))["watch"][:, NEW]
+    watch = model.score(everyone(rows, side))["watch"][:, NEW]
     preferred = np.argmax(watch, axis=1)
     assert (preferred == np.arange(USERS) % 2).mean() > 0.9
 
@@ -83,22 +84,22 @@ def test_new_items_have_no_identity(divided: tuple[Interactions, SideInformation
     for name in ("shared_bottom", "joint_adam"):
         model = model_of(name)
         model.fit(rows, replace(side, item_features=alike.tocsr()), seed=1)
-        for score in model.score(np.arange(USERS)).values():
+        for score in model.score(everyone(rows, side)).values():
             assert np.allclose(score[:, NEW[0]], score[:, NEW[1]], atol=1e-6)
 
 
 @pytest.mark.parametrize("loss", ["squared", "softmax", "bpr"])
-@pytest.mark.parametrize("block", [0, losses.DENSE_BLOCK])
+@pytest.mark.parametrize("block", [0, losses.DENSE_CATALOGUE])
 def test_nothing_is_learnt_from_the_absence_of_new_items(
     loss: str, block: int, divided: tuple[Interactions, SideInformation], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(losses, "DENSE_BLOCK", block)
+    monkeypatch.setattr(losses, "DENSE_CATALOGUE", block)
     rows, _ = divided
     batch = UserRows(rows, USERS).batch(torch.arange(USERS), new_generator(1))
     assert batch.catalogue.tolist() == sorted(set(rows.item.tolist()))
     users = torch.randn(USERS, 4, generator=new_generator(2))
     items = torch.randn(ITEMS, 4, generator=new_generator(3), requires_grad=True)
-    task_loss(TASKS["watch"], users, items, batch, batch.label("watch"), 4.0, loss).backward()  # type: ignore[arg-type]
+    task_loss(TASKS["watch"], users, items, batch, batch.label("watch"), 4.0, loss).mean.backward()  # type: ignore[arg-type]
     assert items.grad is not None
     assert torch.count_nonzero(items.grad[NEW]) == 0
     assert torch.count_nonzero(items.grad[:30].abs().sum(1)) == 30
@@ -114,11 +115,15 @@ def test_retrieval_tasks_weigh_as_their_errors_do(divided: tuple[Interactions, S
     target[batch.row_user[::10], batch.row_item[::10]] = 1.0
     scores = users @ items.T
     expected = ((1 + 4 * target) * (target - scores) ** 2)[:, :30].sum() / len(rows)
-    loss = task_loss(TASKS["watch"], users, items, batch, label, 4.0)
+    loss = task_loss(TASKS["watch"], users, items, batch, label, 4.0).mean
     assert float(loss) == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_a_list_holds_new_items_alone_where_only_they_are_wanted() -> None:
+def test_the_split_says_which_items_are_candidates() -> None:
     trained = np.array([0, 0, 2])
-    assert metrics.rankable_items(trained, np.array([2, 3]), 5).tolist() == [True, False, True, False, False]
-    assert metrics.rankable_items(trained, np.array([3]), 5).tolist() == [False, True, False, True, True]
+    splits = SplitSettings(
+        strategies=["random", "temporal", "cold_items"], seed=1, folds=2, candidates={"temporal": "all"}
+    )
+    found = [candidate_items(splits.candidates_of(name), trained, 4).tolist() for name in (*splits.names, "everything")]
+    known = [True, False, True, False]
+    assert found == [known, [True] * 4, [not own for own in known], known]

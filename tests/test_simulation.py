@@ -11,7 +11,7 @@ import pytest
 from scipy import sparse, stats
 
 from conftest import Project
-from multitask_recommender.data.description import DatasetSettings
+from multitask_recommender.data.description import DatasetSettings, SplitSettings
 from multitask_recommender.datasets import ArraysFile, StreamedTable
 from multitask_recommender.evaluation import metrics
 from multitask_recommender.evaluation.parameters import EvaluationSettings
@@ -251,11 +251,11 @@ def test_regret_table() -> None:
             ["shared_bottom", "left_out", "random"],
             dataset,
             EvaluationSettings(ks=[3, 5], headline_k=5),
+            SplitSettings(strategies=["random"], seed=1, folds=2),
             store.truth.arrays(),
             *entities,
             pairs,
             nothing,
-            pairs,
             ranked(best),
             ranked(best[:0]),
             ranked(chance),

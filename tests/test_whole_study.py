@@ -17,19 +17,10 @@ from conftest import Project
 from multitask_recommender.data.description import DatasetSettings
 from multitask_recommender.datasets import ArraysFile, CsvTable
 from multitask_recommender.evaluation.comparisons import is_control
+from multitask_recommender.evaluation.groups import overall
+from multitask_recommender.evaluation.metric_records import METRICS
 from multitask_recommender.evaluation.study import StudySettings
 from multitask_recommender.models.variants import VARIANTS
-
-METRICS = {"rmse", "mae", "auc", "log_loss", "accuracy", "ece"} | {
-    "precision",
-    "ndcg",
-    "hit_rate",
-    "recall",
-    "coverage",
-    "gini",
-    "novelty",
-}
-
 
 CORE = [name for name, variant in VARIANTS.items() if variant.core and variant.quick]
 
@@ -44,17 +35,28 @@ def test_metrics_table(finished_project: Project) -> None:
         "task",
         "metric",
         "k",
+        "group",
         "seed",
         "value",
         "users",
+        "rows",
     ]
-    assert set(table["metric"]) == METRICS
+    assert set(table["metric"]) == set(METRICS)
+    for name, metric in METRICS.items():
+        own = table[table["metric"] == name]
+        assert set(own["k"]) == ({10, 20} if metric.of_lists else {0})
     assert list(table["model"].drop_duplicates()) == CORE
     assert set(table["split"]) == {"random"}
-    assert not table.duplicated(["split", "model", "task", "metric", "k", "seed"]).any()
+    assert not table.duplicated(["split", "model", "task", "metric", "k", "group", "seed"]).any()
     assert table["value"].notna().all()
-    bounded = table[table["metric"].isin(METRICS - {"rmse", "mae", "log_loss", "novelty"})]
+    bounded = table[table["metric"].isin(set(METRICS) - {"rmse", "mae", "log_loss", "novelty"})]
     assert bounded["value"].between(0, 1).all()
+    # Every user and item of this split has training rows, and groups that nobody is in have no row.
+    assert set(table["group"]) == {"all", "hot_users", "hot_items"}
+    keys = ["model", "task", "metric", "k", "seed"]
+    assert table.groupby(keys)[["value", "users", "rows"]].nunique().eq(1).all(axis=None)
+    tested = pd.read_parquet(finished_project.outputs / "05_model_input" / "test_pairs.parquet")
+    assert set(table.loc[table["task"] == "watch", "rows"]) == {len(tested)}
 
 
 def test_costs_and_cross_validation(finished_project: Project) -> None:
@@ -97,7 +99,8 @@ def test_every_model_meets_its_controls() -> None:
 
 def test_comparisons_are_differences_of_the_metrics(finished_project: Project) -> None:
     folder = finished_project.outputs / "08_reporting"
-    metrics = pd.read_csv(folder / "metrics.csv").groupby(["split", "model", "task", "metric", "k"])["value"].mean()
+    metrics = overall(pd.read_csv(folder / "metrics.csv"))
+    metrics = metrics.groupby(["split", "model", "task", "metric", "k"])["value"].mean()
     table = pd.read_csv(folder / "comparisons.csv")
     # AUC is compared as the mean of the users' own, and lies elsewhere than the AUC over all rows.
     for row in table[table["metric"] != "auc"].itertuples():
@@ -108,7 +111,8 @@ def test_comparisons_are_differences_of_the_metrics(finished_project: Project) -
 def test_groups_average_to_the_whole(finished_project: Project) -> None:
     folder = finished_project.outputs / "08_reporting"
     groups = pd.read_csv(folder / "group_metrics.csv")
-    metrics = pd.read_csv(folder / "metrics.csv").set_index(["split", "model", "task", "metric", "k", "seed"])["value"]
+    metrics = overall(pd.read_csv(folder / "metrics.csv"))
+    metrics = metrics.set_index(["split", "model", "task", "metric", "k", "seed"])["value"]
     assert set(groups["side"]) == {"user", "item"}
     users = groups[(groups["side"] == "user") & groups["metric"].isin(["ndcg", "mae", "recall"])]
     for key, part in users.groupby(["split", "model", "task", "metric", "k", "seed"]):
@@ -176,8 +180,10 @@ def test_other_splits_run_end_to_end(project: Project) -> None:
     table = pd.read_csv(project.outputs / "08_reporting" / "metrics.csv")
     assert set(table["split"]) == {"chronological", "temporal", "cold_items"}
     assert set(table["model"]) == set(CORE)
+    groups = table.groupby("split")["group"].agg(set)
+    assert groups["cold_items"] == {"all", "hot_users", "warm_items"}
     ndcg = table.query("split == 'cold_items' and task == 'watch' and metric == 'ndcg' and k == 10")
-    ndcg = ndcg.set_index("model")["value"]
+    ndcg = ndcg[ndcg["group"] == "warm_items"].set_index("model")["value"]
     # Only item features can rank items without interactions: to item kNN they are all alike.
     assert ndcg["content_based"] > ndcg["random"]
     lists = pd.read_parquet(project.outputs / "07_model_output" / "item_knn" / "ranked_lists.parquet")

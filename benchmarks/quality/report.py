@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from measure import Measured, Totals
+from multitask_recommender.evaluation.metric_records import METRICS
 from multitask_recommender.evaluation.statistics import compare_paired, holm
 from multitask_recommender.foundation.randomness import derive_seed
 
@@ -20,7 +21,15 @@ RESULTS = Path(__file__).resolve().parents[1] / "results"
 README = RESULTS.parent / "README.md"
 BEGIN, END = "<!-- results: written by benchmarks/quality/report.py -->", "<!-- end of results -->"
 RESAMPLES = 9999
-LOWER_IS_BETTER = frozenset({"rmse", "mae"})
+METRIC_OF = {
+    "rmse": METRICS["rmse"],
+    "mae": METRICS["mae"],
+    "ndcg_10": METRICS["ndcg"],
+    "recall_10": METRICS["recall"],
+    "auc_like": METRICS["auc"],
+    "user_auc_like": METRICS["auc"],
+}
+"""The study's record of each metric that has a direction."""
 SHOWN = {
     "rmse": ("RMSE", 4),
     "mae": ("MAE", 4),
@@ -77,7 +86,7 @@ def compare(measured: dict[tuple[str, str], list[Measured]]) -> list[dict[str, A
             if mine is None or theirs is None:
                 continue
             rng = np.random.default_rng(derive_seed(0, "quality", model, library, metric))
-            result = compare_paired(mine[1], theirs[1], mine[2], metric == "rmse", RESAMPLES, rng)
+            result = compare_paired(mine[1], theirs[1], mine[2], METRIC_OF[metric].root, RESAMPLES, rng)
             records.append(
                 {
                     "metric": metric,
@@ -93,7 +102,7 @@ def compare(measured: dict[tuple[str, str], list[Measured]]) -> list[dict[str, A
             )
     adjusted = holm(np.array([record["p_value"] for record in records])) if records else np.array([])
     for record, p in zip(records, adjusted, strict=True):
-        better = (record["difference"] < 0) == (record["metric"] in LOWER_IS_BETTER)
+        better = METRIC_OF[record["metric"]].sign * record["difference"] > 0
         sure = p < 0.05 and (record["ci_low"] > 0 or record["ci_high"] < 0)
         record |= {"p_holm": float(p), "ahead": ("yes" if better else "no") if sure else "undecided"}
     return records
@@ -109,8 +118,9 @@ def _quality_table(records: pd.DataFrame) -> list[str]:
     lines = [_row(["model (library)", "seeds", *[title for title, _ in SHOWN.values()]])]
     lines.append(_row(["---"] * (len(SHOWN) + 2)))
     best = {
-        name: means[name].min() if name in LOWER_IS_BETTER else means[name].max()
-        for name in ("rmse", "mae", "ndcg_10", "recall_10", "auc_like")
+        name: means[name].max() if METRIC_OF[name].sign > 0 else means[name].min()
+        for name in METRIC_OF
+        if name in SHOWN
     }
     for (model, library), values in means.iterrows():
         cells = []
@@ -127,7 +137,7 @@ def _comparison_table(comparisons: pd.DataFrame) -> list[str]:
     lines.append(_row(["---"] * 8))
     for metric in COMPARED:
         table = comparisons[comparisons["metric"] == metric]
-        for _, one in table.sort_values("other", ascending=metric in LOWER_IS_BETTER).iterrows():
+        for _, one in table.sort_values("other", ascending=METRIC_OF[metric].sign < 0).iterrows():
             interval = f"{one['ci_low']:+.4f} to {one['ci_high']:+.4f}"
             numbers = [f"{one['own']:.4f}", f"{one['other']:.4f}", f"{one['difference']:+.4f}", interval]
             name = f"{one['peer']} ({one['library']})"

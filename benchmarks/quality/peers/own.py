@@ -11,6 +11,7 @@ from scipy import sparse
 
 from multitask_recommender.data.description import DatasetSettings
 from multitask_recommender.data.interactions import FloatArray, Interactions, SideInformation
+from multitask_recommender.data.queries import Histories
 from multitask_recommender.evaluation.cross_validation import candidates
 from multitask_recommender.foundation.jobs import single_threaded
 from multitask_recommender.foundation.randomness import derive_seed
@@ -54,7 +55,8 @@ def _fit(model: str, training: Training, settings: Settings, seed: int) -> Itera
         recommender.fit(rows, side, derive_seed(0, "benchmark", model, seed))
 
     def predict(user: np.ndarray, item: np.ndarray) -> Scores:
-        scores: dict[str, FloatArray] = recommender.score(np.arange(training.users))
+        everyone = Histories(rows, side.user_features).of(np.arange(training.users))
+        scores: dict[str, FloatArray] = recommender.score(everyone)
         return {
             "rating": scores["rating"][user, item],
             "like": scores["like"][user, item],

@@ -10,6 +10,7 @@ import pandas as pd
 
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
 from multitask_recommender.evaluation.cross_validation import CrossValidationSettings
+from multitask_recommender.evaluation.metric_records import METRICS, compared_metrics
 from multitask_recommender.evaluation.parameters import EvaluationSettings
 from multitask_recommender.evaluation.statistics import Comparison, compare_paired, holm, judge
 from multitask_recommender.evaluation.study import StudySettings
@@ -33,13 +34,6 @@ COLUMNS = [
     "p_holm",
     "verdict",
 ]
-COMPARED = {
-    "retrieval": ["ndcg", "recall", "novelty"],
-    "binary": ["auc", "log_loss", "ndcg"],
-    "regression": ["rmse", "mae"],
-}
-"""Metrics compared per kind of task; ranking metrics at the headline k. AUC is the mean of the users' own."""
-LOWER_IS_BETTER = frozenset({"rmse", "mae", "log_loss"})
 
 
 def is_control(model: str, control: str) -> bool:
@@ -69,6 +63,8 @@ def compare_models(
 ) -> pd.DataFrame:
     """Compare the models on the users that both were measured on; a user's total is the mean over seed numbers.
 
+    Metrics of lists are compared at the headline k, AUC as the mean of the users' own.
+
     For RMSE that is the mean of the squared errors over seeds, so the difference is not exactly that of the mean RMSEs.
 
     The Holm correction is over the tasks and metrics of one model and control on one split.
@@ -85,7 +81,7 @@ def compare_models(
         Table with ``COLUMNS``; ``difference`` is model minus control, and the interval is of the difference.
     """
     keys = ["split", "task", "metric", "k", "model"]
-    compared = {metric for task in dataset.tasks.values() for metric in COMPARED[task.kind]}
+    compared = {metric.name for task in dataset.tasks.values() for metric in compared_metrics(task.kind)}
     # Averaged table by table, so that the rows of all models and seeds never stand side by side.
     means = pd.concat(
         table[table["k"].isin([0, settings.headline_k]) & table["metric"].isin(compared)]
@@ -107,11 +103,11 @@ def compare_models(
             for control in (name for name in names if is_control(model, name)):
                 job = []
                 for task, kind in ((name, task.kind) for name, task in dataset.tasks.items()):
-                    for metric in COMPARED[kind]:
-                        k = settings.headline_k if metric in ("ndcg", "recall", "novelty") else 0
-                        pair = [cells.get((split, task, metric, k, name)) for name in (model, control)]
+                    for metric in compared_metrics(kind):
+                        k = settings.headline_k if metric.of_lists else 0
+                        pair = [cells.get((split, task, metric.name, k, name)) for name in (model, control)]
                         if pair[0] is not None and pair[1] is not None:
-                            job.append((split, model, control, task, metric, k, *pair))
+                            job.append((split, model, control, task, metric.name, k, *pair))
                 if job:
                     jobs.append(job)
 
@@ -127,7 +123,7 @@ def compare_models(
             own[1][at],
             other[1][other_at],
             own[2][at],
-            metric == "rmse",
+            METRICS[metric].root,
             settings.resamples,
             rng,
         )
@@ -143,7 +139,7 @@ def compare_models(
     family = ["split", "model", "control"]
     table["p_holm"] = table.groupby(family)["p_value"].transform(lambda p: holm(p.to_numpy()))
     table["verdict"] = [
-        judge(result, p, metric not in LOWER_IS_BETTER, settings.smallest_effect)
+        judge(result, p, METRICS[metric].sign > 0, settings.smallest_effect)
         for result, p, metric in zip(results, table["p_holm"], table["metric"], strict=True)
     ]
     return table[COLUMNS]

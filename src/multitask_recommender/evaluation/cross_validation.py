@@ -104,7 +104,7 @@ def validation_errors(
             judged, positives = np.unique(user, return_counts=True)
             lists = metrics.top_items(order[task][judged - block[0]], known[judged - block[0]], catalogue, _K)
             hits = metrics.find_hits(lists, judged, user, item, side.items)
-            ndcg.setdefault(task, []).append(metrics.ranking_metrics(hits, positives)["ndcg"])
+            ndcg.setdefault(task, []).append(metrics.ndcg(hits, positives))
     errors: dict[str, float] = {}
     for task in [*predicted, *ndcg]:
         if task in ndcg:

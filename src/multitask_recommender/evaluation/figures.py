@@ -16,7 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from multitask_recommender.data.description import DatasetSettings
-from multitask_recommender.evaluation.comparisons import LOWER_IS_BETTER
+from multitask_recommender.evaluation.groups import overall
+from multitask_recommender.evaluation.metric_records import METRICS, main_metric
 from multitask_recommender.evaluation.parameters import EvaluationSettings
 from multitask_recommender.models.variants import VARIANTS, Kind
 
@@ -34,16 +35,7 @@ KIND_TITLES: dict[Kind, str] = {
     "ablation": "ablation of shared-bottom",
 }
 KINDS_TUNED: tuple[Kind, ...] = ("baseline", "single_task", "multi_task")
-METRIC_TITLES = {
-    "rmse": "RMSE (label units), lower is better",
-    "auc": "AUC, higher is better",
-    "ndcg": "NDCG@{k}, higher is better",
-    "recall": "recall@{k}, higher is better",
-    "coverage": "catalogue coverage@{k} (share of items)",
-    "novelty": "novelty@{k} (bits per recommended item)",
-}
 Points = list[tuple[float, float, str]]
-_MAIN_METRIC = {"retrieval": "ndcg", "binary": "auc", "regression": "rmse"}
 
 
 def _figure(columns: int, rows: int, width: float, height: float, **options: Any) -> tuple[Figure, np.ndarray]:
@@ -71,9 +63,8 @@ def _kind_legend(figure: Figure, kinds: Iterable[Kind]) -> None:
 
 
 def _means(table: pd.DataFrame, split: str, task: str, metric: str, k: int) -> dict[str, float]:
-    rows = table[
-        (table["split"] == split) & (table["task"] == task) & (table["metric"] == metric) & table["k"].isin([0, k])
-    ]
+    rows = overall(table)
+    rows = rows[(rows["split"] == split) & (rows["task"] == task) & (rows["metric"] == metric) & rows["k"].isin([0, k])]
     means = rows.groupby("model")["value"].mean()
     return {name: float(means[name]) for name in VARIANTS if name in means.index}
 
@@ -91,13 +82,13 @@ def plot_accuracy(table: pd.DataFrame, dataset: DatasetSettings, settings: Evalu
     )
     for row, (split, names) in enumerate(models.items()):
         for column, (name, task) in enumerate(dataset.tasks.items()):
-            axis, metric = axes[row, column], _MAIN_METRIC[task.kind]
-            means = _means(table, split, name, metric, settings.headline_k)
+            axis, metric = axes[row, column], main_metric(task.kind)
+            means = _means(table, split, name, metric.name, settings.headline_k)
             for model, value in means.items():
                 kind = VARIANTS[model].kind
                 axis.plot(value, names.index(model), KIND_MARKERS[kind], color=KIND_COLOURS[kind], markersize=7)
             axis.set_title(f"{name}, {split} split")
-            axis.set_xlabel(METRIC_TITLES[metric].format(k=settings.headline_k))
+            axis.set_xlabel(metric.label(settings.headline_k))
             _style(axis)
         axes[row, 0].set_yticks(range(len(names)), [VARIANTS[model].title for model in names])
         axes[row, 0].set_ylim(len(names) - 0.4, -0.6)
@@ -112,7 +103,8 @@ def plot_trade_off(table: pd.DataFrame, dataset: DatasetSettings, settings: Eval
     split = table["split"].iloc[0]
     task = next((n for n, t in dataset.tasks.items() if t.kind == "retrieval"), next(iter(dataset.tasks)))
     figure, axes = _figure(2, 1, 12, 5.6)
-    accuracy = _means(table, split, task, "ndcg", settings.headline_k)
+    main = main_metric("retrieval")
+    accuracy = _means(table, split, task, main.name, settings.headline_k)
     labelled: list[tuple[Axes, Points]] = []
     for axis, metric in zip(axes[0], ("novelty", "coverage"), strict=True):
         other = _means(table, split, task, metric, settings.headline_k)
@@ -124,8 +116,8 @@ def plot_trade_off(table: pd.DataFrame, dataset: DatasetSettings, settings: Eval
             axis.plot(other[model], value, KIND_MARKERS[kind], color=KIND_COLOURS[kind], markersize=8)
             points.append((other[model], value, VARIANTS[model].title))
         labelled.append((axis, points))
-        axis.set_xlabel(METRIC_TITLES[metric].format(k=settings.headline_k))
-        axis.set_ylabel(METRIC_TITLES["ndcg"].format(k=settings.headline_k))
+        axis.set_xlabel(METRICS[metric].label(settings.headline_k))
+        axis.set_ylabel(main.label(settings.headline_k))
         _style(axis)
     _kind_legend(figure, KINDS_TUNED)
     where = f"{dataset.name}, task {task}, {split} split, core models"
@@ -143,9 +135,9 @@ def plot_cost(
     figure, axes = _figure(len(dataset.tasks), 1, 5.4 * len(dataset.tasks), 6.2)
     labelled: list[tuple[Axes, Points]] = []
     for axis, (name, task) in zip(axes[0], dataset.tasks.items(), strict=True):
-        metric = _MAIN_METRIC[task.kind]
+        metric = main_metric(task.kind)
         points: Points = []
-        for model, value in _means(table, split, name, metric, settings.headline_k).items():
+        for model, value in _means(table, split, name, metric.name, settings.headline_k).items():
             if not VARIANTS[model].core:
                 continue
             kind = VARIANTS[model].kind
@@ -154,7 +146,7 @@ def plot_cost(
         axis.set_xscale("log")
         labelled.append((axis, points))
         axis.set_xlabel("CPU seconds of one fit (log scale)")
-        axis.set_ylabel(METRIC_TITLES[metric].format(k=settings.headline_k))
+        axis.set_ylabel(metric.label(settings.headline_k))
         axis.set_title(name)
         _style(axis)
     _kind_legend(figure, KINDS_TUNED)
@@ -168,7 +160,7 @@ VERDICT_COLOURS = {"helps": "#0072B2", "equivalent": "#BBBBBB", "undecided": "#F
 
 def _strongest(comparisons: pd.DataFrame) -> pd.DataFrame:
     """Keep, per model, split, task and metric, the baseline that stands best against it."""
-    sign = np.where(comparisons["metric"].isin(LOWER_IS_BETTER), -1.0, 1.0)
+    sign = comparisons["metric"].map(lambda name: METRICS[name].sign)
     order = comparisons.assign(lead=sign * comparisons["difference"]).sort_values("lead", kind="stable")
     return order.groupby(["split", "model", "task", "metric"], sort=False).head(1)
 

@@ -1,7 +1,8 @@
-"""Accuracy, recall, coverage and novelty.
+"""Accuracy, recall, coverage and novelty: the arithmetic. What is done with each metric: ``metric_records.py``.
 
-Ranking is full: every item of the catalogue minus the items that the user is known to have. Per-user functions
-return one value a user, so that comparisons can be paired by user.
+Ranking is full: every item of the catalogue minus the items that the user is known to have. Functions of lists return
+one value a list, those of errors one value a row where the metric is a mean over rows, so that comparisons can be
+paired by user.
 """
 
 from __future__ import annotations
@@ -19,15 +20,24 @@ PADDING = -1
 """Stands in a list where the user has no candidate left."""
 
 
+def squared_errors(label: ArrayLike, prediction: ArrayLike) -> Values:
+    """Squared error of every row, in squared units of the label."""
+    return (np.asarray(label, np.float64) - np.asarray(prediction, np.float64)) ** 2
+
+
 def rmse(label: ArrayLike, prediction: ArrayLike) -> float:
     """Root mean squared error over all rows, in units of the label."""
-    difference = np.asarray(label, np.float64) - np.asarray(prediction, np.float64)
-    return float(np.sqrt(np.mean(difference**2)))
+    return float(np.sqrt(np.mean(squared_errors(label, prediction))))
+
+
+def absolute_errors(label: ArrayLike, prediction: ArrayLike) -> Values:
+    """Absolute error of every row, in units of the label."""
+    return np.abs(np.asarray(label, np.float64) - np.asarray(prediction, np.float64))
 
 
 def mae(label: ArrayLike, prediction: ArrayLike) -> float:
     """Mean absolute error over all rows, in units of the label."""
-    return float(np.mean(np.abs(np.asarray(label, np.float64) - np.asarray(prediction, np.float64))))
+    return float(np.mean(absolute_errors(label, prediction)))
 
 
 def auc(label: ArrayLike, score: ArrayLike) -> float:
@@ -66,16 +76,21 @@ def auc_by_user(label: ArrayLike, score: ArrayLike, user: IntArray) -> tuple[Int
     return own.index.to_numpy(np.int64), area.to_numpy(np.float64)
 
 
-def log_loss(label: ArrayLike, probability: ArrayLike) -> float:
-    """Mean negative log-likelihood of 0/1 labels in nats; probabilities are clipped to [1e-7, 1 - 1e-7]."""
+def log_losses(label: ArrayLike, probability: ArrayLike) -> Values:
+    """Negative log-likelihood of every row's 0/1 label in nats; probabilities are clipped to [1e-7, 1 - 1e-7]."""
     y = np.asarray(label, np.float64)
     p = np.clip(np.asarray(probability, np.float64), 1e-7, 1 - 1e-7)
-    return float(-np.mean(y * np.log(p) + (1 - y) * np.log(1 - p)))
+    return -(y * np.log(p) + (1 - y) * np.log(1 - p))
 
 
-def accuracy(label: ArrayLike, probability: ArrayLike) -> float:
-    """Share of 0/1 labels equal to (probability >= 0.5)."""
-    return float(np.mean((np.asarray(probability) >= 0.5) == (np.asarray(label) > 0)))
+def log_loss(label: ArrayLike, probability: ArrayLike) -> float:
+    """Mean of :func:`log_losses` over all rows, in nats."""
+    return float(np.mean(log_losses(label, probability)))
+
+
+def right_answers(label: ArrayLike, probability: ArrayLike) -> Values:
+    """1 for every row whose 0/1 label equals (probability >= 0.5), else 0; accuracy is their mean."""
+    return ((np.asarray(probability) >= 0.5) == (np.asarray(label) > 0)).astype(np.float64)
 
 
 def expected_calibration_error(label: ArrayLike, probability: ArrayLike, bins: int = 15) -> float:
@@ -144,42 +159,59 @@ def find_hits(lists: IntArray, list_users: IntArray, user: IntArray, item: IntAr
     return np.isin(keys, user * items + item) & (lists != PADDING)
 
 
-def ranking_metrics(hits: BoolArray, positives: IntArray) -> dict[str, Values]:
-    """Compute precision, recall, NDCG and hit rate of every list, at k = the width of ``hits``.
+def precision(hits: BoolArray) -> Values:
+    """Share of every list's k places that are hits: (lists, k) to (lists,)."""
+    return hits.sum(axis=1) / hits.shape[1]
+
+
+def recall(hits: BoolArray, positives: IntArray) -> Values:
+    """Share of the relevant items that every list finds.
+
+    Args:
+        hits: (lists, k), whether the entry is relevant.
+        positives: (lists,) number of relevant held-out items, at least 1; more than k of them count as well.
+    """
+    return hits.sum(axis=1) / positives
+
+
+def ndcg(hits: BoolArray, positives: IntArray) -> Values:
+    """Normalised discounted cumulative gain of every list, with binary gains.
+
+    The ideal is that of min(k, positives) hits. Source: Järvelin and Kekäläinen, TOIS 2002, with the discount
+    1 / log2(rank + 1).
 
     Args:
         hits: (lists, k), whether the entry is relevant.
         positives: (lists,) number of relevant held-out items, at least 1.
-
-    Returns:
-        Metric to (lists,) values. NDCG has binary gains and the ideal DCG of min(k, positives) hits
-        (Järvelin and Kekäläinen, TOIS 2002, with the discount 1 / log2(rank + 1)).
     """
     k = hits.shape[1]
-    found = hits.sum(axis=1)
     discount = 1.0 / np.log2(np.arange(2, k + 2))
     ideal = np.cumsum(discount)[np.minimum(positives, k) - 1]
-    return {
-        "precision": found / k,
-        "recall": found / positives,
-        "ndcg": (hits @ discount) / ideal,
-        "hit_rate": (found > 0).astype(np.float64),
-    }
+    return (hits @ discount) / ideal
+
+
+def hit_rate(hits: BoolArray) -> Values:
+    """1 for every list with a hit, else 0: (lists, k) to (lists,)."""
+    return (hits.sum(axis=1) > 0).astype(np.float64)
 
 
 def catalogue_coverage(lists: IntArray, catalogue: BoolArray) -> float:
-    """Share of the catalogue that stands in at least one list."""
+    """Share of the catalogue that stands in at least one list; NaN for an empty catalogue."""
+    if not catalogue.any():
+        return float("nan")
     return float(len(np.unique(lists[lists != PADDING])) / catalogue.sum())
 
 
 def gini(lists: IntArray, catalogue: BoolArray) -> float:
     """Gini coefficient of how often each item of the catalogue is recommended, zeros included.
 
-    0: all items equally often; 1: one item alone. Source: the mean absolute difference form for ordered counts,
-    sum_i (2 i - n - 1) x_i / (n sum x).
+    0: all items equally often; 1: one item alone; NaN if none is recommended. Source: the mean absolute difference form
+    for ordered counts, sum_i (2 i - n - 1) x_i / (n sum x).
     """
     counts = np.sort(np.bincount(lists[lists != PADDING], minlength=len(catalogue))[catalogue])
     n = len(counts)
+    if not counts.any():
+        return float("nan")
     return float(((2 * np.arange(1, n + 1) - n - 1) * counts).sum() / (n * counts.sum()))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -40,7 +40,7 @@ class Blend(Recommender[S]):
     """
 
     predicts = frozenset({"binary", "regression"})
-    stochastic: ClassVar[bool] = True
+    stochastic = True
 
     @abstractmethod
     def make_deep(self) -> Recommender:

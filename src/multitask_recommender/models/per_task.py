@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from multitask_recommender.data.interactions import FloatArray, Interactions, SideInformation
 from multitask_recommender.data.queries import Queries
 from multitask_recommender.foundation.settings_base import Settings
@@ -15,12 +13,14 @@ class PerTask(Recommender[Settings]):
     """Fits a recommender for every task apart, each with settings of its own: no task learns from another.
 
     Args:
-        make: Makes the recommender from settings.
+        recommender: The class of the recommenders.
         settings: Settings by task.
     """
 
-    def __init__(self, make: Callable[[Settings], Recommender], settings: dict[str, Settings]) -> None:
-        self.parts: dict[str, Recommender] = {task: make(own) for task, own in settings.items()}
+    def __init__(self, recommender: type[Recommender], settings: dict[str, Settings]) -> None:
+        self.parts: dict[str, Recommender] = {task: recommender(own) for task, own in settings.items()}
+        self.predicts, self.ranks = recommender.predicts, recommender.ranks
+        self.stochastic, self.knowledge = recommender.stochastic, recommender.knowledge
 
     def fit(self, train: Interactions, side: SideInformation, seed: int) -> LearningCurve:
         """Fit every task's recommender on that task's labels alone."""

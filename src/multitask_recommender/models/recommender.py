@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -62,10 +62,10 @@ class Recommender(ABC, Generic[S]):
         knowledge: What its scores rest on.
     """
 
-    predicts: ClassVar[frozenset[TaskKind]] = frozenset()
-    ranks: ClassVar[frozenset[TaskKind]] = frozenset({"retrieval", "binary", "regression"})
-    stochastic: ClassVar[bool] = False
-    knowledge: ClassVar[Knowledge]
+    predicts: frozenset[TaskKind] = frozenset()
+    ranks: frozenset[TaskKind] = frozenset({"retrieval", "binary", "regression"})
+    stochastic: bool = False
+    knowledge: Knowledge
 
     def __init__(self, settings: S) -> None:
         self.settings = settings

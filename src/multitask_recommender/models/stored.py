@@ -66,8 +66,9 @@ def unflatten(arrays: Mapping[str, np.ndarray]) -> State:
 def write_model(path: Path, stored: StoredModel) -> None:
     """Write a model file (safetensors: no code runs when a stranger's file is read)."""
     arrays = flatten(stored.state)
-    metadata = {"format": _FORMAT, "made_from": json.dumps(stored.made_from)}
-    save_file({name: arrays[name] for name in sorted(arrays)}, path, metadata)
+    # One entry, because several would be written in any order. That of the tasks is theirs, so names are not sorted.
+    record = json.dumps({"format": _FORMAT, "made_from": stored.made_from})
+    save_file({name: arrays[name] for name in sorted(arrays)}, path, {"record": record})
 
 
 def read_model(path: Path, *under: str) -> StoredModel:
@@ -89,18 +90,18 @@ def read_record(path: Path) -> dict[str, Any]:
 def _read(path: Path, wanted: Callable[[str], bool]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     try:
         with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
+            record = json.loads((file.metadata() or {}).get("record", "{}"))
             arrays = {name: file.get_tensor(name) for name in file.keys() if wanted(name)}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise StaleModelError(
             f"The model file cannot be read: {error}.\n  where: {path}\n  what to do: fit the model again."
         ) from error
-    if metadata.get("format") != _FORMAT:
+    if record.get("format") != _FORMAT:
         raise StaleModelError(
             "The model file was written by another version of this project.\n"
             f"  where: {path}\n  what to do: fit the model again."
         )
-    return json.loads(metadata["made_from"]), arrays
+    return record["made_from"], arrays
 
 
 def differences(stored: Any, asked: Any, path: str = "") -> list[str]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from multitask_recommender.data.interactions import SideInformation
-from multitask_recommender.data.tasks import Task, TaskKind
+from multitask_recommender.data.tasks import Task
 from multitask_recommender.models.baselines.item_item import EaseSettings, FirstStepEase
 from multitask_recommender.models.baselines.item_ridge import ItemRidge, ItemRidgeSettings
 from multitask_recommender.models.blend import Blend, WidePart
@@ -101,7 +99,7 @@ class PointwiseSharedBottom(SharedBottom):
     with a share of the history hidden.
     """
 
-    ranks: ClassVar[frozenset[TaskKind]] = frozenset({"binary", "regression"})
+    ranks = frozenset({"binary", "regression"})
 
 
 class WideSharedBottomSettings(SharedBottomSettings):

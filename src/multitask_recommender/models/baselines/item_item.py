@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 from implicit.cpu.als import AlternatingLeastSquares
 from pydantic import Field
@@ -259,7 +257,7 @@ class ImplicitALS(Recommender[ImplicitALSSettings]):
     Source: Hu, Koren and Volinsky, Collaborative Filtering for Implicit Feedback Datasets, ICDM 2008, equation 4.
     """
 
-    stochastic: ClassVar[bool] = True
+    stochastic = True
     knowledge = Knowledge("factors solved from its relevant items", "popularity", "0")
 
     def _model(self, seed: int) -> AlternatingLeastSquares:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 from pydantic import Field
 from scipy import linalg, sparse
 
 from multitask_recommender.data.interactions import BoolArray, FloatArray, IntArray, Interactions, SideInformation
 from multitask_recommender.data.queries import Queries
-from multitask_recommender.data.tasks import TaskKind
 from multitask_recommender.models.baselines.item_item import LARGEST_CATALOGUE, keep_largest_weights, multiply
 from multitask_recommender.models.baselines.simple import BiasSettings
 from multitask_recommender.models.recommender import Knowledge, LearningCurve, Recommender
@@ -79,8 +76,8 @@ class ItemRidge(Recommender[ItemRidgeSettings]):
     training. See :func:`item_ridge_weights`.
     """
 
-    predicts: ClassVar[frozenset[TaskKind]] = frozenset({"binary", "regression"})
-    ranks: ClassVar[frozenset[TaskKind]] = predicts
+    predicts = frozenset({"binary", "regression"})
+    ranks = predicts
     knowledge = Knowledge("its labels", "item biases", "user bias")
 
     def fit(self, train: Interactions, side: SideInformation, seed: int) -> LearningCurve:

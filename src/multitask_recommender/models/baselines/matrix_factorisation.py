@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 import torch
 from pydantic import Field
@@ -11,7 +9,6 @@ from torch import Tensor, nn
 
 from multitask_recommender.data.interactions import FloatArray, IntArray, Interactions, SideInformation
 from multitask_recommender.data.queries import Queries
-from multitask_recommender.data.tasks import TaskKind
 from multitask_recommender.foundation.settings_base import Settings
 from multitask_recommender.models.recommender import Knowledge, LearningCurve, Recommender
 from multitask_recommender.models.state import State, array, branch
@@ -89,9 +86,9 @@ class MatrixFactorisation(Recommender[MatrixFactorisationSettings]):
     anew from the history that they are asked with.
     """
 
-    predicts: ClassVar[frozenset[TaskKind]] = frozenset({"binary", "regression"})
-    ranks: ClassVar[frozenset[TaskKind]] = predicts
-    stochastic: ClassVar[bool] = True
+    predicts = frozenset({"binary", "regression"})
+    ranks = predicts
+    stochastic = True
     knowledge = Knowledge("factors and bias solved from its labels", "item biases", "user bias")
 
     def fit(self, train_rows: Interactions, side: SideInformation, seed: int) -> LearningCurve:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from typing import ClassVar
 
 import numpy as np
 
 from multitask_recommender.data.interactions import FloatArray, IntArray, Interactions, SideInformation
 from multitask_recommender.data.queries import NEW_USER, Queries
-from multitask_recommender.data.tasks import TaskKind
 from multitask_recommender.foundation.randomness import derive_seed
 from multitask_recommender.foundation.settings_base import Settings
 from multitask_recommender.models.recommender import Knowledge, LearningCurve, Recommender
@@ -110,7 +108,7 @@ def _mean_by(key: IntArray, label: FloatArray, count: int, fallback: float) -> F
 class GlobalMean(_ItemScores):
     """Predicts the mean training label."""
 
-    predicts: ClassVar[frozenset[TaskKind]] = frozenset({"binary", "regression"})
+    predicts = frozenset({"binary", "regression"})
     ranks = predicts
     knowledge = Knowledge(None, "global mean", "global mean")
 
@@ -131,7 +129,7 @@ class ItemMean(GlobalMean):
 class UserMean(Recommender[NoSettings]):
     """Predicts the mean label of the user's history; the global mean for a user without one."""
 
-    predicts: ClassVar[frozenset[TaskKind]] = frozenset({"binary", "regression"})
+    predicts = frozenset({"binary", "regression"})
     ranks = predicts
     knowledge = Knowledge("mean of its labels", "global mean", "user mean")
 
@@ -174,7 +172,7 @@ class BiasSettings(Settings):
 class UserItemBias(Recommender[BiasSettings]):
     """Predicts global mean + user bias + item bias (see :func:`solve_biases`)."""
 
-    predicts: ClassVar[frozenset[TaskKind]] = frozenset({"binary", "regression"})
+    predicts = frozenset({"binary", "regression"})
     ranks = predicts
     knowledge = Knowledge("user bias solved from its labels", "item biases", "user bias")
 

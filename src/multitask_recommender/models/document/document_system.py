@@ -10,7 +10,8 @@ from pydantic import Field
 from scipy import sparse
 from torch import Tensor, nn
 
-from multitask_recommender.data.interactions import SideInformation
+from multitask_recommender.data.interactions import FloatArray, SideInformation
+from multitask_recommender.data.queries import Queries
 from multitask_recommender.foundation.errors import SettingsError
 from multitask_recommender.foundation.settings_base import Settings
 from multitask_recommender.models.document.user_embedding import UserEmbedding, UserEmbeddingSettings
@@ -112,9 +113,18 @@ class DocumentSystemModule(TwoTowerModule):
             # An item without training rows stays at what its features say.
             self.phi.vectors.data[-side.items :] = 0.0
         self.g = _ACTIVATIONS[settings.activation]()
+        self.register_buffer("popularity", torch.zeros(len(side.tasks), side.items))
+
+    popularity: Tensor
 
     def start(self, rows: UserRows) -> None:
-        """Set the scale of frozen vectors: mean square 1 per coordinate, so that one learning rate suits all."""
+        """Count the rows of every task and item, and set the scale of frozen vectors.
+
+        The scale is mean square 1 per coordinate, so that one learning rate suits all.
+        """
+        for place, name in enumerate(self.tasks):
+            items = rows.item[~torch.isnan(rows.labels[name])]
+            self.popularity[place] = torch.bincount(items, minlength=self.popularity.shape[1])
         if self.user_embedding is None:
             assert rows.frozen is not None
             self.frozen_scale = rows.frozen.square().mean().sqrt().clamp(min=1e-12)
@@ -168,7 +178,7 @@ class DocumentSystemModule(TwoTowerModule):
 class TwoStageSystem(NeuralRecommender[DocumentSystemSettings]):
     """The document's system as it stands: the user embedding model is trained first and frozen."""
 
-    knowledge = Knowledge("encoded", "mean training user", "features", True, True)
+    knowledge = Knowledge("encoded", "popularity, for labels the mean training user", "features", True, True)
 
     def build(self, side: SideInformation, scales: LabelScales, generator: torch.Generator) -> TwoTowerModule:
         """Make the untrained module."""
@@ -177,6 +187,20 @@ class TwoStageSystem(NeuralRecommender[DocumentSystemSettings]):
     def training_settings(self) -> TrainingSettings:
         """Return how the module is trained."""
         return self.settings.training
+
+    def score(self, queries: Queries) -> dict[str, FloatArray]:
+        """Multiply vectors; a user without history gets the popular items.
+
+        The formula has no biases, so what the user tower makes of no history says little of items.
+        """
+        scores = super().score(queries)
+        unknown = np.bincount(queries.history.user, minlength=len(queries)) == 0
+        for place, (name, kind) in enumerate(self._kinds.items()):
+            if kind == "retrieval":
+                module = self._module
+                assert isinstance(module, DocumentSystemModule)
+                scores[name][unknown] = module.popularity[place].numpy()
+        return scores
 
 
 class JointSystem(TwoStageSystem):

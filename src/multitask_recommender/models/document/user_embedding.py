@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -170,7 +168,7 @@ class UserEmbeddingModel(Recommender[UserEmbeddingSettings]):
     The score lets cross-validation choose the parameters by how well hidden parts of histories are found.
     """
 
-    stochastic: ClassVar[bool] = True
+    stochastic = True
     knowledge = Knowledge("encoded", "mean training user", "0", user_features=True)
 
     def _build(self, side: SideInformation, generator: torch.Generator) -> UserEmbedding:

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from multitask_recommender.data.interactions import FloatArray, Interactions, SideInformation, UserEncoder
 from multitask_recommender.data.queries import Histories, Queries
-from multitask_recommender.data.tasks import Task, TaskKind
+from multitask_recommender.data.tasks import Task
 from multitask_recommender.models.recommender import InnerProducts, LearningCurve, Recommender, S, cosines
 from multitask_recommender.models.state import State, array, branch
 from multitask_recommender.models.training.loop import (
@@ -213,8 +213,8 @@ class NeuralRecommender(Recommender[S]):
         observe: Called in training on the first batch of every epoch with the module, the epoch and the losses.
     """
 
-    predicts: ClassVar[frozenset[TaskKind]] = frozenset({"binary", "regression"})
-    stochastic: ClassVar[bool] = True
+    predicts = frozenset({"binary", "regression"})
+    stochastic = True
     observe: Callable[[TwoTowerModule, int, Mapping[str, Tensor]], None] | None = None
 
     @abstractmethod

@@ -12,6 +12,7 @@ from multitask_recommender.data import features, splits, tables
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
 from multitask_recommender.data.label_expressions import evaluate_label_expression
 from multitask_recommender.data.tasks import Task
+from multitask_recommender.evaluation.metric_records import ALL, METRICS
 from multitask_recommender.evaluation.study import impossible
 from multitask_recommender.foundation.errors import SettingsError
 from multitask_recommender.models.variants import VARIANTS
@@ -100,13 +101,9 @@ def _left_out(dataset: DatasetSettings) -> pd.DataFrame:
     if not dataset.items.features:
         lines.append(("ranking of cold items", "without item features, items that are new cannot be told apart"))
     kinds = {task.kind for task in dataset.tasks.values()}
-    for kind, metrics in (
-        ("retrieval", "lists of a retrieval task"),
-        ("binary", "AUC, log loss, accuracy, calibration"),
-        ("regression", "RMSE, MAE"),
-    ):
-        if kind not in kinds:
-            lines.append((metrics, f"the data set has no task of kind {kind}"))
+    for kind in sorted(ALL - kinds):
+        own = [metric.title for metric in METRICS.values() if metric.kinds == {kind}]
+        lines.append((", ".join(own or ["lists of a retrieval task"]), f"the data set has no task of kind {kind}"))
     return pd.DataFrame(lines, columns=["what", "reason"])
 
 

@@ -11,121 +11,151 @@ import pandas as pd
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
 from multitask_recommender.data.interactions import BoolArray, IntArray, Interactions, read_interactions
 from multitask_recommender.data.splits import candidate_items
-from multitask_recommender.data.tasks import Task
 from multitask_recommender.evaluation import metrics
+from multitask_recommender.evaluation.groups import (
+    EVERYONE,
+    Group,
+    entities_with_features,
+    find_temperatures,
+    overall,
+    read_groups,
+)
+from multitask_recommender.evaluation.metric_records import (
+    LIST_METRICS,
+    METRICS,
+    ROW_METRICS,
+    JudgedLists,
+    Metric,
+    RowMetric,
+    ScoredRows,
+)
 from multitask_recommender.evaluation.parameters import EvaluationSettings
 from multitask_recommender.models.variants import Variant
 
-METRIC_COLUMNS = ["dataset", "split", "model", "kind", "task", "metric", "k", "seed", "value", "users"]
+METRIC_COLUMNS = [
+    "dataset",
+    "split",
+    "model",
+    "kind",
+    "task",
+    "metric",
+    "k",
+    "group",
+    "seed",
+    "value",
+    "users",
+    "rows",
+]
 USER_TOTAL_COLUMNS = ["split", "model", "task", "metric", "k", "seed", "user", "total", "count"]
 GROUP_COLUMNS = ["split", "model", "task", "metric", "k", "seed", "side", "group", "value", "count"]
-GROUPS = ["low", "middle", "high"]
-
-Rows = list[tuple[str, int, float, int]]
-Totals = list[tuple[str, int, IntArray, np.ndarray, np.ndarray]]
+THIRDS = ["low", "middle", "high"]
 
 
-def _pointwise(task: Task, label: np.ndarray, score: np.ndarray, predicts: bool) -> dict[str, float]:
-    """Metrics over all test rows on which the task asks."""
-    if task.kind == "regression" and predicts:
-        return {"rmse": metrics.rmse(label, score), "mae": metrics.mae(label, score)}
-    if task.kind == "binary":
-        result = {"auc": metrics.auc(label, score)}
-        if predicts:
-            result |= {
-                "log_loss": metrics.log_loss(label, score),
-                "accuracy": metrics.accuracy(label, score),
-                "ece": metrics.expected_calibration_error(label, score),
-            }
-        return result
-    return {}
+def group_entities(
+    dataset: DatasetSettings,
+    splits: SplitSettings,
+    users: ir.Table,
+    items: ir.Table,
+    behaviour_sequences: ir.Table,
+    validation_rows: ir.Table,
+    user_features: ir.Table,
+    user_vocabulary: ir.Table,
+    item_features: ir.Table,
+    item_vocabulary: ir.Table,
+) -> pd.DataFrame:
+    """Divide users and items into hot, warm and cold ones, split by split (see ``groups.find_temperatures``).
+
+    Hot are those with training rows; warm are other users with validation rows or features, and other items with
+    features; cold is the rest.
+    """
+    described_users = entities_with_features(user_features, user_vocabulary, "user", dataset.users.activity)
+    described_items = entities_with_features(item_features, item_vocabulary, "item", None)
+    sides: list[tuple[str, ir.Table, list[ir.Table]]] = [
+        ("user", users, [validation_rows, described_users]),
+        ("item", items, [described_items]),
+    ]
+    tables = [
+        find_temperatures(splits.names, key, int(entities.count().execute()), behaviour_sequences, known)
+        for key, entities, known in sides
+    ]
+    return pd.concat(tables, ignore_index=True)
 
 
-def _pointwise_totals(task: Task, user: IntArray, label: np.ndarray, score: np.ndarray, predicts: bool) -> Totals:
-    """Per user, the sum and the number of rows of every pointwise metric; AUC is the user's own, with count 1."""
-    totals: Totals = []
-
-    def add(metric: str, values: np.ndarray) -> None:
-        users, place = np.unique(user, return_inverse=True)
-        totals.append((metric, 0, users, np.bincount(place, values), np.bincount(place).astype(float)))
-
-    if task.kind == "regression" and predicts:
-        add("rmse", (label - score) ** 2)
-        add("mae", np.abs(label - score))
-    if task.kind == "binary":
-        users, values = metrics.auc_by_user(label, score, user)
-        if len(users):
-            totals.append(("auc", 0, users, values, np.ones(len(users))))
-        if predicts:
-            p = np.clip(score.astype(np.float64), 1e-7, 1 - 1e-7)
-            add("log_loss", -(label * np.log(p) + (1 - label) * np.log(1 - p)))
-    return totals
+def _list_table(listed: pd.DataFrame, users: int, k: int) -> IntArray:
+    """Lists as an array (users, k), ``metrics.PADDING`` in empty places."""
+    table = np.full((users, k), metrics.PADDING, dtype=np.int64)
+    within = listed["rank"] <= k
+    table[listed["user"][within], listed["rank"][within] - 1] = listed["item"][within]
+    return table
 
 
-def _ranking(
-    lists: pd.DataFrame,
-    test: Interactions,
-    train: Interactions,
-    task: str,
-    items: int,
+def _judge(
+    table: IntArray,
+    pairs: tuple[IntArray, IntArray],
+    group: Group,
     catalogue: BoolArray,
-    ks: list[int],
-) -> tuple[Rows, Totals, list[tuple[str, int, str, float, int]]]:
-    """Ranking, coverage and novelty of one task's lists.
+    item_users: IntArray,
+    training_users: int,
+) -> JudgedLists:
+    """Judge the lists of the users who have relevant items in a group, by those.
+
+    Entries outside the group keep their place in the list, empty; the catalogue is the group's part of it.
+
+    Args:
+        table: (users, k) lists of all users.
+        pairs: (pairs,) users and (pairs,) items of the relevant pairs.
+        group: The group.
+        catalogue: (items,), true for the items that may be recommended.
+        item_users: (items,) training users of each item.
+        training_users: Number of users with training rows.
+    """
+    inside = group.contains(*pairs)
+    user, item = (part[inside] for part in pairs)
+    judged, positives = np.unique(user, return_counts=True)
+    lists = table[judged]
+    lists = np.where(group.items[lists] & (lists != metrics.PADDING), lists, metrics.PADDING)
+    hits = metrics.find_hits(lists, judged, user, item, len(catalogue))
+    return JudgedLists(judged, lists, hits, positives, catalogue & group.items, item_users, training_users)
+
+
+def _recall_by_popularity(own: JudgedLists, item: IntArray, ks: list[int]) -> pd.DataFrame:
+    """Share of the relevant pairs that the lists find, by popularity of the item.
+
+    Args:
+        own: Lists of all users.
+        item: (pairs,) items of the relevant pairs.
+        ks: Lengths of the lists.
 
     Returns:
-        rows (metric, k, value, users); per-user totals; and recall by popularity of the item (metric, k, group, value,
-        relevant pairs): the training catalogue in thirds of equal numbers of training interactions.
+        Table (metric, k, group, value, count): the training catalogue in thirds of equal numbers of training rows.
     """
-    relevant = test.relevant[task]
-    user, item = test.user[relevant], test.item[relevant]
-    positives = np.bincount(user, minlength=int(test.user.max()) + 1)
-    judged = np.nonzero(positives)[0]
-    longest = max(ks)
-    table = np.full((len(positives), longest), metrics.PADDING, dtype=np.int64)
-    within = lists["rank"] <= longest
-    table[lists["user"][within], lists["rank"][within] - 1] = lists["item"][within]
-    item_users = np.bincount(train.item, minlength=items)
-    users = len(np.unique(train.user))
-    rows: Rows = []
-    own: Totals = []
-    groups: list[tuple[str, int, str, float, int]] = []
-    if not len(judged):
-        return rows, own, groups
-    order = np.argsort(item_users, kind="stable")
-    third = np.empty(items, dtype=np.int64)
-    third[order] = np.minimum(3 * np.cumsum(item_users[order]) // max(item_users.sum() + 1, 1), 2)
+    popularity = own.item_users
+    order = np.argsort(popularity, kind="stable")
+    third = np.empty(len(popularity), dtype=np.int64)
+    third[order] = np.minimum(3 * np.cumsum(popularity[order]) // max(popularity.sum() + 1, 1), 2)
+    wanted = np.bincount(third[item], minlength=3)
+    rows = []
     for k in ks:
-        shown = table[judged, :k]
-        hits = metrics.find_hits(shown, judged, user, item, items)
-        values = metrics.ranking_metrics(hits, positives[judged])
-        values["novelty"] = metrics.self_information(shown, item_users, users)
-        rows += [(name, k, float(np.nanmean(value)), len(judged)) for name, value in values.items()]
-        own += [
-            (name, k, judged, np.nan_to_num(value), (~np.isnan(value)).astype(float)) for name, value in values.items()
-        ]
-        rows.append(("coverage", k, metrics.catalogue_coverage(shown, catalogue), len(judged)))
-        rows.append(("gini", k, metrics.gini(shown, catalogue), len(judged)))
-        hit_thirds = np.bincount(third[shown[hits]], minlength=3)
-        wanted = np.bincount(third[item], minlength=3)
-        groups += [
-            ("recall", k, group, float(hit / number), int(number))
-            for group, hit, number in zip(GROUPS, hit_thirds, wanted, strict=True)
+        shown = own.first(k)
+        found = np.bincount(third[shown.lists[shown.hits]], minlength=3)
+        rows += [
+            ("recall", k, group, hit / number, number)
+            for group, hit, number in zip(THIRDS, found, wanted, strict=True)
             if number
         ]
-    return rows, own, groups
+    return pd.DataFrame(rows, columns=["metric", "k", "group", "value", "count"])
 
 
-def _user_groups(totals: pd.DataFrame, train: Interactions) -> pd.DataFrame:
+def _user_thirds(totals: pd.DataFrame, train: Interactions) -> pd.DataFrame:
     """Every per-user metric within thirds of the users by number of training interactions."""
     rows = np.bincount(train.user)
     edges = np.quantile(rows[rows > 0], [1 / 3, 2 / 3])
     activity = pd.Series(rows).reindex(totals["user"], fill_value=0).to_numpy()
-    group = np.array(GROUPS)[np.searchsorted(edges, activity)]
+    group = np.array(THIRDS)[np.searchsorted(edges, activity)]
     keys = ["task", "metric", "k", "seed", "group"]
     summed = totals.assign(group=group).groupby(keys)[["total", "count"]].sum().reset_index()
-    value = summed["total"] / summed["count"]
-    summed["value"] = np.where(summed["metric"] == "rmse", np.sqrt(value), value)
+    means = summed["total"] / summed["count"]
+    summed["value"] = [METRICS[name].finish(mean) for name, mean in zip(summed["metric"], means, strict=True)]
     return summed.assign(side="user", count=summed["count"].astype(int)).drop(columns="total")
 
 
@@ -135,13 +165,27 @@ def _stack(tables: list[pd.DataFrame], columns: list[str], model: str) -> pd.Dat
     return pd.concat(tables, ignore_index=True).assign(model=model)[columns]
 
 
+def _measurable(
+    row_metrics: list[RowMetric], inside: ScoredRows, judged: JudgedLists, ks: list[int]
+) -> list[tuple[Metric[Any], int, Any]]:
+    """Put together metrics, lengths of lists (0 without) and what they are metrics of, where there is anything."""
+    of_rows = [(metric, 0, inside) for metric in row_metrics if inside.rows]
+    return [*of_rows, *((metric, k, judged.first(k)) for k in ks for metric in LIST_METRICS if judged.rows)]
+
+
+def _totals(metric: Metric[Any], k: int, of: Any) -> pd.DataFrame:
+    """Per-user totals of one metric: table (metric, k, user, total, count), without rows if it has none."""
+    user, total, count = metric.totals(of) or ([], [], [])
+    return pd.DataFrame({"metric": metric.name, "k": k, "user": user, "total": total, "count": count})
+
+
 def measure(
     variant: Variant,
     dataset: DatasetSettings,
     settings: EvaluationSettings,
     splits: SplitSettings,
     behaviour_sequences: ir.Table,
-    items: ir.Table,
+    entity_groups: pd.DataFrame,
     test_labels: ir.Table,
     predictions: pd.DataFrame,
     ranked_lists: pd.DataFrame,
@@ -149,54 +193,60 @@ def measure(
     """Measure one model on the test rows of every split.
 
     Returns:
-        metrics (``METRIC_COLUMNS``; k is 0 for metrics that are not of lists); per-user totals and counts, from which
+        metrics (``METRIC_COLUMNS``; k is 0 for metrics that are not of lists; ``users`` and ``rows`` stand behind the
+        value: rows with a label, or relevant pairs for metrics of lists); per-user totals and counts, from which
         comparisons are made (``USER_TOTAL_COLUMNS``); metrics within thirds of the users by activity and recall within
         thirds of the items by popularity (``GROUP_COLUMNS``).
     """
     rows: list[tuple[Any, ...]] = []
     totals: list[pd.DataFrame] = []
-    groups: list[pd.DataFrame] = []
-    number = int(items.count().execute())
+    thirds: list[pd.DataFrame] = []
     keys = ["split", "task", "seed"]
     scored, listed = dict(iter(predictions.groupby(keys))), dict(iter(ranked_lists.groupby(keys)))
     for split in predictions["split"].drop_duplicates():
         test = read_interactions(test_labels, split, dataset.tasks)
         train = read_interactions(behaviour_sequences, split, dataset.tasks)
-        catalogue = candidate_items(splits.candidates_of(split), train.item, number)
+        groups = read_groups(entity_groups, split)
+        users, items = len(groups[0].users), len(groups[0].items)
+        catalogue = candidate_items(splits.candidates_of(split), train.item, items)
+        item_users, training_users = np.bincount(train.item, minlength=items), len(np.unique(train.user))
         own: list[pd.DataFrame] = []
         for name, task in dataset.tasks.items():
+            asked, relevant = ~np.isnan(test.labels[name]), test.relevant[name]
+            pairs = test.user[relevant], test.item[relevant]
+            row_metrics = [
+                metric
+                for metric in ROW_METRICS
+                if task.kind in metric.kinds and (variant.predicts(task) or not metric.needs_predictions)
+            ]
             for seed in predictions["seed"].drop_duplicates():
                 part = scored.get((split, name, seed))
                 if part is None:
                     continue
                 if not (np.array_equal(part["user"], test.user) and np.array_equal(part["item"], test.item)):
                     raise AssertionError(f"the predictions of {variant.name} are not in the order of the test rows")
-                asked = ~np.isnan(test.labels[name])
-                user, label, score = test.user[asked], test.labels[name][asked], part["score"].to_numpy()[asked]
-                base = (dataset.name, split, variant.name, variant.kind, name)
-                predicts = variant.predicts(task)
-                values = _pointwise(task, label, score, predicts)
-                rows += [(*base, metric, 0, seed, value, len(np.unique(user))) for metric, value in values.items()]
-                chosen = listed.get((split, name, seed), ranked_lists[:0])
-                ranking, per_user, by_item = _ranking(chosen, test, train, name, number, catalogue, settings.ks)
-                rows += [(*base, metric, k, seed, value, judged) for metric, k, value, judged in ranking]
-                for metric, k, users, total, count in [
-                    *_pointwise_totals(task, user, label, score, predicts),
-                    *per_user,
-                ]:
-                    table = {"task": name, "metric": metric, "k": k, "seed": seed, "user": users}
-                    own.append(pd.DataFrame({**table, "total": total, "count": count}))
-                items_table = pd.DataFrame(by_item, columns=["metric", "k", "group", "value", "count"])
-                groups.append(items_table.assign(split=split, task=name, seed=seed, side="item"))
+                labelled = ScoredRows(test.user, test.item, test.labels[name], part["score"].to_numpy()).where(asked)
+                table = _list_table(listed.get((split, name, seed), ranked_lists[:0]), users, max(settings.ks))
+                for group in groups:
+                    inside = labelled.where(group.contains(labelled.user, labelled.item))
+                    judged = _judge(table, pairs, group, catalogue, item_users, training_users)
+                    measured = _measurable(row_metrics, inside, judged, settings.ks)
+                    for metric, k, of in measured:
+                        key = (dataset.name, split, variant.name, variant.kind, name, metric.name, k, group.name, seed)
+                        rows.append((*key, metric.value(of), of.users, of.rows))
+                    if group.name == EVERYONE:
+                        own += [_totals(*one).assign(task=name, seed=seed) for one in measured]
+                        by_item = _recall_by_popularity(judged, pairs[1], settings.ks)
+                        thirds.append(by_item.assign(split=split, task=name, seed=seed, side="item"))
         if own:
-            together = pd.concat(own, ignore_index=True)
+            together = pd.concat([one for one in own if len(one)], ignore_index=True)
             totals.append(together.assign(split=split))
-            groups.append(_user_groups(together, train).assign(split=split))
+            thirds.append(_user_thirds(together, train).assign(split=split))
     return (
         pd.DataFrame(rows, columns=METRIC_COLUMNS),
         # Names repeat in every row; as categories they take a byte instead of a pointer.
         _stack(totals, USER_TOTAL_COLUMNS, variant.name).astype(dict.fromkeys(USER_TOTAL_COLUMNS[:4], "category")),
-        _stack(groups, GROUP_COLUMNS, variant.name),
+        _stack(thirds, GROUP_COLUMNS, variant.name),
     )
 
 
@@ -236,28 +286,23 @@ def collect_costs(table: pd.DataFrame, *costs: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows).round({"fit_seconds": 3, "predict_seconds": 3, "peak_mb": 1})
 
 
-_HEADLINE = {
-    "retrieval": ["ndcg", "recall", "coverage", "novelty"],
-    "binary": ["auc", "accuracy", "recall", "coverage", "novelty"],
-    "regression": ["rmse", "mae", "recall", "coverage", "novelty"],
-}
-
-
 def make_headline(table: pd.DataFrame, dataset: DatasetSettings, settings: EvaluationSettings) -> pd.DataFrame:
     """Make the headline table: models x accuracy, recall, coverage and novelty per task, means over seeds.
 
     Returns:
         Columns split, model, then ``<task> <metric>`` (ranking metrics at ``headline_k``).
     """
-    shown = table[table["k"].isin([0, settings.headline_k])]
+    shown = overall(table)
+    shown = shown[shown["k"].isin([0, settings.headline_k])]
     means = shown.groupby(["split", "model", "task", "metric"])["value"].mean()
     rows = []
     for split in table["split"].drop_duplicates():
         for model in table["model"].drop_duplicates():
             row: dict[str, Any] = {"split": split, "model": model}
             for name, task in dataset.tasks.items():
-                for metric in _HEADLINE[task.kind]:
-                    suffix = "" if metric in ("auc", "accuracy", "rmse", "mae") else f"@{settings.headline_k}"
-                    row[f"{name} {metric}{suffix}"] = means.get((split, model, name, metric), np.nan)
+                for metric in METRICS.values():
+                    if task.kind in metric.headline:
+                        suffix = f"@{settings.headline_k}" if metric.of_lists else ""
+                        row[f"{name} {metric.name}{suffix}"] = means.get((split, model, name, metric.name), np.nan)
             rows.append(row)
     return pd.DataFrame(rows).round(4)

@@ -6,17 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import sparse
 
-from multitask_recommender.data.interactions import FloatArray, IntArray, Interactions, SideInformation
+from multitask_recommender.data.interactions import FloatArray, Interactions, SideInformation
 from multitask_recommender.data.queries import Histories
 from multitask_recommender.data.tasks import Task
-from multitask_recommender.evaluation import metrics
 from multitask_recommender.evaluation.cross_validation import candidates
+from multitask_recommender.evaluation.metric_records import ROW_METRICS, RowMetric, ScoredRows, Totals
 from multitask_recommender.foundation.randomness import derive_seed
 from multitask_recommender.models.variants import VARIANTS, Variant
-from multitask_recommender.pipelines.evaluation.nodes import _pointwise_totals as pointwise_totals
 from multitask_recommender.pipelines.when_multitask_helps.parameters import SweepSettings
 from multitask_recommender.simulation.bookstore import Bookstore, BookstoreSettings, Sparsity
 
@@ -27,10 +25,14 @@ TASKS = {
     "rating": Task(kind="regression", label="rating", relevant="rating >= 4"),
     "purchase": Task(kind="binary", label="purchase"),
 }
-MAIN_METRIC = {"binary": "log_loss", "regression": "rmse"}
 
-Totals = dict[str, tuple[IntArray, NDArray[np.float64], NDArray[np.float64]]]
+MetricTotals = dict[str, Totals]
 """Metric to users (ascending), their totals and their counts."""
+
+
+def main_metric(task: str) -> RowMetric:
+    """Return the metric by which both models choose their parameters, and the gain on a task is mapped."""
+    return next(metric for metric in ROW_METRICS if TASKS[task].kind in metric.chooses)
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,8 @@ class Repeat:
     """
 
     labels: int
-    control: Totals
-    model: Totals
+    control: MetricTotals
+    model: MetricTotals
     chosen: tuple[dict[str, object], dict[str, object]]
 
 
@@ -119,12 +121,16 @@ def _with_shuffled_labels(rows: Interactions, tasks: Sequence[str], random: np.r
     return replace(rows, labels=labels)
 
 
-def _target_totals(score: FloatArray, rows: Interactions, target: str) -> Totals:
+def _scored(score: FloatArray, rows: Interactions, target: str) -> ScoredRows:
+    """Rows that have a label of the target, with the scores of a model (users, items)."""
     label = rows.labels[target]
-    asked = ~np.isnan(label)
-    user, own = rows.user[asked], score[rows.user[asked], rows.item[asked]]
-    totals = pointwise_totals(TASKS[target], user, label[asked], own, True)
-    return {metric: (users, total, count) for metric, _, users, total, count in totals}
+    return ScoredRows(rows.user, rows.item, label, score[rows.user, rows.item]).where(~np.isnan(label))
+
+
+def _target_totals(score: FloatArray, rows: Interactions, target: str) -> MetricTotals:
+    own = _scored(score, rows, target)
+    totals = {metric.name: metric.totals(own) for metric in ROW_METRICS if TASKS[target].kind in metric.compared}
+    return {name: total for name, total in totals.items() if total is not None and len(total[0])}
 
 
 def _fit_and_measure(
@@ -134,21 +140,18 @@ def _fit_and_measure(
     rows: tuple[Interactions, Interactions, Interactions],
     side: SideInformation,
     seed: int,
-) -> tuple[Totals, dict[str, object]]:
+) -> tuple[MetricTotals, dict[str, object]]:
     """Fit every candidate, keep the one with the smallest validation error on the target, measure it on the test."""
     train, validation, test = rows
     own, own_side = train.with_tasks(tasks), side.with_tasks(tasks)
-    label = validation.labels[settings.target]
-    asked = ~np.isnan(label)
-    user, item, label = validation.user[asked], validation.item[asked], label[asked]
-    error = metrics.log_loss if TASKS[settings.target].kind == "binary" else metrics.rmse
+    metric = main_metric(settings.target)
     best: tuple[float, FloatArray, dict[str, object]] | None = None
     for values in candidates(settings.search, 2**10, 0):
         model = variant.make(settings.towers.with_values(values), own_side.tasks)
         model.fit(own, own_side, seed)
         histories = Histories(own, own_side.user_features)
         score = model.score(histories.of(np.arange(side.users)))[settings.target]
-        value = error(label, score[user, item])
+        value = metric.value(_scored(score, validation, settings.target))
         if best is None or value < best[0]:
             best = value, score, values
     assert best is not None

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from multitask_recommender.pipelines.when_multitask_helps.experiment import MAIN_METRIC, TASKS
+from multitask_recommender.pipelines.when_multitask_helps.experiment import main_metric
 
 
 def plot_sweep(table: pd.DataFrame) -> Figure:
@@ -19,8 +19,8 @@ def plot_sweep(table: pd.DataFrame) -> Figure:
         table: The table ``sweep``; the main metric of its task is drawn.
     """
     task = table["task"].iloc[0]
-    metric = MAIN_METRIC[TASKS[task].kind]
-    table = table[table["metric"] == metric]
+    metric = main_metric(task)
+    table = table[table["metric"] == metric.name]
     sizes, rhos, shares = (sorted(table[name].unique()) for name in ("users", "relatedness", "sparsity"))
     limit = 100 * max(float(table["gain"].abs().max()), 0.01)
     with mpl.rc_context({"font.size": 10}):
@@ -57,6 +57,6 @@ def plot_sweep(table: pd.DataFrame) -> Figure:
         axis.set_title(f"{size:,} readers")
         axis.tick_params(length=0)
         axis.spines[:].set_visible(False)
-    figure.colorbar(image, ax=list(axes), label=f"gain in {metric.replace('_', ' ')}, %", shrink=0.9)
+    figure.colorbar(image, ax=list(axes), label=f"gain in {metric.title}, %", shrink=0.9)
     figure.suptitle(f"Gain of multi-task training over the single-task control, task {task}")
     return figure

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from multitask_recommender.evaluation.comparisons import LOWER_IS_BETTER
+from multitask_recommender.evaluation.metric_records import METRICS
 from multitask_recommender.evaluation.statistics import Comparison, compare_paired, holm, judge
 from multitask_recommender.foundation.jobs import run_jobs
 from multitask_recommender.foundation.randomness import derive_seed
-from multitask_recommender.pipelines.when_multitask_helps.experiment import Cell, Repeat, Totals, run_repeat
+from multitask_recommender.pipelines.when_multitask_helps.experiment import Cell, MetricTotals, Repeat, run_repeat
 from multitask_recommender.pipelines.when_multitask_helps.parameters import SweepSettings
 
 CELL = ["relatedness", "sparsity", "users"]
@@ -51,17 +51,17 @@ COLUMNS = [
 ]
 
 
-def _compare(metric: str, model: Totals, control: Totals, resamples: int, seed: int) -> Comparison:
+def _compare(metric: str, model: MetricTotals, control: MetricTotals, resamples: int, seed: int) -> Comparison:
     """Compare on the users that both were measured on."""
     _, at, other_at = np.intersect1d(model[metric][0], control[metric][0], return_indices=True)
     total, count = model[metric][1][at], model[metric][2][at]
     rng = np.random.default_rng(seed)
-    return compare_paired(total, control[metric][1][other_at], count, metric == "rmse", resamples, rng)
+    return compare_paired(total, control[metric][1][other_at], count, METRICS[metric].root, resamples, rng)
 
 
 def _as_gain(comparison: Comparison, metric: str) -> dict[str, float]:
     """Relative improvement over the control with its interval; positive is better."""
-    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+    sign = METRICS[metric].sign
     low, high = sorted(sign * end / comparison.base for end in (comparison.low, comparison.high))
     return {
         "control": comparison.base,
@@ -72,7 +72,7 @@ def _as_gain(comparison: Comparison, metric: str) -> dict[str, float]:
     }
 
 
-def _pooled(repeats: list[Totals], metric: str) -> Totals:
+def _pooled(repeats: list[MetricTotals], metric: str) -> MetricTotals:
     """Put the users of several repeats side by side: every bookstore has readers of its own."""
     users, totals, counts = zip(*(repeat[metric] for repeat in repeats), strict=True)
     apart = [own + (number << 32) for number, own in enumerate(users)]
@@ -111,7 +111,7 @@ def run_sweep(settings: SweepSettings) -> tuple[pd.DataFrame, pd.DataFrame]:
     table = pd.DataFrame(pooled)
     table["p_holm"] = holm(table["p_value"].to_numpy())
     table["verdict"] = [
-        judge(result, p, metric not in LOWER_IS_BETTER, settings.smallest_effect)
+        judge(result, p, METRICS[metric].sign > 0, settings.smallest_effect)
         for result, p, metric in zip(table["comparison"], table["p_holm"], table["metric"], strict=True)
     ]
     groups = each.groupby([*CELL, "metric"], sort=False)
@@ -146,5 +146,5 @@ def judge_repeat(settings: SweepSettings, cell: Cell, number: int, repeat: Repea
     adjusted = holm(np.array([result.p_value for result in results]))
     for row, result, p in zip(rows, results, adjusted, strict=True):
         row["p_holm"] = p
-        row["verdict"] = judge(result, p, row["metric"] not in LOWER_IS_BETTER, settings.smallest_effect)
+        row["verdict"] = judge(result, p, METRICS[row["metric"]].sign > 0, settings.smallest_effect)
     return rows
