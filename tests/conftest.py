@@ -13,9 +13,11 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
+from multitask_recommender import load_recommender
 from multitask_recommender.data.interactions import Interactions, SideInformation
 from multitask_recommender.data.queries import Histories, Queries
 from multitask_recommender.data.tasks import Task
+from multitask_recommender.use.recommender import LoadedRecommender
 
 ROOT = Path(__file__).parents[1]
 
@@ -146,3 +148,24 @@ def finished_project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     result = project.run()
     assert result.returncode == 0, result.stderr
     return project
+
+
+@pytest.fixture(scope="session")
+def shared_bottom(finished_project: Project) -> LoadedRecommender:
+    """The multi-task model of the finished study, to ask."""
+    return load_recommender(finished_project.outputs, model="shared_bottom")
+
+
+@pytest.fixture(scope="session")
+def events(finished_project: Project) -> pd.DataFrame:
+    """The raw interactions of the tiny study in the order of time: user_id, item_id, rating."""
+    table = pd.read_csv(finished_project.raw / "interactions.tsv", sep="\t", dtype=str)
+    table.columns = [name.split(":")[0] for name in table.columns]
+    table["rating"] = table["rating"].astype(float)
+    return table.assign(time=table["timestamp"].astype(float)).sort_values(["time", "item_id"])
+
+
+@pytest.fixture
+def outputs(finished_project: Project, tmp_path: Path) -> Path:
+    """A copy of the outputs of the finished study that a test may damage."""
+    return Path(shutil.copytree(finished_project.outputs, tmp_path / "data"))
