@@ -8,12 +8,9 @@ import ibis
 import ibis.expr.types as ir
 import pandas as pd
 
-from multitask_recommender.data import features, splits, tables
+from multitask_recommender.data import features, labels, splits, tables
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
-from multitask_recommender.data.label_expressions import evaluate_label_expression
-from multitask_recommender.data.tasks import Task
 from multitask_recommender.evaluation.study import impossible
-from multitask_recommender.foundation.errors import SettingsError
 from multitask_recommender.models.variants import VARIANTS
 
 logger = logging.getLogger(__name__)
@@ -53,34 +50,18 @@ def validate_tables(
         interactions, users, items; the rows and values that were dropped (table, reason, rows); what cannot be computed
         (what, reason). The last two go to the log as well.
     """
-    *checked, dropped = tables.validate_tables(interactions, users, items, dataset)
-    splits.check_splits(checked[0], split_settings)
-    _check_labels(label_interactions(checked[0], dataset), dataset)
+    checked, users, items, dropped = tables.validate_tables(interactions, users, items, dataset)
+    checked, contradictions = labels.settle_contradictions(checked, dataset)
+    if contradictions:
+        dropped = pd.concat([dropped, pd.DataFrame(contradictions, columns=dropped.columns)], ignore_index=True)
+    ties = splits.check_splits(checked, split_settings)
+    labels.check_labels(checked, dataset)
     for row in dropped.itertuples():
         logger.warning("%s: %d x %s", row.table, row.rows, row.reason)
-    left_out = _left_out(dataset)
+    left_out = pd.concat([_left_out(dataset), pd.DataFrame(ties, columns=["what", "reason"])], ignore_index=True)
     for row in left_out.itertuples():
         logger.info("left out: %s (%s)", row.what, row.reason)
-    return checked[0], checked[1], checked[2], dropped, left_out
-
-
-def _check_labels(labelled: ir.Table, dataset: DatasetSettings) -> None:
-    """Refuse a task that nothing can be learnt of."""
-    measures = {f"{name}_low": labelled[name].min() for name in dataset.tasks}
-    measures |= {f"{name}_high": labelled[name].max() for name in dataset.tasks}
-    found = labelled.aggregate(**measures).execute().iloc[0]
-    for name, task in dataset.tasks.items():
-        low, high = found[f"{name}_low"], found[f"{name}_high"]
-        if pd.isna(low):
-            problem = "no interaction has a label"
-        elif task.kind == "binary" and (low == high or low < 0 or high > 1):
-            problem = f"the labels must be both 0 and 1, and they range from {low:g} to {high:g}"
-        else:
-            continue
-        raise SettingsError(
-            f"The task '{name}' cannot be learnt: {problem}.\n  where: 'dataset.tasks.{name}.label'\n"
-            "  what to do: correct the expression, or remove the task."
-        )
+    return checked, users, items, dropped, left_out
 
 
 def _left_out(dataset: DatasetSettings) -> pd.DataFrame:
@@ -115,40 +96,9 @@ def assign_splits(interactions: ir.Table, split_settings: SplitSettings) -> ir.T
     return splits.assign_splits(interactions, split_settings)
 
 
-def _label(table: ir.Table, name: str, task: Task) -> ir.Value:
-    key = f"dataset.tasks.{name}"
-    # Made from columns: a bare literal such as 1.0 would be stored as a decimal number.
-    if task.label is None:
-        label: ir.Value = table.row.notnull().cast("float64")
-    else:
-        label = evaluate_label_expression(task.label, table, f"{key}.label").cast("float64")
-    if task.kind == "retrieval":
-        label = (label > 0).cast("float64").nullif(0)
-    if task.asked is not None:
-        label = evaluate_label_expression(task.asked, table, f"{key}.asked").ifelse(label, None)
-    return label
-
-
-def _relevance(table: ir.Table, label: ir.Value, name: str, task: Task) -> ir.Value:
-    if task.kind == "regression" and task.relevant is not None:
-        relevant = evaluate_label_expression(task.relevant, table, f"dataset.tasks.{name}.relevant")
-        return (label.notnull() & relevant).fill_null(False)
-    return (label > 0).fill_null(False)
-
-
 def label_interactions(interactions: ir.Table, dataset: DatasetSettings) -> ir.Table:
-    """Compute the label of every task on every interaction.
-
-    Returns:
-        Table (row, user, item, timestamp, item_id, one float64 column per task, ``relevant_<task>``): null where
-        the task does not ask.
-    """
-    # In one step, because a task may carry the name of the signal that it and others are made from, such as ``rating``.
-    labels = {name: _label(interactions, name, task) for name, task in dataset.tasks.items()}
-    relevance = {
-        f"relevant_{name}": _relevance(interactions, labels[name], name, task) for name, task in dataset.tasks.items()
-    }
-    return interactions.select("row", "user", "item", "item_id", "timestamp", **labels, **relevance).order_by("row")
+    """Compute the label of every task on every interaction (see ``labels.label_interactions``)."""
+    return labels.label_interactions(interactions, dataset)
 
 
 def separate_parts(
