@@ -86,7 +86,7 @@ def test_a_byte_order_mark_is_no_part_of_the_heading(write: Callable[..., str]) 
 
 def test_json_lines_and_parquet_keep_the_digits(write: Callable[..., str], tmp_path: Path) -> None:
     lines = '{"id": "007", "n": 12345678901234567}\n{"id": 8, "n": 1.50, "tag": ["a"]}\n'
-    expected = [["007", "12345678901234567", None], ["8", "1.5", '["a"]']]
+    expected = [["007", "12345678901234567", None], ["8", "1.5", ["a"]]]
     assert values(RawTable(filepath=write(lines, "t.jsonl"), file_format="json_lines")) == expected
     pd.DataFrame({"id": ["007", "8"], "n": [1, 2]}).to_parquet(tmp_path / "t.parquet")
     table = RawTable(filepath=(tmp_path / "t.parquet").as_posix(), file_format="parquet")
