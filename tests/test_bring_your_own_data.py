@@ -32,15 +32,6 @@ from multitask_recommender.raw_tables import FAULT, FILE, ROW, RawTable
 SPLITS = SplitSettings(strategies=["random"], seed=1, folds=2, random_test_share=0.2)
 
 
-@pytest.fixture
-def write(tmp_path: Path) -> Callable[..., str]:
-    def write_file(text: str, name: str = "table.csv", encoding: str = "utf-8") -> str:
-        (tmp_path / name).write_bytes(text.encode(encoding))
-        return (tmp_path / name).as_posix()
-
-    return write_file
-
-
 def values(table: RawTable) -> list[list[str | None]]:
     """Rows of a raw table in the order of the file, without the columns that it adds."""
     frame = table.load().order_by(ROW).execute().drop(columns=[ROW, FILE, FAULT])

@@ -34,7 +34,9 @@ class _Described(Settings):
         for name, given in value.items() if isinstance(value, dict) else ():
             field = cls.model_fields.get(name)
             if field is not None and field.annotation is not bool:
-                parts = [*given, *given.values()] if isinstance(given, dict) else given
+                parts = given
+                if isinstance(given, dict):
+                    parts = [*given, *(given.values() if field.annotation == dict[str, str] else ())]
                 for part in parts if isinstance(parts, list) else [parts]:
                     if isinstance(part, bool):
                         raise ValueError(
@@ -244,18 +246,17 @@ def _check_pattern(pattern: str) -> None:
     """Refuse a regular expression that the engine which will match it does not know, such as one that looks ahead."""
     with duckdb.connect() as engine:
         try:
-            engine.execute(f"SELECT regexp_extract('', {_sql_text(pattern)}, ['group'])")
-        except duckdb.BinderException:
-            raise ValueError(f"'pattern: {pattern}' has no group: put the value in round brackets") from None
+            engine.execute("SELECT regexp_extract('', $1)", [pattern])
         except duckdb.Error as error:
             raise ValueError(
                 f"'pattern: {pattern}' cannot be used: {str(error).split(': ', 1)[-1]}. Patterns are those of RE2, "
                 "which looks neither ahead nor behind: match what surrounds the value, and put the value in brackets"
             ) from None
-
-
-def _sql_text(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+        try:
+            # A name for the first group, which has to exist.
+            engine.execute("SELECT regexp_extract('', $1, ['group'])", [pattern])
+        except duckdb.Error:
+            raise ValueError(f"'pattern: {pattern}' has no group: put the value in round brackets") from None
 
 
 class UserTable(_Described):

@@ -52,7 +52,7 @@ _FUNCTIONS: dict[str, tuple[int, Callable[..., ir.Value]]] = {
     "is_missing": (1, lambda value: value.isnull()),
 }
 _LARGEST = sys.float_info.max
-_WORDS = re.compile(r"`([^`]*)`|'[^']*'|\"[^\"]*\"|[^\W\d]\w*")
+_WORDS = re.compile(r"`([^`]*)`|'[^']*'|\"[^\"]*\"|\d[\w.]*|[^\W\d]\w*")
 _KNOWN = (
     "columns, numbers, comparisons, + - * /, 'and' / 'or' / 'not' and the functions "
     "log, log1p, exp, abs, min, max, is_missing"
@@ -140,7 +140,8 @@ class _Reader:
             tree = ast.parse(text, mode="eval").body
             return self._build(tree)
         except SyntaxError as error:
-            before = self._shown(text[: max((error.offset or 1) - 1, 0)])
+            # At the end of the text, the offset may be 0.
+            before = self._shown(text[: (error.offset or len(text) + 1) - 1])
             raise self._error(f"is not an expression: {error.msg}", before and f"after '{before}'") from None
         except (ValueError, RecursionError, MemoryError):
             raise self._error("is not an expression", "") from None
@@ -149,7 +150,7 @@ class _Reader:
         word, quoted = match[0], match[1]
         name = word if quoted is None else quoted
         called = re.match(r"\s*\(", match.string[match.end() :]) and word in _FUNCTIONS
-        if quoted is None and (word in NOT_NAMES or called or word[0] in "'\""):
+        if quoted is None and (word in NOT_NAMES or called or word[0] in "'\"0123456789"):
             return word
         if quoted is None and keyword.iskeyword(word) and name not in self.table.columns:
             return word
