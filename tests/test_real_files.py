@@ -18,15 +18,28 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from pydantic import ValidationError
 
+from conftest import Project
 from multitask_recommender.data import dates, labels
 from multitask_recommender.data.description import DatasetSettings, Feature, Signal, SplitSettings
 from multitask_recommender.data.splits import assign_splits, check_splits
 from multitask_recommender.foundation.errors import DataError, SettingsError
+from multitask_recommender.new_dataset import write_starting_point
 from multitask_recommender.pipelines.data_engineering import nodes
 from multitask_recommender.raw_tables import ROW, RawTable
-from test_bring_your_own_data import BASE_ROWS, described, lines, prepare, refused, values
+from test_bring_your_own_data import (
+    BASE_ROWS,
+    described,
+    lines,
+    place_movielens_1m,
+    place_retailrocket,
+    prepare,
+    refused,
+    run_data_engineering,
+    values,
+)
 
 Write = Callable[..., str]
 
@@ -688,3 +701,77 @@ def test_flags_in_columns_of_their_own_are_one_feature(write: Write) -> None:
     assert raised.value.rows == [0]
     with pytest.raises(ValidationError, match="label column"):
         described(items={"item_id": "i", "features": {"f": {"kind": "categories", "columns": ["a", "s"]}}})
+
+
+# A first description of files that nobody has described ----------------------------------------------------------------
+
+
+def guessed_pairs() -> list[tuple[int, int]]:
+    return [(u, i) for u in range(1, 25) for i in range(1, 21) if (u * 7 + i * 5) % 3]
+
+
+def test_a_first_description_of_files_runs(project: Project) -> None:
+    folder = project.folder / "downloads"
+    folder.mkdir()
+    rows = [f"{u};{i};{1 + (u + i) % 9 // 2},{(u + i) % 2 * 5};{i % 2};2020-09-{i:02d}" for u, i in guessed_pairs()]
+    (folder / "ratings.csv").write_bytes(
+        ("Kunde_member;book;rating;saved;when_date\n" + "\n".join(rows) + "\n").encode()
+    )
+    items = [
+        {
+            "book": str(i),
+            "title": f"Bücher {i} of all",
+            "genres": ["a", "bc"[i % 2]],
+            "url": f"http://x/{i}",
+            "pages": i * 10,
+        }
+        | {f"f{n}": int(i % (n + 1) == 0) for n in (1, 2, 3)}
+        for i in range(1, 21)
+    ]
+    (folder / "books.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    rows_of_users = [f"{u}\t{'Köln' if u % 2 else 'Oslo'}\t{u:02d}.01.2019" for u in range(1, 25)]
+    users = "\n".join(["Kunde_member\tcity\tjoined", *rows_of_users, ""])
+    (folder / "members.tsv").write_bytes(users.encode("latin-1"))
+    (folder / "README.md").write_text("# Notes")
+    written = write_starting_point("guessed", project.folder, folder)
+    catalog, parameters = (path.read_text() for path in written[1:])
+    assert "README.md" in catalog
+    assert "cp1252" in catalog
+    code = [line for line in parameters.splitlines() if ": {" in line or "#" in line]
+    assert sum("#" in line for line in code) > 0.7 * len(code)
+    described = yaml.safe_load(parameters)["dataset"]
+    assert described["interactions"]["decimal"] == ","
+    assert described["interactions"]["timestamp_formats"] == ["%Y-%m-%d"]
+    assert described["items"]["features"]["flags"]["columns"] == ["f1", "f2", "f3"]
+    assert described["users"]["features"]["joined"]["formats"] == ["%d.%m.%Y"]
+    assert set(described["tasks"]) == {"interact", "like", "rating", "saved"}
+    tables = run_data_engineering(project, "guessed")
+    assert len(tables["interactions"]) == len(guessed_pairs())
+    assert list(tables["items"].set_index("item_id").loc["1", "genres"]) == ["a", "c"]
+    before = [path.read_text() for path in written]
+    with pytest.raises(FileExistsError, match="nothing was changed"):
+        write_starting_point("guessed", project.folder, folder)
+    assert [path.read_text() for path in written] == before
+
+
+def test_a_first_description_of_files_without_headings_and_of_behaviours(project: Project) -> None:
+    place_movielens_1m(project)
+    archive = project.folder / "data/01_raw/movielens_1m/ml-1m.zip"
+    write_starting_point("packed", project.folder, archive)
+    tables = run_data_engineering(project, "packed")
+    assert set(tables["splits"]["split"]) == {"random", "chronological", "everything"}
+    assert len(tables["users"]) == 24
+    place_retailrocket(project)
+    write_starting_point("shop", project.folder, project.folder / "data/01_raw/retailrocket")
+    tables = run_data_engineering(project, "shop")
+    assert {"view_ecommerce", "purchase_ecommerce"} <= set(tables["interactions"])
+
+
+def test_files_that_nothing_can_be_made_of_write_nothing(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "notes.csv").write_text("a,b\nx,y\n")
+    with pytest.raises(ValueError, match=r"notes\.csv: a, b"):
+        write_starting_point("nothing", tmp_path, tmp_path / "raw")
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        write_starting_point("nothing", tmp_path, tmp_path / "absent")
+    assert not (tmp_path / "conf").exists()
