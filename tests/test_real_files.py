@@ -571,6 +571,8 @@ def test_names_of_features_that_mean_something_are_refused(name: str) -> None:
         {"interactions__events": {"column": "e", "kinds": {True: "view"}}},
         {"users": {"user_id": "u", "features": {"f": {"kind": "category", "column": "c", "missing_values": [False]}}}},
         {"name": True},
+        {"tasks__read": {"kind": "retrieval", "label": True}},
+        {"tasks": {True: {"kind": "retrieval"}}},
     ],
 )
 def test_words_that_yaml_reads_as_truth_are_refused(changed: dict[str, Any]) -> None:
@@ -639,6 +641,9 @@ def test_columns_that_differ_in_case_are_told_apart_or_refused(write: Write, tmp
     message = str(refused(RawTable(filepath=path, file_format=form)))
     assert "'id' and 'Id' differ in case alone" in message
     assert "rename: {Id: Id_2}" in message
+    assert "'ID', which no file has" in str(
+        refused(RawTable(filepath=path, file_format=form, rename={"ID": "x", "Id": "y"}))
+    )
     table = RawTable(filepath=path, file_format=form, rename={"Id": "item"})
     assert values(table) == [["a", "b"]]
     assert table.load().columns[:2] == ("id", "item")
@@ -653,6 +658,7 @@ def test_lines_before_the_heading_are_passed_over(write: Write) -> None:
     table = RawTable(filepath=write(text), skip_lines=3, columns=["id", "x"], unreadable="drop")
     assert values(table)[0] == ["1", "a"]
     assert "row 2 (line 5)" in str(refused(RawTable(filepath=write(text), skip_lines=3, columns=["id", "x"])))
+    assert "skip_lines" in str(refused(RawTable(filepath=write("id\n"), skip_lines=2)))
     assert "skip_lines: 1" in str(refused(RawTable(filepath=write("id,id\n1,a\n"))))
 
 
@@ -664,6 +670,11 @@ def test_the_line_of_a_bad_row_is_right_after_line_breaks_in_values(write: Write
     whole = RawTable(filepath=write(text.removesuffix("c\n")))
     whole.load()
     assert whole.locate(1) == "row 2"
+    gaps = RawTable(filepath=write('{"a": 1}\n\n{"a": 2}\n{"a": \n'), file_format="json_lines")
+    assert "row 3 (line 4)" in str(refused(gaps))
+    gaps = RawTable(filepath=write('{"a": 1}\n\n{"a": 2}\n'), file_format="json_lines")
+    gaps.load()
+    assert gaps.locate(1) == "row 2"
 
 
 @pytest.mark.parametrize("ending", [".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"])

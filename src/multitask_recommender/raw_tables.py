@@ -188,6 +188,9 @@ class RawTable(AbstractDataset[None, ir.Table]):
             parts.append(table)
             start += rows
         table = _concatenate(parts)
+        absent = [name for name, other in self._rename.items() if other not in table.column_names]
+        if absent:
+            raise self._error(f"'rename' names the column '{absent[0]}', which no file has.", "correct 'rename'")
         return self._engine.connection.create_table(self._table, table, temp=True, overwrite=True)
 
     def save(self, data: None) -> None:
@@ -318,7 +321,7 @@ class RawTable(AbstractDataset[None, ir.Table]):
         arrow = self._finish(arrow.rename_columns(names))
         arrow = arrow.append_column(ROW, _count(len(arrow)))
         arrow = arrow.append_column(FAULT, pa.nulls(len(arrow), pa.string()))
-        return arrow, len(arrow), 1 if lines else None
+        return arrow, len(arrow), 1 if lines and not _has_blank_lines(path) else None
 
     def _renamed(self, names: list[str], inside: str) -> list[str]:
         """Give the columns their other names, and refuse names that are equal or differ in case alone."""
@@ -341,17 +344,15 @@ class RawTable(AbstractDataset[None, ir.Table]):
 
     def _refuse_first_bad_json(self, path: Path, inside: str) -> None:
         with path.open(encoding="utf-8") as file:
-            for row, line in enumerate(line.strip() for line in file):
+            rows = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
+            for row, (number, line) in enumerate(rows):
                 try:
-                    json.loads(line or "null")
+                    json.loads(line)
                 except json.JSONDecodeError as error:
-                    raise self._error(
-                        f"The line is not JSON: {error.msg}.",
-                        "correct 'file_format'",
-                        inside,
-                        rows=[row],
-                        first_line=1,
-                    ) from None
+                    problem = f"The line is not JSON: {error.msg}."
+                    fault = self._error(problem, "correct 'file_format'", inside, rows=[row])
+                    fault.locate = partial(_row_and_line, number)
+                    raise fault from None
 
     def _heading(self, path: Path, inside: str) -> list[str]:
         with path.open(encoding="utf-8", newline="") as file:
@@ -390,6 +391,8 @@ class RawTable(AbstractDataset[None, ir.Table]):
         self, connection: duckdb.DuckDBPyConnection, path: Path, inside: str
     ) -> tuple[pa.Table, int, int | None]:
         skipped = self._pass_over(path, inside)
+        if path.stat().st_size == 0:
+            raise self._error("The file is empty after the lines that are passed over.", "correct 'skip_lines'", inside)
         names = self._renamed(self._columns or self._heading(path, inside), inside)
         heading = self._columns is None
         options = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from datetime import date
-from typing import Any, Literal
+from typing import Literal
 
 import duckdb
 from pydantic import Field, field_validator, model_validator
@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from multitask_recommender.data.dates import check_formats
 from multitask_recommender.data.label_expressions import NOT_NAMES
 from multitask_recommender.data.tasks import Task
-from multitask_recommender.foundation.settings_base import Settings
+from multitask_recommender.foundation.settings_base import Described, Settings
 
 SplitName = Literal["random", "chronological", "temporal", "cold_items"]
 
@@ -25,28 +25,7 @@ MERGED = ("maximum", "minimum", "sum", "mean", "count")
 """Ways to make one row of the rows that repeat a pair."""
 
 
-class _Described(Settings):
-    """Settings in which yes and no of YAML are refused where a text is meant."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_truth_for_text(cls, value: Any) -> Any:
-        for name, given in value.items() if isinstance(value, dict) else ():
-            field = cls.model_fields.get(name)
-            if field is not None and field.annotation is not bool:
-                parts = given
-                if isinstance(given, dict):
-                    parts = [*given, *(given.values() if field.annotation == dict[str, str] else ())]
-                for part in parts if isinstance(parts, list) else [parts]:
-                    if isinstance(part, bool):
-                        raise ValueError(
-                            f"'{name}' holds {str(part).lower()}, which is what YAML makes of words such as no, NO, "
-                            "off, yes, on and true: put the word in quotes"
-                        )
-        return value
-
-
-class Signal(_Described):
+class Signal(Described):
     """A numeric column of the interactions, such as the rating.
 
     Attributes:
@@ -85,7 +64,7 @@ class Signal(_Described):
         return self.optional or bool(self.missing_values)
 
 
-class Events(_Described):
+class Events(Described):
     """Rows that are events of several kinds, such as view, cart and purchase; pairs get one 0/1 signal per kind.
 
     Attributes:
@@ -99,7 +78,7 @@ class Events(_Described):
     others: RowHandling = "refuse"
 
 
-class InteractionTable(_Described):
+class InteractionTable(Described):
     """Which column of ``raw_interactions`` is what.
 
     Attributes:
@@ -159,7 +138,7 @@ class InteractionTable(_Described):
         return [*self.signals, *(self.events.kinds if self.events else []), *counted]
 
 
-class Feature(_Described):
+class Feature(Described):
     """A feature of a user or an item.
 
     Attributes:
@@ -259,7 +238,7 @@ def _check_pattern(pattern: str) -> None:
             raise ValueError(f"'pattern: {pattern}' has no group: put the value in round brackets") from None
 
 
-class UserTable(_Described):
+class UserTable(Described):
     """Which column of ``raw_users`` is what.
 
     Attributes:
@@ -290,7 +269,7 @@ class UserTable(_Described):
         return self
 
 
-class ItemTable(_Described):
+class ItemTable(Described):
     """Which column of ``raw_items`` is what.
 
     Attributes:
@@ -321,7 +300,7 @@ class ItemTable(_Described):
         return self
 
 
-class ItemGraph(_Described):
+class ItemGraph(Described):
     """A knowledge graph of the items: ``raw_item_links`` names an item's entity, ``raw_item_graph`` its relations.
 
     Attributes:
@@ -339,7 +318,7 @@ class ItemGraph(_Described):
     tail: str
 
 
-class DatasetSettings(_Described):
+class DatasetSettings(Described):
     """The description of a data set.
 
     Attributes:

@@ -49,11 +49,14 @@ def require_columns(table: ir.Table, name: str, wanted: Mapping[str, str]) -> No
     """
     for key, column in wanted.items():
         if column not in table.columns:
-            near = difflib.get_close_matches(column, table.columns, n=1)
+            known = [own for own in table.columns if own not in (ROW, FAULT)]
+            near = [own for own in known if own.casefold() == column.casefold()]
+            near = near or difflib.get_close_matches(column, known, n=1)
             hint = f" (did you mean '{near[0]}'?)" if near else ""
+            alone = " alone: is 'delimiter' in the catalog right?" if set(known) <= {known[0], FILE} else "."
             raise DataError(
                 name,
-                f"The column '{column}' is missing{hint}; the table has: {', '.join(table.columns)}.",
+                f"The column '{column}' is missing{hint}; the table has: {', '.join(known)}{alone}",
                 f"name an existing column in '{key}' of the parameters, or correct the file.",
                 column=column,
             )

@@ -6,12 +6,12 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from multitask_recommender.foundation.settings_base import Settings
+from multitask_recommender.foundation.settings_base import Described
 
 TaskKind = Literal["retrieval", "binary", "regression"]
 
 
-class Task(Settings):
+class Task(Described):
     """One thing to predict of a user-item pair.
 
     Attributes:
