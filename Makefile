@@ -35,8 +35,8 @@ data: $(VENV)/.data ## get the data: MovieLens-100k inside a wheel
 run: $(VENV)/.runtime $(VENV)/.data ## the whole study and its headline table
 	$(BIN)/kedro run
 
-new-dataset: $(VENV)/.runtime ## a commented starting point for your own data: make new-dataset NAME=my_books
-	$(BIN)/python -m multitask_recommender.new_dataset '$(NAME)'
+new-dataset: $(VENV)/.runtime ## a commented starting point for your own data: make new-dataset NAME=my_books FROM=path/to/files
+	$(BIN)/python -m multitask_recommender.new_dataset '$(NAME)' $(if $(FROM),'$(FROM)')
 
 lint: $(VENV)/.development
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,17 @@ def rows() -> Interactions:
 @pytest.fixture
 def side() -> SideInformation:
     return make_side(users=40, items=30)
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., str]:
+    """Writes a text into a file of the test's folder and returns its path."""
+
+    def write_file(text: str, name: str = "table.csv", encoding: str = "utf-8") -> str:
+        (tmp_path / name).write_bytes(text.encode(encoding))
+        return (tmp_path / name).as_posix()
+
+    return write_file
 
 
 class Project:

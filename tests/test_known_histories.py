@@ -71,7 +71,7 @@ def test_no_test_row_stands_in_the_history_that_scores_it(project: Project, monk
         pairs = set(test[["user", "item"]].itertuples(index=False, name=None))
         assert not seen & pairs
         assert seen == {pair for pair in known if pair[0] in set(test["user"])}
-        order = rows[rows["part"] != "test"].sort_values(["user", "timestamp", "item_id"])
+        order = rows[rows["part"] != "test"].sort_values(["user", "timestamp", "row"])
         for queries in asked:
             for place, user in enumerate(queries.user):
                 own_items = queries.history.item[queries.history.user == place]

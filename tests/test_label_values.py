@@ -34,6 +34,11 @@ TABLE = ibis.memtable(pd.DataFrame(PAIRS, columns=["a", "b"]), schema=ibis.schem
         "(a + b) * 2 - 1",
         "-a",
         "a / (b + 1)",
+        "a / b",
+        "log(a) + log1p(b)",
+        "max(a, b) - min(a, b)",
+        "is_missing(a) or exp(b) > 2",
+        "abs(1 - `a`)",
     ],
 )
 def test_values_are_those_of_the_table(text: str) -> None:

@@ -17,7 +17,9 @@ def milliseconds(answer: Callable[[int], object], times: int) -> str:
         answer(number)
         clock.append(1000 * (time.perf_counter() - begin[0]))
         own.append(1000 * (time.process_time() - begin[1]))
-    return f"median {np.median(clock):.1f} ms, 95 % within {np.quantile(clock, 0.95):.1f} ms, CPU {np.median(own):.1f} ms"
+    return (
+        f"median {np.median(clock):.1f} ms, 95 % within {np.quantile(clock, 0.95):.1f} ms, CPU {np.median(own):.1f} ms"
+    )
 
 
 def main() -> None:
@@ -36,7 +38,7 @@ def main() -> None:
     print(f"loading {asked.model}: {time.perf_counter() - begin:.2f} s")
     users, items = recommender.run.user_ids, recommender.run.item_ids
     signals = list(recommender.run.record["dataset"]["interactions"]["signals"])
-    rated = [{"item_id": item} | {name: 4 for name in signals[:1]} for item in items[:5]]
+    rated = [{"item_id": item} | dict.fromkeys(signals[:1], 4) for item in items[:5]]
     print("known users:", milliseconds(lambda n: recommender.recommend(users[n % len(users)]), asked.times))
     print("newcomer with 5 items:", milliseconds(lambda n: recommender.recommend(history=rated), asked.times))
     print("explanation of 5 items:", milliseconds(lambda n: recommender.explain(items[9], history=rated), 20))

@@ -1,10 +1,15 @@
-"""Writes a commented starting point for a new data set: ``python -m multitask_recommender.new_dataset NAME``."""
+"""Writes a commented starting point for a new data set: ``python -m multitask_recommender.new_dataset NAME [FROM]``.
+
+With ``FROM``, a folder, file or archive, the files there are looked at and the starting point describes them.
+"""
 
 from __future__ import annotations
 
 import re
 import sys
 from pathlib import Path
+
+from multitask_recommender.first_look import describe, look_at
 
 _GLOBALS = """\
 # Where the outputs lie.
@@ -69,41 +74,48 @@ study: {{core_only: true}}                  # false: also other architectures, e
 _FILES = {"globals.yml": _GLOBALS, "catalog.yml": _CATALOG, "parameters.yml": _PARAMETERS}
 
 
-def write_starting_point(name: str, project: Path) -> list[Path]:
+def write_starting_point(name: str, project: Path, source: Path | None = None) -> list[Path]:
     """Write ``conf/<name>`` and make the folder for its raw files.
 
     Args:
         name: Name of the data set: letters, digits and underscores.
         project: Folder of the project.
+        source: Folder, file or archive to look at for a first description; None for an example.
 
     Returns:
         The files written.
 
     Raises:
-        ValueError: If the name is not such a name.
+        ValueError: If the name is not such a name, or nothing below ``source`` can be interactions.
         FileExistsError: If ``conf/<name>`` exists; it is not touched.
+        FileNotFoundError: If ``source`` does not exist.
     """
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
         raise ValueError(f"'{name}' is not a name of letters, digits and underscores: make new-dataset NAME=my_books")
     folder = project / "conf" / name
     if folder.exists():
         raise FileExistsError(f"{folder} exists; nothing was changed. Choose another name, or remove it first.")
+    texts = {file: text.format(name=name) for file, text in _FILES.items()}
+    if source is not None:
+        texts["catalog.yml"], texts["parameters.yml"] = describe(*look_at(source), name, project)
     folder.mkdir(parents=True)
-    for file, text in _FILES.items():
-        (folder / file).write_text(text.format(name=name), encoding="utf-8")
-    (project / "data" / "01_raw" / name).mkdir(parents=True, exist_ok=True)
-    return [folder / file for file in _FILES]
+    for file, text in texts.items():
+        (folder / file).write_text(text, encoding="utf-8")
+    if source is None:
+        (project / "data" / "01_raw" / name).mkdir(parents=True, exist_ok=True)
+    return [folder / file for file in texts]
 
 
 def main() -> None:
     """Write the starting point that the command line names."""
-    name = sys.argv[1] if len(sys.argv) == 2 else ""
+    name, source = [*sys.argv[1:], "", ""][:2]
     try:
-        written = write_starting_point(name, Path.cwd())
-    except (ValueError, FileExistsError) as error:
+        written = write_starting_point(name, Path.cwd(), Path(source) if source else None)
+    except (ValueError, OSError) as error:
         sys.exit(f"Error: {error}")
     print("\n".join(f"wrote {path}" for path in written))
-    print(f"Put your files into data/01_raw/{name}, correct the three files above, then: kedro run --env {name}")
+    files = "Read the comments" if source else f"Put your files into data/01_raw/{name}"
+    print(f"{files}, correct the three files above, then: kedro run --env {name} --pipelines data_engineering")
 
 
 if __name__ == "__main__":

@@ -7,12 +7,15 @@ import csv
 import html
 import io
 import json
+import lzma
 import mmap
 import re
 import shutil
+import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -25,17 +28,19 @@ import ibis.expr.types as ir
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from kedro.io import AbstractDataset, DatasetError
 from kedro_datasets.ibis import FileDataset
 
+from multitask_recommender.data.raw_columns import FAULT, FILE, ROW
 from multitask_recommender.foundation.errors import DataError
-
-ROW, FILE, FAULT = "(row)", "(file)", "(fault)"
-"""Columns that every raw table has beside its own: the place of the row in the raw files, from 0; the name of its file
-(null for a table of one file); why the row cannot be read (null for a row that can)."""
 
 _CHUNK = 1 << 20
 _ENTITY = re.compile(r"&(?:#\d+|#[xX][0-9a-fA-F]+|[A-Za-z][A-Za-z0-9]*);")
+_INVISIBLE = "\u200b\u2060\ufeff\u00ad \u00a0\t"
+_NO_NUMBERS = np.empty(0, np.int64)
+_ARCHIVE = re.compile(r"\.(zip|tar|t[gbx]z2?|tar\.(gz|bz2|xz))$", re.IGNORECASE)
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
 FileFormat = Literal["csv", "json_lines", "parquet"]
 
 
@@ -64,24 +69,30 @@ class NoTable(AbstractDataset[None, None]):
 
 
 class RawTable(AbstractDataset[None, ir.Table]):
-    """One raw table, in one file or in several. Every value is text, as it stands in the file.
+    """One raw table, in one file or in several. Every value is text, as it stands in the file, or a list of texts.
+
+    Points in time of parquet files that have a time zone are written in UTC.
 
     Nothing is guessed: an identifier keeps its leading zeros, and a row that does not fit the heading is refused, or
     set aside and counted, but never bent into shape.
 
     Args:
-        filepath: A local path or any address that fsspec knows; a zip archive with ``member``, or, with ``files``, the
-            folder or zip archive that they lie in. ``.gz``, ``.bz2`` and ``.xz`` are unpacked. Where an archive is
-            absent and ``member`` lies unpacked beside it, that file is read.
-        member: Path of the file inside the zip archive.
+        filepath: A local path or any address that fsspec knows; a zip or tar archive with ``member``, or, with
+            ``files``, the folder or archive that they lie in. ``.gz``, ``.bz2`` and ``.xz`` are unpacked. Where an
+            archive is absent and ``member`` lies unpacked beside it, that file is read.
+        member: Path of the file inside the archive; may be left out where it holds one file.
         files: Name to path inside ``filepath``, for a table in several files; the name fills the column ``(file)``, and
             a column that one of the files does not have is null in its rows.
-        file_format: ``csv`` (any text with delimiters), ``json_lines`` or ``parquet``.
+        file_format: ``csv`` (any text with delimiters), ``json_lines`` (an object a line, or one array of objects) or
+            ``parquet``.
         delimiter: What divides the values; up to four characters.
         encoding: Name of the text's encoding. A byte order mark is skipped.
         quote: What encloses a value that holds a delimiter; empty for files without quoting.
         escape: What stands before a quote inside a quoted value; the quote itself where it is doubled.
         columns: Names of the columns of a file without a heading.
+        skip_lines: Lines of a text before its heading, or before its first row where ``columns`` are named. A first
+            line such as ``sep=;``, which spreadsheets write, is passed over by itself.
+        rename: Name in the file to another name, for columns that differ in case alone: engines do not tell them apart.
         missing_values: Texts that stand for no value, such as ``NULL``; an empty value always does.
         unescape_html: Whether ``&amp;`` and the like become the character they stand for.
         unreadable: ``refuse`` a text with rows that do not fit, or ``drop`` (and count) such rows.
@@ -102,7 +113,9 @@ class RawTable(AbstractDataset[None, ir.Table]):
         quote: str = '"',
         escape: str | None = None,
         columns: Sequence[str] | None = None,
-        missing_values: Sequence[str] = (),
+        skip_lines: int = 0,
+        rename: Mapping[str, str] | None = None,
+        missing_values: Sequence[str | int | float] = (),
         unescape_html: bool = False,
         unreadable: Literal["refuse", "drop"] = "refuse",
         storage_options: Mapping[str, Any] | None = None,
@@ -123,8 +136,10 @@ class RawTable(AbstractDataset[None, ir.Table]):
         self._delimiter, self._quote = delimiter, quote
         self._escape = quote if escape is None else escape
         self._encoding = "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
-        self._columns = list(columns) if columns is not None else None
-        self._missing_values = [str(value) for value in missing_values]
+        self._columns = _no_other_types("columns", columns, str) if columns is not None else None
+        self._skip_lines, self._rename = skip_lines, dict(rename or {})
+        _no_other_types("rename", [*self._rename, *self._rename.values()], str)
+        self._missing_values = _no_other_types("missing_values", missing_values, str | int | float)
         self._unescape_html, self._unreadable = unescape_html, unreadable
         self._storage_options = dict(storage_options or {})
         self.metadata = metadata
@@ -169,7 +184,10 @@ class RawTable(AbstractDataset[None, ir.Table]):
             table = table.append_column(FILE, pa.repeat(pa.scalar(name or None, pa.string()), len(table)))
             parts.append(table)
             start += rows
-        table = pa.concat_tables(parts, promote_options="default")
+        table = _concatenate(parts)
+        absent = [name for name, other in self._rename.items() if other not in table.column_names]
+        if absent:
+            raise self._error(f"'rename' names the column '{absent[0]}', which no file has.", "correct 'rename'")
         return self._engine.connection.create_table(self._table, table, temp=True, overwrite=True)
 
     def save(self, data: None) -> None:
@@ -177,7 +195,7 @@ class RawTable(AbstractDataset[None, ir.Table]):
         raise DatasetError("a raw table is never written")
 
     def _is_archive(self) -> bool:
-        return self._filepath.lower().endswith(".zip")
+        return _ARCHIVE.search(self._filepath) is not None
 
     def _error(self, problem: str, remedy: str, inside: str = "", **where: Any) -> DataError:
         error = DataError("", problem, f"{remedy} of its entry in conf/*/catalog*.yml, or correct the file.", **where)
@@ -195,22 +213,36 @@ class RawTable(AbstractDataset[None, ir.Table]):
                 with fsspec.open(address, "rb", compression=compression, **self._storage_options) as file:
                     if not self._is_archive():
                         self._write_copy(file, target, inside)
+                    elif self._filepath.lower().endswith(".zip"):
+                        with zipfile.ZipFile(file) as archive:
+                            member = self._member(archive.namelist(), inside)
+                            with archive.open(member) as source:
+                                self._write_copy(source, target, inside)
                     else:
-                        with zipfile.ZipFile(file) as archive, archive.open(self._member(archive, inside)) as member:
-                            self._write_copy(member, target, inside)
+                        with tarfile.open(fileobj=file) as packed:
+                            names = [entry.name for entry in packed if entry.isfile()]
+                            opened = packed.extractfile(self._member(names, inside))
+                            assert opened is not None
+                            with opened:
+                                self._write_copy(opened, target, inside)
             except (FileNotFoundError, IsADirectoryError):
                 raise self._error("The file does not exist.", "correct 'filepath'", inside) from None
-            except zipfile.BadZipFile as error:
+            except (zipfile.BadZipFile, tarfile.TarError) as error:
                 raise self._error(f"The archive cannot be read: {error}.", "correct 'filepath'", inside) from None
+            except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+                raise self._error(f"The file cannot be unpacked: {error}.", "correct 'filepath'", inside) from None
             yield target
 
-    def _member(self, archive: zipfile.ZipFile, inside: str) -> str:
-        names = [name for name in archive.namelist() if not name.endswith("/")]
-        if inside in names:
-            return inside
-        if not inside and len(names) == 1:
-            return names[0]
-        problem = f"The archive has no member '{inside}'" if inside else "The archive has several members"
+    def _member(self, names: list[str], inside: str) -> str:
+        names = [name for name in names if not name.endswith("/")]
+        if inside:
+            found = [name for name in names if name.removeprefix("./") == inside.removeprefix("./")]
+        else:
+            # What a Mac packs beside every file is no file of the table.
+            found = [name for name in names if not name.startswith("__MACOSX/") and "._" not in name]
+        if len(found) == 1:
+            return found[0]
+        problem = f"The archive has no member '{inside}'" if inside else f"The archive has {len(found)} members"
         raise self._error(f"{problem}; it holds: {', '.join(names[:20])}.", "name one of them in 'member'")
 
     def _write_copy(self, source: IO[bytes], target: Path, inside: str) -> None:
@@ -233,6 +265,14 @@ class RawTable(AbstractDataset[None, ir.Table]):
                         "name the encoding of the file, such as latin-1, in 'encoding'",
                         inside,
                     ) from None
+                if "\0" in decoded:
+                    line = lines + decoded[: decoded.index("\0")].count("\n") + 1
+                    raise self._error(
+                        f"Line {line} is no text: it holds a null byte, as files in UTF-16 and archives do.",
+                        "name the encoding of the file in 'encoding', or give an archive the ending .tar.gz or .zip in "
+                        "'filepath'",
+                        inside,
+                    )
                 text.write(decoded)
                 lines += decoded.count("\n")
                 if not chunk:
@@ -253,34 +293,63 @@ class RawTable(AbstractDataset[None, ir.Table]):
     def _read_typed(
         self, connection: duckdb.DuckDBPyConnection, path: Path, inside: str
     ) -> tuple[pa.Table, int, int | None]:
-        source, options = ("read_parquet", "") if self._file_format == "parquet" else ("read_json", "")
+        lines = False
         try:
-            if self._file_format == "json_lines":
-                options = ", format='newline_delimited'"
-                found = connection.sql(f"SELECT * FROM {source}(?{options}, sample_size=-1)", params=[str(path)])
-                # Read again as text: a number keeps the digits that stand in the file.
-                struct = ", ".join(f"{_sql(name)}: 'VARCHAR'" for name in found.columns)
-                options += f", columns={{{struct}}}"
-            table = connection.sql(f"SELECT COLUMNS(*)::VARCHAR FROM {source}(?{options})", params=[str(path)])
-            arrow = table.to_arrow_table()
-        except duckdb.Error as error:
-            if self._file_format == "json_lines":
+            if self._file_format == "parquet":
+                # The same text of a point in time on every machine.
+                connection.execute("SET TimeZone = 'UTC'")
+                found = connection.sql("SELECT * FROM read_parquet(?)", params=[str(path)])
+                names = pq.read_schema(path).names
+                kinds = ["VARCHAR[]" if kind.id in ("list", "array") else "VARCHAR" for kind in found.types]
+                columns = [f"{_name(column)}::{kind}" for column, kind in zip(found.columns, kinds, strict=True)]
+            else:
+                with path.open(encoding="utf-8") as file:
+                    lines = not file.read(_CHUNK).lstrip().startswith("[")
+                layout = "newline_delimited" if lines else "array"
+                found = connection.sql(f"SELECT json FROM read_json_objects(?, format='{layout}')", params=[str(path)])
+                names, columns = _json_columns(found)
+            names = self._renamed(names, inside)
+            arrow = found.project(", ".join([*columns, "1"])).to_arrow_table().select(range(len(names)))
+        except (duckdb.Error, pa.ArrowException) as error:
+            if lines:
                 self._refuse_first_bad_json(path, inside)
             message = str(error).replace(str(path), "the file").splitlines()[0]
             raise self._error(f"The file cannot be read: {message}", "correct 'file_format'", inside) from None
-        arrow = self._finish(arrow).append_column(ROW, _count(len(arrow)))
+        arrow = self._finish(arrow.rename_columns(names))
+        arrow = arrow.append_column(ROW, _count(len(arrow)))
         arrow = arrow.append_column(FAULT, pa.nulls(len(arrow), pa.string()))
-        return arrow, len(arrow), 1 if self._file_format == "json_lines" else None
+        return arrow, len(arrow), 1 if lines and not _has_blank_lines(path) else None
+
+    def _renamed(self, names: list[str], inside: str) -> list[str]:
+        """Give the columns their other names, and refuse names that are equal or differ in case alone."""
+        names = [self._rename.get(name, name) for name in names]
+        seen: dict[str, str] = {}
+        for name in names:
+            other = seen.setdefault(name.casefold(), name)
+            if seen[name.casefold()] is not name:
+                twice = other == name
+                raise self._error(
+                    f"The heading has the column '{name}' twice."
+                    if twice
+                    else f"The columns '{other}' and '{name}' differ in case alone, which engines do not tell apart.",
+                    "name the columns apart in 'columns' and pass the heading over by 'skip_lines: 1'"
+                    if twice
+                    else f"give one another name, such as 'rename: {{{name}: {name}_2}}', in 'rename'",
+                    inside,
+                )
+        return names
 
     def _refuse_first_bad_json(self, path: Path, inside: str) -> None:
         with path.open(encoding="utf-8") as file:
-            for row, line in enumerate(line.strip() for line in file):
+            rows = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
+            for row, (number, line) in enumerate(rows):
                 try:
-                    json.loads(line or "null")
+                    json.loads(line)
                 except json.JSONDecodeError as error:
-                    raise self._error(
-                        f"The line is not JSON: {error.msg}.", "correct 'file_format'", inside, rows=[row], first_line=1
-                    ) from None
+                    problem = f"The line is not JSON: {error.msg}."
+                    fault = self._error(problem, "correct 'file_format'", inside, rows=[row])
+                    fault.locate = partial(_row_and_line, number)
+                    raise fault from None
 
     def _heading(self, path: Path, inside: str) -> list[str]:
         with path.open(encoding="utf-8", newline="") as file:
@@ -290,18 +359,38 @@ class RawTable(AbstractDataset[None, ir.Table]):
                 names = next(csv.reader(file, delimiter=self._delimiter, quotechar=self._quote), [])
             else:
                 names = line.split(self._delimiter)
-        names = [name.strip() or f"column_{place}" for place, name in enumerate(names, start=1)]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise self._error(
-                f"The heading has the column '{twice[0]}' twice.", "name the columns apart in 'columns'", inside
-            )
-        return names
+        return [name.strip().strip(_INVISIBLE) or f"column_{place}" for place, name in enumerate(names, start=1)]
+
+    def _pass_over(self, path: Path, inside: str) -> int:
+        """Take the lines before the heading off a text; return how many there were."""
+        with path.open(encoding="utf-8", newline="") as file:
+            skipped = sum(1 for _ in range(self._skip_lines) if file.readline())
+            begin = file.tell()
+            declared = _SEPARATOR_LINE.fullmatch(file.readline())
+            if declared is not None:
+                if declared[1] != self._delimiter:
+                    raise self._error(
+                        f"Line {skipped + 1} says that '{declared[1]}' divides the values, and 'delimiter' is "
+                        f"{self._delimiter!r}.",
+                        f"set 'delimiter: \"{declared[1]}\"'",
+                        inside,
+                    )
+                skipped, begin = skipped + 1, file.tell()
+        if skipped:
+            rest = path.with_name("rest")
+            with path.open("rb") as source, rest.open("wb") as target:
+                source.seek(begin)
+                shutil.copyfileobj(source, target)
+            rest.replace(path)
+        return skipped
 
     def _read_csv(
         self, connection: duckdb.DuckDBPyConnection, path: Path, inside: str
     ) -> tuple[pa.Table, int, int | None]:
-        names = self._columns or self._heading(path, inside)
+        skipped = self._pass_over(path, inside)
+        if path.stat().st_size == 0:
+            raise self._error("The file is empty after the lines that are passed over.", "correct 'skip_lines'", inside)
+        names = self._renamed(self._columns or self._heading(path, inside), inside)
         heading = self._columns is None
         options = {
             "delim": self._delimiter,
@@ -326,19 +415,24 @@ class RawTable(AbstractDataset[None, ir.Table]):
                 f"The file cannot be read: {message}", "correct 'delimiter', 'quote' or 'escape'", inside
             ) from None
         faults = connection.sql(
-            "SELECT line, any_value(error_type) AS kind, any_value(column_name) AS name, any_value(csv_line) AS text "
-            "FROM reject_errors GROUP BY line ORDER BY line"
+            "SELECT line, any_value(error_type) AS kind, any_value(column_name) AS name, any_value(csv_line) AS text, "
+            "min(line_byte_position) AS place FROM reject_errors GROUP BY line ORDER BY line"
         ).fetchall()
         first_line = 2 if heading else 1
-        blank = _blank_lines(path) if len(names) > 1 else np.empty(0, np.int64)
-        lines = np.array([line for line, *_ in faults], dtype=np.int64)
-        rows = lines - first_line - np.searchsorted(blank, lines)
-        for row, (line, kind, name, text) in zip(rows.tolist(), faults, strict=True):
+        breaks, blank = self._line_breaks(path, len(names)) if faults else (_NO_NUMBERS, _NO_NUMBERS)
+        # Of a row, DuckDB gives the number among the rows and blank lines, and the place of the byte, from 1, at which
+        # it begins, or the blank lines before it.
+        begins = np.array(
+            [place - 1 + len(text) - len(text.lstrip("\n")) for *_, text, place in faults], dtype=np.int64
+        )
+        rows = np.array([line for line, *_ in faults], dtype=np.int64) - first_line - np.searchsorted(blank, begins)
+        lines = np.searchsorted(breaks, begins) + 1 + skipped
+        for row, line, (_, kind, name, text, _) in zip(rows.tolist(), lines.tolist(), faults, strict=True):
             # A quote that is never closed swallows the rows that follow, so it cannot be dropped alone.
-            swallowed = kind == "UNQUOTED VALUE" and "\n" in (text or "").rstrip("\n")
+            swallowed = kind == "UNQUOTED VALUE" and "\n" in text.strip("\n")
             if self._unreadable == "refuse" or swallowed:
                 fault = self._error(
-                    f"{_explain(kind, len(names))} It begins: {[*(text or '')[:60].splitlines(), ''][0]!r}.",
+                    f"{_explain(kind, len(names))} It begins: {[*text.lstrip()[:60].splitlines(), ''][0]!r}.",
                     "set 'quote' to the character that encloses values, or to '' if none does,"
                     if swallowed
                     else "correct 'delimiter', 'quote' or 'escape', or set 'unreadable: drop'",
@@ -358,22 +452,44 @@ class RawTable(AbstractDataset[None, ir.Table]):
             empty = {name: pa.nulls(len(rows), pa.string()) for name in names}
             bad = pa.table({**empty, ROW: pa.array(rows, pa.int64()), FAULT: reasons})
             table = pa.concat_tables([table, bad.select(table.column_names)])
-        return table, total, None if len(blank) else first_line
+        return table, total, None if len(names) > 1 and _has_blank_lines(path) else first_line + skipped
+
+    def _line_breaks(self, path: Path, columns: int) -> tuple[np.ndarray, np.ndarray]:
+        """Places of the bytes that end a line, and of those that end a blank line, which is no row."""
+        text = np.fromfile(path, np.uint8)
+        ends = np.flatnonzero(text == ord("\n"))
+        if columns == 1:
+            return ends, _NO_NUMBERS
+        blank = ends[np.diff(ends, prepend=-1) == 1]
+        if len(self._quote) == 1 and self._quote.isascii():
+            quotes = text == ord(self._quote)
+            if self._escape != self._quote:
+                quotes[1:] &= text[:-1] != ord(self._escape)
+            # A line that lies inside a quoted value has an odd number of quotes before it.
+            blank = blank[np.searchsorted(np.flatnonzero(quotes), blank) % 2 == 0]
+        return ends, blank
 
     def _finish(self, table: pa.Table) -> pa.Table:
-        """Make every column text, empty values null, and HTML entities the characters they stand for."""
+        """Make every column text or lists of text, and HTML entities the characters they stand for."""
         columns = []
         for column in table.itercolumns():
-            text = column.cast(pa.string())
-            if self._file_format != "csv" and self._missing_values:
-                missing = pc.is_in(text, value_set=pa.array(self._missing_values))
-                text = pc.if_else(missing, pa.scalar(None, pa.string()), text)
-            if self._unescape_html:
-                coded = text.combine_chunks().dictionary_encode()
-                words = [html.unescape(word) if _ENTITY.search(word) else word for word in coded.dictionary.to_pylist()]
-                text = pa.array(words, pa.string()).take(coded.indices)
-            columns.append(text)
+            if pa.types.is_list(column.type):
+                lists = column.combine_chunks()
+                texts = self._clean(lists.values.cast(pa.string()))
+                columns.append(pa.ListArray.from_arrays(lists.offsets, texts, mask=lists.is_null()))
+            else:
+                columns.append(self._clean(column.cast(pa.string())))
         return pa.table(columns, names=table.column_names)
+
+    def _clean(self, text: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+        if self._file_format != "csv" and self._missing_values:
+            missing = pc.is_in(text, value_set=pa.array(self._missing_values))
+            text = pc.if_else(missing, pa.scalar(None, pa.string()), text)
+        if self._unescape_html:
+            coded = (text.combine_chunks() if isinstance(text, pa.ChunkedArray) else text).dictionary_encode()
+            words = [html.unescape(word) if _ENTITY.search(word) else word for word in coded.dictionary.to_pylist()]
+            text = pa.array(words, pa.string()).take(coded.indices)
+        return text
 
     def _exists(self) -> bool:
         return all(Path(path).exists() for path in self.paths)
@@ -387,16 +503,55 @@ def _row_and_line(line: int, row: int) -> str:
 
 
 def _texts(table: pa.Table) -> list[pa.ChunkedArray]:
-    return [table[name] for name in table.column_names if name not in (ROW, FILE, FAULT)]
+    return [column for column in table.itercolumns() if pa.types.is_string(column.type)]
 
 
-def _blank_lines(path: Path) -> np.ndarray:
-    """Numbers of the blank lines, from 1: no rows, but DuckDB counts them as lines."""
+def _has_blank_lines(path: Path) -> bool:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-        if text.find(b"\n\n") < 0:
-            return np.empty(0, np.int64)
-        ends = np.flatnonzero(np.frombuffer(text[:], np.uint8) == ord("\n"))
-    return np.flatnonzero(np.diff(ends, prepend=-1) == 1) + 1
+        return text.find(b"\n\n") >= 0 or text[:1] == b"\n"
+
+
+def _no_other_types(option: str, values: Iterable[Any], allowed: Any) -> list[str]:
+    """Return texts, and refuse what YAML has made of words such as NO and NULL."""
+    for value in (values := list(values)):
+        if isinstance(value, bool) or not isinstance(value, allowed):
+            raise ValueError(
+                f"'{option}' holds {json.dumps(value)}, which is what YAML makes of an unquoted word such as no, NO, "
+                "yes, NULL or ~: put the word in quotes"
+            )
+    return [str(value) for value in values]
+
+
+def _json_columns(objects: duckdb.DuckDBPyRelation) -> tuple[list[str], list[str]]:
+    """Keys of objects in the order in which they appear, and the SQL that takes each as text or as a list of texts."""
+    keys = objects.project("row_number() OVER () AS row, json_keys(json) AS keys, json")
+    keys = keys.project("row, unnest(keys) AS key, generate_subscripts(keys, 1) AS place, json")
+    keys = keys.project("*, json_type(json, '/' || replace(replace(key, '~', '~0'), '/', '~1')) = 'ARRAY' AS several")
+    found = keys.aggregate("key, min(row) AS first, arg_min(place, row) AS place, bool_or(several) AS several", "key")
+    names, columns = [], []
+    for name, _, _, several in found.order("first, place").fetchall():
+        pointer = _sql("/" + name.replace("~", "~0").replace("/", "~1"))
+        text = f"json ->> {pointer}"
+        lists = f"from_json(json_extract(json, {pointer}), '[\"VARCHAR\"]')"
+        one = f"CASE WHEN {text} IS NULL THEN NULL ELSE [{text}] END"
+        names.append(name)
+        columns.append(
+            f"CASE WHEN json_type(json, {pointer}) = 'ARRAY' THEN {lists} ELSE {one} END" if several else text
+        )
+    return names, columns
+
+
+def _concatenate(parts: list[pa.Table]) -> pa.Table:
+    """One table of several; a column that is missing in one is null there, and a text among lists is a list of one."""
+    schemas = pa.unify_schemas([pa.schema([f for f in part.schema if pa.types.is_list(f.type)]) for part in parts])
+    for number, part in enumerate(parts):
+        for name in schemas.names:
+            if name in part.column_names and not pa.types.is_list(part.schema.field(name).type):
+                texts = part[name].combine_chunks()
+                lists = pa.ListArray.from_arrays(np.arange(len(texts) + 1, dtype=np.int32), texts, mask=texts.is_null())
+                part = part.set_column(part.column_names.index(name), name, lists)
+        parts[number] = part
+    return pa.concat_tables(parts, promote_options="default")
 
 
 def _count(rows: int) -> pa.Array:
@@ -410,6 +565,11 @@ def _explain(kind: str, columns: int) -> str:
         "UNQUOTED VALUE": "The row has a stray quote.",
     }
     return reasons.get(kind, f"The row cannot be read ({kind.lower()}).")
+
+
+def _name(column: str) -> str:
+    """Write the name of a column as SQL."""
+    return '"' + column.replace('"', '""') + '"'
 
 
 def _sql(value: object) -> str:

@@ -22,7 +22,14 @@ _DIRECTIVES = {
     "%H": ("hour", r"([01]?\d|2[0-3])"),
     "%M": ("minute", r"([0-5]\d)"),
     "%S": ("second", r"([0-5]\d)"),
+    "%I": ("half_hour", r"(0?[1-9]|1[0-2])"),
+    "%p": ("half", r"(?i:([ap])\.?m\.?)"),
+    "%f": ("fraction", r"(\d{1,9})"),
+    "%z": ("offset", r"((?i:Z|UTC|GMT)|[+-]\d{2}(?::?\d{2}){0,2})"),
+    "%a": ("weekday", r"([\p{L}]+)"),
+    "%A": ("weekday", r"([\p{L}]+)"),
 }
+_TEXTS = ("month_name", "half", "offset", "weekday", "fraction")
 
 
 def check_formats(formats: list[str]) -> list[str]:
@@ -37,6 +44,14 @@ def check_formats(formats: list[str]) -> list[str]:
             raise ValueError(f"'{text}' holds {min(unknown)}; known are {', '.join(_DIRECTIVES)}")
         if "%Y" not in text and "%y" not in text:
             raise ValueError(f"'{text}' holds no year")
+        if ("%I" in text) != ("%p" in text):
+            raise ValueError(
+                f"'{text}' needs both %I, the hour from 1 to 12, and %p, AM or PM; %H is the hour from 0 to 23"
+            )
+        fields = [_DIRECTIVES[part][0] for part in re.findall(r"%.", text)]
+        twice = {name for name in fields if fields.count(name) > 1}
+        if twice:
+            raise ValueError(f"'{text}' holds the {min(twice).replace('_', ' ')} twice")
     return formats
 
 
@@ -50,15 +65,21 @@ def _compile(text: str) -> tuple[str, dict[str, int]]:
 def _fields(column: ir.StringValue, text: str) -> tuple[ir.BooleanValue, dict[str, ir.Value]]:
     pattern, groups = _compile(text)
     known = {name: column.re_extract(pattern, group) for name, group in groups.items()}
-    fields: dict[str, ir.Value] = {
-        name: value.try_cast("int64") for name, value in known.items() if name != "month_name"
-    }
+    fields: dict[str, ir.Value] = {name: value.try_cast("int64") for name, value in known.items() if name not in _TEXTS}
     if "short_year" in fields:
         # As in POSIX: 69 to 99 are of the last century.
         short = fields.pop("short_year")
         fields["year"] = short + (short >= 69).ifelse(1900, 2000)
     if "month_name" in known:
         fields["month"] = (ibis.literal(_MONTHS).find(known["month_name"].lower().left(3)) // 3 + 1).cast("int64")
+    if "half" in known:
+        fields["hour"] = fields.pop("half_hour") % 12 + (known["half"].lower() == "p").ifelse(12, 0)
+    if "fraction" in known:
+        fields["fraction"] = (ibis.literal("0.") + known["fraction"]).try_cast("float64")
+    if "offset" in known:
+        digits = known["offset"].re_replace("[^0-9]", "").rpad(6, "0")
+        hours, minutes, rest = (digits.substr(place, 2).try_cast("int64") for place in (0, 2, 4))
+        fields["offset"] = known["offset"].startswith("-").ifelse(-1, 1) * (hours * 3600 + minutes * 60 + rest)
     return column.re_search(pattern), fields
 
 
@@ -88,7 +109,7 @@ def age(column: ir.StringValue, formats: list[str], reference: date) -> ir.Value
 
 
 def seconds(column: ir.StringValue, formats: list[str]) -> ir.Value:
-    """Return the seconds since 1970 of points in time without time zone; null where no format fits.
+    """Return the seconds since 1970 of points in time, in UTC where no offset stands; null where no format fits.
 
     Days are counted by Hinnant's ``days_from_civil`` (chrono-compatible low-level date algorithms).
     """
@@ -101,6 +122,7 @@ def seconds(column: ir.StringValue, formats: list[str]) -> ir.Value:
         of_year = (153 * (month + (month > 2).ifelse(-3, 9)) + 2) // 5 + day - 1
         days = era * 146097 + of_era * 365 + of_era // 4 - of_era // 100 + of_year - 719468
         clock = [fields.get(name, ibis.literal(0)) for name in ("hour", "minute", "second")]
-        return days * 86400 + clock[0] * 3600 + clock[1] * 60 + clock[2]
+        whole = days * 86400 + clock[0] * 3600 + clock[1] * 60 + clock[2] - fields.get("offset", ibis.literal(0))
+        return whole + fields["fraction"] if "fraction" in fields else whole
 
     return _first_fitting(column, formats, number)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-import re
+from collections.abc import Iterable
 from datetime import date
 from typing import Literal
 
+import duckdb
 from pydantic import Field, field_validator, model_validator
 
 from multitask_recommender.data.dates import check_formats
+from multitask_recommender.data.label_expressions import NOT_NAMES
 from multitask_recommender.data.tasks import Task
-from multitask_recommender.foundation.settings_base import Settings
+from multitask_recommender.foundation.settings_base import Described, Settings
 
 SplitName = Literal["random", "chronological", "temporal", "cold_items"]
 Candidates = Literal["trained", "new", "all"]
@@ -20,9 +22,11 @@ Candidates = Literal["trained", "new", "all"]
 Missing = list[str | int | float]
 RowHandling = Literal["refuse", "drop"]
 Duplicates = Literal["refuse", "first", "last"]
+MERGED = ("maximum", "minimum", "sum", "mean", "count")
+"""Ways to make one row of the rows that repeat a pair."""
 
 
-class Signal(Settings):
+class Signal(Described):
     """A numeric column of the interactions, such as the rating.
 
     Attributes:
@@ -31,6 +35,10 @@ class Signal(Settings):
         maximum: Largest value allowed.
         missing_values: Values that stand for none, such as 0 where 0 means that no score was given.
         optional: Whether the value may be missing.
+        true_values: Texts that stand for 1, such as ``yes``; ``true`` in any case always does.
+        false_values: Texts that stand for 0; ``false`` in any case always does.
+        files: Of a table in several files, the names of those in which the column is this signal; in the rows of the
+            others it is missing.
     """
 
     column: str
@@ -38,11 +46,17 @@ class Signal(Settings):
     maximum: float = math.inf
     missing_values: Missing = Field(default_factory=list)
     optional: bool = False
+    true_values: list[str] = Field(default_factory=list)
+    false_values: list[str] = Field(default_factory=list)
+    files: list[str] | None = Field(default=None, min_length=1)
 
     @model_validator(mode="after")
     def _check(self) -> Signal:
-        if self.minimum > self.maximum:
-            raise ValueError(f"minimum {self.minimum} is above maximum {self.maximum}")
+        if not self.minimum <= self.maximum:
+            raise ValueError(f"minimum {self.minimum} is not below maximum {self.maximum}")
+        twice = set(self.true_values) & set(self.false_values)
+        if twice:
+            raise ValueError(f"'{min(twice)}' is both one of 'true_values' and one of 'false_values'")
         return self
 
     @property
@@ -51,7 +65,7 @@ class Signal(Settings):
         return self.optional or bool(self.missing_values)
 
 
-class Events(Settings):
+class Events(Described):
     """Rows that are events of several kinds, such as view, cart and purchase; pairs get one 0/1 signal per kind.
 
     Attributes:
@@ -65,7 +79,7 @@ class Events(Settings):
     others: RowHandling = "refuse"
 
 
-class InteractionTable(Settings):
+class InteractionTable(Described):
     """Which column of ``raw_interactions`` is what.
 
     Attributes:
@@ -73,12 +87,18 @@ class InteractionTable(Settings):
         item_id: Column with the item's identifier.
         user_id_length: Fill shorter user identifiers with leading zeros to this length.
         item_id_length: The same for item identifiers.
+        user_id_integer: Whether user identifiers such as ``9.0`` are the integer ``9``.
+        item_id_integer: The same for item identifiers.
+        decimal: What divides the whole part of signals and timestamps from the fraction.
         timestamp: Column with a number that grows with time, or null.
         timestamp_formats: Where it is a date instead: its formats, such as ``%Y-%m-%d %H:%M:%S``.
         signals: Numeric columns, by the name that label expressions use.
-        events: Where rows are events of several kinds; the pairs' signals are then the maximum over their events.
+        events: Where rows are events of several kinds; ``duplicates: refuse`` then means the maximum, as events of a
+            pair are in order.
         duplicates: What happens to rows that repeat a pair: ``refuse`` them, keep the ``first`` or ``last`` by time (by
-            place in the file where there is no time), or keep one row with the ``maximum`` of every signal.
+            place in the file where there is no time), or make one row of them with the ``maximum``, ``minimum``,
+            ``sum`` or ``mean`` of every signal; ``count`` makes one row with the number of rows as the signal ``count``
+            and the maximum of every other signal. The time is that of the last row.
         unreadable: What happens to rows without identifiers, or with a timestamp or signal that cannot be read or is
             outside its range.
         unknown_users: What happens to rows of users that ``raw_users`` does not have; ``keep`` adds the user, with
@@ -90,30 +110,43 @@ class InteractionTable(Settings):
     item_id: str
     user_id_length: int | None = Field(default=None, ge=1)
     item_id_length: int | None = Field(default=None, ge=1)
+    user_id_integer: bool = False
+    item_id_integer: bool = False
+    decimal: Literal[".", ","] = "."
     timestamp: str | None = None
     timestamp_formats: list[str] = Field(default_factory=list)
     signals: dict[str, Signal] = Field(default_factory=dict)
     events: Events | None = None
-    duplicates: Literal["refuse", "first", "last", "maximum"] = "refuse"
+    duplicates: Literal["refuse", "first", "last", "maximum", "minimum", "sum", "mean", "count"] = "refuse"
     unreadable: RowHandling = "refuse"
     unknown_users: Literal["refuse", "drop", "keep"] = "refuse"
     unknown_items: Literal["refuse", "drop", "keep"] = "refuse"
 
     _check_formats = field_validator("timestamp_formats")(check_formats)
 
+    @model_validator(mode="after")
+    def _check(self) -> InteractionTable:
+        if self.events is not None and self.duplicates in ("first", "last"):
+            raise ValueError(
+                f"'duplicates: {self.duplicates}' would keep one event of a pair; with 'events' name a merge"
+            )
+        return self
+
     @property
     def signal_names(self) -> list[str]:
-        """Names of all signals, those of events last."""
-        return [*self.signals, *(self.events.kinds if self.events else [])]
+        """Names of all signals, those of events and the number of rows last."""
+        counted = ["count"] if self.duplicates == "count" else []
+        return [*self.signals, *(self.events.kinds if self.events else []), *counted]
 
 
-class Feature(Settings):
+class Feature(Described):
     """A feature of a user or an item.
 
     Attributes:
         kind: ``numeric`` (cut into ``bins`` of equal count), ``category`` (one value), ``categories`` (several,
             divided by ``separator``), ``text`` (its words) or ``date`` (a number: its ``year`` or an ``age`` in years).
         column: Column of the raw table that holds it; or
+        columns: several columns of 0 and 1, which are one feature of several values: the names of those with a 1; or
         relation: relation of the item graph that holds it (items only; always several values).
         separator: What divides the values of ``categories``, or the parts of a ``category``.
         part: Of a ``category`` that is divided by ``separator``, the part to take: 1 the first, -1 the last.
@@ -133,6 +166,7 @@ class Feature(Settings):
 
     kind: Literal["numeric", "category", "categories", "text", "date"]
     column: str | None = None
+    columns: list[str] | None = Field(default=None, min_length=1)
     relation: str | None = None
     separator: str = " "
     part: int | None = None
@@ -153,18 +187,19 @@ class Feature(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> Feature:
-        if (self.column is None) == (self.relation is None):
-            raise ValueError("a feature needs either 'column' or 'relation'")
-        if self.relation is not None and self.kind != "categories":
-            raise ValueError("a feature with a 'relation' is of kind 'categories'")
+        sources = [name for name in ("column", "columns", "relation") if getattr(self, name) is not None]
+        if len(sources) != 1:
+            raise ValueError("a feature needs either 'column', 'columns' or 'relation'")
+        if sources != ["column"] and self.kind != "categories":
+            raise ValueError(f"a feature with '{sources[0]}' is of kind 'categories'")
         if (self.kind == "date") != bool(self.formats):
             raise ValueError("'formats' belong to features of kind 'date', which need them")
         if self.kind == "date" and (self.of_date == "age") != (self.reference is not None):
             raise ValueError("'of_date: age' needs the 'reference' day, and nothing else does")
         if self.part is not None and (self.part == 0 or self.kind != "category"):
             raise ValueError("'part' counts from 1, or from -1 at the end, and belongs to features of kind 'category'")
-        if self.pattern is not None and re.compile(self.pattern).groups < 1:
-            raise ValueError(f"'pattern: {self.pattern}' has no group")
+        if self.pattern is not None:
+            _check_pattern(self.pattern)
         if self.hash_columns is not None and self.kind != "text":
             raise ValueError("'hash_columns' belongs to features of kind 'text'")
         if not self.is_number and (self.minimum is not None or self.maximum is not None):
@@ -176,14 +211,43 @@ class Feature(Settings):
         """Whether the canonical table holds the feature as a number."""
         return self.kind in ("numeric", "date")
 
+    @property
+    def is_checked(self) -> bool:
+        """Whether a value may be unreadable."""
+        return self.is_number or self.columns is not None
 
-class UserTable(Settings):
+    @property
+    def raw_columns(self) -> list[str]:
+        """The columns of the raw table that hold the feature."""
+        return self.columns or ([self.column] if self.column is not None else [])
+
+
+def _check_pattern(pattern: str) -> None:
+    """Refuse a regular expression that the engine which will match it does not know, such as one that looks ahead."""
+    with duckdb.connect() as engine:
+        try:
+            engine.execute("SELECT regexp_extract('', $1)", [pattern])
+        except duckdb.Error as error:
+            raise ValueError(
+                f"'pattern: {pattern}' cannot be used: {str(error).split(': ', 1)[-1]}. Patterns are those of RE2, "
+                "which looks neither ahead nor behind: match what surrounds the value, and put the value in brackets"
+            ) from None
+        try:
+            # A name for the first group, which has to exist.
+            engine.execute("SELECT regexp_extract('', $1, ['group'])", [pattern])
+        except duckdb.Error:
+            raise ValueError(f"'pattern: {pattern}' has no group: put the value in round brackets") from None
+
+
+class UserTable(Described):
     """Which column of ``raw_users`` is what.
 
     Attributes:
         user_id: Column with the user's identifier; null where there is no such table, and the users are those of the
             interactions.
         id_length: Fill shorter identifiers with leading zeros to this length.
+        id_integer: Whether identifiers such as ``9.0`` are the integer ``9``.
+        decimal: What divides the whole part of numeric features from the fraction.
         features: Features by name.
         activity: Name of the feature that counts the user's training interactions (doubling bins), or null.
         duplicates: What happens to rows that repeat an identifier: ``refuse``, or keep the ``first`` or ``last``.
@@ -192,6 +256,8 @@ class UserTable(Settings):
 
     user_id: str | None = None
     id_length: int | None = Field(default=None, ge=1)
+    id_integer: bool = False
+    decimal: Literal[".", ","] = "."
     features: dict[str, Feature] = Field(default_factory=dict)
     activity: str | None = None
     duplicates: Duplicates = "refuse"
@@ -204,13 +270,15 @@ class UserTable(Settings):
         return self
 
 
-class ItemTable(Settings):
+class ItemTable(Described):
     """Which column of ``raw_items`` is what.
 
     Attributes:
         item_id: Column with the item's identifier; null where there is no such table, and the items are those of the
             interactions.
         id_length: Fill shorter identifiers with leading zeros to this length.
+        id_integer: Whether identifiers such as ``9.0`` are the integer ``9``.
+        decimal: What divides the whole part of numeric features from the fraction.
         title: Column with the title that lists of recommendations show, or null.
         features: Features by name.
         duplicates: What happens to rows that repeat an identifier: ``refuse``, or keep the ``first`` or ``last``.
@@ -219,6 +287,8 @@ class ItemTable(Settings):
 
     item_id: str | None = None
     id_length: int | None = Field(default=None, ge=1)
+    id_integer: bool = False
+    decimal: Literal[".", ","] = "."
     title: str | None = None
     features: dict[str, Feature] = Field(default_factory=dict)
     duplicates: Duplicates = "refuse"
@@ -231,7 +301,7 @@ class ItemTable(Settings):
         return self
 
 
-class ItemGraph(Settings):
+class ItemGraph(Described):
     """A knowledge graph of the items: ``raw_item_links`` names an item's entity, ``raw_item_graph`` its relations.
 
     Attributes:
@@ -249,7 +319,7 @@ class ItemGraph(Settings):
     tail: str
 
 
-class DatasetSettings(Settings):
+class DatasetSettings(Described):
     """The description of a data set.
 
     Attributes:
@@ -276,27 +346,32 @@ class DatasetSettings(Settings):
     @model_validator(mode="after")
     def _check(self) -> DatasetSettings:
         signals, events = self.interactions.signals, self.interactions.events
-        reserved = {"row", "user", "item", "user_id", "item_id", "timestamp", "event", "fault"}
-        wrong = reserved & set(self.interactions.signal_names)
-        if wrong:
-            raise ValueError(f"signals cannot be called {', '.join(sorted(wrong))}")
         twice = set(signals) & set(events.kinds if events else ())
         if twice:
             raise ValueError(f"'{min(twice)}' is both a signal and a kind of event")
+        names = self.interactions.signal_names
+        _check_names("signals", names, {*_INTERACTION_COLUMNS, *(f"raw_{name}" for name in signals)})
+        wrong = NOT_NAMES.intersection(names)
+        if wrong:
+            raise ValueError(f"signals cannot be called '{min(wrong)}', a word of label expressions")
+        _check_names("tasks", self.tasks, {*_LABEL_COLUMNS, *(f"relevant_{name}" for name in self.tasks)})
         label_columns = {signal.column: f"dataset.interactions.signals.{name}" for name, signal in signals.items()}
         if events is not None:
             label_columns[events.column] = "dataset.interactions.events"
-        for side, features in (("users", self.users.features), ("items", self.items.features)):
+        for side, described in (("users", self.users), ("items", self.items)):
+            features = described.features
+            own = [*features, *([self.users.activity] if side == "users" and self.users.activity else [])]
+            checked = {f"raw_{name}" for name, feature in features.items() if feature.is_checked}
+            _check_names(f"features of {side}", own, {*_SIDE_COLUMNS, *checked})
             for name, feature in features.items():
-                if name in {"row", "user", "item", "user_id", "item_id", "title", "fault"}:
-                    raise ValueError(f"a feature of {side} cannot be called '{name}'")
                 if feature.relation is not None and (side == "users" or self.item_graph is None):
                     raise ValueError(f"feature '{name}' of {side} has a 'relation' but there is no item graph")
-                if feature.column in label_columns:
-                    raise ValueError(
-                        f"dataset.{side}.features.{name}.column is '{feature.column}', which is a label column "
-                        f"({label_columns[feature.column]}): a model would see what it has to predict"
-                    )
+                for column in feature.raw_columns:
+                    if column in label_columns:
+                        raise ValueError(
+                            f"dataset.{side}.features.{name}.column is '{column}', which is a label column "
+                            f"({label_columns[column]}): a model would see what it has to predict"
+                        )
         for name, task in self.tasks.items():
             before, visited = task.after, {name}
             while before is not None:
@@ -309,6 +384,34 @@ class DatasetSettings(Settings):
         return self
 
 
+_INTERACTION_COLUMNS = frozenset(
+    {"row", "user", "item", "user_id", "item_id", "timestamp", "raw_timestamp", "event", "fault", "file"}
+    | {"invisible_user_id", "invisible_item_id", "occurrence", "key"}
+)
+_LABEL_COLUMNS = frozenset({"row", "user", "item", "item_id", "timestamp", "split", "part", "fold", "position"})
+_SIDE_COLUMNS = frozenset(
+    {"row", "user", "item", "user_id", "item_id", "title", "fault", "occurrence", "key"}
+    | {"invisible_user_id", "invisible_item_id"}
+)
+
+
+def _check_names(what: str, names: Iterable[str], taken: set[str]) -> None:
+    """Refuse names that are columns of the tables already, or that differ in case alone, as engines do not tell."""
+    seen: dict[str, str] = {}
+    reserved = {name.casefold() for name in taken}
+    for name in names:
+        folded = name.casefold()
+        if folded in reserved:
+            raise ValueError(f"{what} cannot be called '{name}', which is a column of the project's own tables")
+        if folded in seen:
+            raise ValueError(f"{what} cannot be called '{seen[folded]}' and '{name}', which differ at most in case")
+        if not name.isprintable() or name != name.strip() or not name:
+            raise ValueError(
+                f"{what} cannot be called {name!r}: a name begins and ends with characters that can be seen"
+            )
+        seen[folded] = name
+
+
 class SplitSettings(Settings):
     """How interactions are divided into training, validation and test rows.
 
@@ -317,7 +420,7 @@ class SplitSettings(Settings):
         seed: Seed of the shuffles.
         test_share: Share of test rows of the splits ``chronological``, ``temporal`` and (of items) ``cold_items``.
         random_test_share: Share of test rows of the split ``random``.
-        validation_share: Share of validation rows.
+        validation_share: Share of validation rows; 0 for none.
         folds: Number of cross-validation folds inside the training rows.
         candidates: Split to the items that may be recommended on it: ``trained`` (those with training rows, the
             default), ``new`` (those without: which of the new items does a user get? the default of ``cold_items``), or
@@ -328,7 +431,7 @@ class SplitSettings(Settings):
     seed: int = Field(ge=0, lt=2**32)
     random_test_share: float = Field(default=0.1, gt=0, lt=1)
     test_share: float = Field(default=0.2, gt=0, lt=1)
-    validation_share: float = Field(default=0.1, gt=0, lt=1)
+    validation_share: float = Field(default=0.1, ge=0, lt=1)
     folds: int = Field(ge=2)
     candidates: dict[SplitName, Candidates] = Field(default_factory=dict)
 

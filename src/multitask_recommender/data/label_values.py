@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import math
 import operator
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -47,6 +48,16 @@ _OPERATORS: dict[type[ast.AST], Callable[..., Value]] = {
     ast.And: _all,
     ast.Or: lambda *values: _OPERATORS[ast.Not](_all(*map(_OPERATORS[ast.Not], values))),
 }
+_FUNCTIONS: dict[str, Callable[..., Value]] = {
+    "log": _without_missing(lambda value: math.log(value) if value > 0 else None),
+    "log1p": _without_missing(lambda value: math.log(value + 1) if value > -1 else None),
+    "exp": _without_missing(lambda value: math.exp(value) if value < 700 else None),
+    "abs": _without_missing(abs),
+    "min": _without_missing(min),
+    "max": _without_missing(max),
+    "is_missing": lambda value: value is None,
+}
+_QUOTED = re.compile("`([^`]*)`")
 
 
 def evaluate_on_values(text: str, values: Mapping[str, Value]) -> Value:
@@ -59,8 +70,13 @@ def evaluate_on_values(text: str, values: Mapping[str, Value]) -> Value:
     Raises:
         SettingsError: If the text is not such an expression.
     """
+    # A name between backticks may hold anything, so it is exchanged for a word first.
+    names = {f"name_{number}": name for number, name in enumerate(dict.fromkeys(_QUOTED.findall(text)))}
+    words = {name: word for word, name in names.items()}
+    plain = _QUOTED.sub(lambda match: words[match[1]], " ".join(text.split()))
+    known = {**values, **{word: values.get(name) for word, name in names.items()}}
     try:
-        return _value(ast.parse(text.strip(), mode="eval").body, values)
+        return _value(ast.parse(plain, mode="eval").body, known)
     except (SyntaxError, KeyError, TypeError) as error:
         raise SettingsError(
             f"'{text}' cannot be computed on single values: {error}.\n  where: a label expression of the data set\n"
@@ -84,6 +100,8 @@ def _value(node: ast.expr, values: Mapping[str, Value]) -> Value:
             sides = [_value(side, values) for side in (node.left, *node.comparators)]
             pairs = zip(node.ops, sides[:-1], sides[1:], strict=True)
             return _all(*[_OPERATORS[type(op)](left, right) for op, left, right in pairs])
+        case ast.Call(func=ast.Name(id=name), keywords=[]):
+            return _FUNCTIONS[name](*[_value(part, values) for part in node.args])
     raise TypeError(f"'{ast.unparse(node)}' is unknown")
 
 

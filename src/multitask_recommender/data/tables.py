@@ -15,16 +15,25 @@ import pandas as pd
 
 from multitask_recommender.data import dates
 from multitask_recommender.data.description import (
+    MERGED,
     DatasetSettings,
     Feature,
     InteractionTable,
+    ItemTable,
     Missing,
     RowHandling,
+    Signal,
+    UserTable,
 )
+from multitask_recommender.data.raw_columns import FAULT, FILE, ROW
 from multitask_recommender.foundation.errors import DataError
-from multitask_recommender.raw_tables import FAULT, ROW
 
 _SHOWN_ROWS = 5
+_FINITE = "a number, and a finite one"
+# Spaces of any kind and characters that take no place, such as a byte order mark, at both ends of a text.
+_AROUND = r"^[\s\p{Z}\p{Cf}\p{Cc}]+|[\s\p{Z}\p{Cf}\p{Cc}]+$"
+# Within an identifier, characters that take no place: zero-width space, word joiner, byte order mark, soft hyphen.
+_INVISIBLE = "[\u200b\u2060\ufeff\u00ad]"
 
 
 def require_columns(table: ir.Table, name: str, wanted: Mapping[str, str]) -> None:
@@ -40,23 +49,60 @@ def require_columns(table: ir.Table, name: str, wanted: Mapping[str, str]) -> No
     """
     for key, column in wanted.items():
         if column not in table.columns:
-            near = difflib.get_close_matches(column, table.columns, n=1)
+            known = [own for own in table.columns if own not in (ROW, FAULT)]
+            near = [own for own in known if own.casefold() == column.casefold()]
+            near = near or difflib.get_close_matches(column, known, n=1)
             hint = f" (did you mean '{near[0]}'?)" if near else ""
+            alone = " alone: is 'delimiter' in the catalog right?" if set(known) <= {known[0], FILE} else "."
             raise DataError(
                 name,
-                f"The column '{column}' is missing{hint}; the table has: {', '.join(table.columns)}.",
-                f"name an existing column in '{key}' of parameters_data_engineering.yml, or correct the file.",
+                f"The column '{column}' is missing{hint}; the table has: {', '.join(known)}{alone}",
+                f"name an existing column in '{key}' of the parameters, or correct the file.",
                 column=column,
             )
 
 
 def _text(column: ir.Value) -> ir.StringValue:
-    return column.cast("string").strip().nullif("")
+    return column.cast("string").re_replace(_AROUND, "").nullif("")
 
 
-def _identifier(column: ir.Value, length: int | None) -> ir.StringValue:
-    text = _text(column)
+def _identifier(column: ir.Value, length: int | None, integer: bool) -> ir.StringValue:
+    text = _text(column).re_replace(_INVISIBLE, "")
+    if integer:
+        text = text.re_replace(r"^([+-]?\d+)\.0*$", r"\1")
     return text if length is None else (text.length() < length).ifelse(text.lpad(length, "0"), text)
+
+
+def _invisible(column: ir.Value) -> ir.BooleanValue:
+    """Whether an identifier had to be freed of more than plain spaces."""
+    text = column.cast("string")
+    return (_text(column).re_replace(_INVISIBLE, "") != text.re_replace(r"^\s+|\s+$", "")).fill_null(False)
+
+
+def _number(text: ir.StringValue, decimal: str) -> ir.NumericValue:
+    """The number that a text stands for: NaN for the infinite, null for what is none; true is 1, false is 0."""
+    digits = text if decimal == "." else text.replace(decimal, ".")
+    number = digits.try_cast("float64")
+    number = number.isinf().ifelse(math.nan, number)
+    return ibis.cases((text.lower() == "true", 1.0), (text.lower() == "false", 0.0), else_=number)
+
+
+def _signal(text: ir.StringValue, signal: Signal, decimal: str) -> ir.NumericValue:
+    number = _number(text, decimal)
+    words = {**dict.fromkeys(signal.true_values, 1.0), **dict.fromkeys(signal.false_values, 0.0)}
+    return ibis.cases(*[(text == word, value) for word, value in words.items()], else_=number) if words else number
+
+
+def _require_values(table: ir.Table, name: str, columns: Mapping[str, str | None]) -> None:
+    """Refuse a column of lists where one value is needed; ``columns`` is configuration key to column."""
+    for key, column in columns.items():
+        if column is not None and table[column].type().is_array():
+            raise DataError(
+                name,
+                f"The column '{column}' holds lists of values, and '{key}' needs one value a row.",
+                "name another column; lists can be features of kind 'categories' or 'text'.",
+                column=column,
+            )
 
 
 def _with_row(raw: ir.Table) -> ir.Table:
@@ -67,14 +113,14 @@ def _with_row(raw: ir.Table) -> ir.Table:
     )
 
 
-def _without_missing(text: ir.StringValue, missing: Missing) -> ir.StringValue:
+def _without_missing(text: ir.StringValue, missing: Missing, decimal: str = ".") -> ir.StringValue:
     """Return null where the text is one of the declared missing values, as text or as number."""
     if not missing:
         return text
     found = text.isin([str(value) for value in missing])
     numbers = [float(value) for value in missing if not isinstance(value, str)]
     if numbers:
-        found = found | text.try_cast("float64").isin(numbers).fill_null(False)
+        found = found | _number(text, decimal).isin(numbers).fill_null(False)
     return found.ifelse(None, text)
 
 
@@ -89,9 +135,10 @@ def standardise_interactions(
         name: Catalog name of the table.
 
     Returns:
-        Table with row (position in the raw files), fault, user_id, item_id, timestamp (null without one), event (null
-        without one) and, for every signal, its number (null where the text is not a number) and ``raw_<signal>``, the
-        text (null where it stands for no value).
+        Table with row (position in the raw files), fault, file (null for a table of one file), user_id, item_id and
+        whether they held invisible characters, timestamp (null without one), event (null without one) and, for every
+        signal, its number (null where the text is not a number, NaN where it is not a finite one) and
+        ``raw_<signal>``, the text (null where it stands for no value).
 
     Raises:
         DataError: If the table or a column is missing.
@@ -106,23 +153,31 @@ def standardise_interactions(
         wanted["dataset.interactions.timestamp"] = settings.timestamp
     if settings.events is not None:
         wanted["dataset.interactions.events.column"] = settings.events.column
-    require_columns(raw, name, wanted)
+    of_files = {f"dataset.interactions.signals.{n}.files": FILE for n, s in settings.signals.items() if s.files}
+    require_columns(raw, name, wanted | of_files)
+    _require_values(raw, name, wanted)
     table = _with_row(raw)
     columns: dict[str, ir.Value] = {
         "row": table.row,
         "fault": table.fault,
-        "user_id": _identifier(table[settings.user_id], settings.user_id_length),
-        "item_id": _identifier(table[settings.item_id], settings.item_id_length),
+        "file": table[FILE] if FILE in table.columns else ibis.null("string"),
+        "user_id": _identifier(table[settings.user_id], settings.user_id_length, settings.user_id_integer),
+        "item_id": _identifier(table[settings.item_id], settings.item_id_length, settings.item_id_integer),
+        "invisible_user_id": _invisible(table[settings.user_id]),
+        "invisible_item_id": _invisible(table[settings.item_id]),
         "timestamp": ibis.null("float64"),
         "event": ibis.null("string") if settings.events is None else _text(table[settings.events.column]),
     }
     if settings.timestamp is not None:
         time = columns["raw_timestamp"] = _text(table[settings.timestamp])
         formats = settings.timestamp_formats
-        columns["timestamp"] = dates.seconds(time, formats) if formats else time.try_cast("float64")
+        columns["timestamp"] = dates.seconds(time, formats) if formats else _number(time, settings.decimal)
     for name, signal in settings.signals.items():
-        text = columns[f"raw_{name}"] = _without_missing(_text(table[signal.column]), signal.missing_values)
-        columns[name] = text.try_cast("float64")
+        text = _without_missing(_text(table[signal.column]), signal.missing_values, settings.decimal)
+        if signal.files is not None:
+            text = table[FILE].isin(signal.files).ifelse(text, None)
+        columns[f"raw_{name}"] = text
+        columns[name] = _signal(text, signal, settings.decimal)
     if settings.events is not None:
         for name, kind in settings.events.kinds.items():
             columns[name] = (columns["event"] == kind).cast("float64")
@@ -134,38 +189,65 @@ def _part(text: ir.StringValue, separator: str, part: int) -> ir.StringValue:
     return parts[part - 1 if part > 0 else parts.length() + part].strip().nullif("")
 
 
-def _feature_columns(table: ir.Table, features: Mapping[str, Feature]) -> dict[str, ir.Value]:
+def _flags(table: ir.Table, name: str, flags: list[str], missing: Missing) -> dict[str, ir.Value]:
+    """The names of the columns that hold a 1, and in ``raw_<feature>`` the first value that is neither 1 nor 0."""
+    texts = {column: _without_missing(_text(table[column]), missing) for column in flags}
+    numbers = {column: _number(text, ".") for column, text in texts.items()}
+    wrong = {
+        column: (texts[column].notnull() & ~number.isin([0.0, 1.0]).fill_null(False))
+        for column, number in numbers.items()
+    }
+    found = ibis.array([(number == 1).ifelse(column, None) for column, number in numbers.items()])
+    shown = [wrong[column].ifelse(ibis.literal(f"{column}: ") + texts[column], None) for column in flags]
+    return {name: found.filter(lambda value: value.notnull()), f"raw_{name}": ibis.coalesce(*shown)}
+
+
+def _feature_columns(
+    table: ir.Table, features: Mapping[str, Feature], settings: UserTable | ItemTable
+) -> dict[str, ir.Value]:
     """Values of the features that have a column; for numbers also ``raw_<feature>``, the text."""
     columns: dict[str, ir.Value] = {}
     for name, feature in features.items():
+        if feature.columns is not None:
+            columns |= _flags(table, name, feature.columns, feature.missing_values)
+            continue
         if feature.column is None:
             continue
-        text = _text(table[feature.column])
+        several = table[feature.column].type().is_array()
+        if several and feature.kind == "categories":
+            columns[name] = _list_of_texts(table[feature.column], feature.missing_values)
+            continue
+        text = _text(table[feature.column].join(" ") if several else table[feature.column])
         if feature.pattern is not None:
             text = text.re_extract(feature.pattern, 1).strip().nullif("")
         if feature.part is not None:
             # A text with fewer parts has none at that place.
             long_enough = text.split(feature.separator).length() >= abs(feature.part)
             text = long_enough.ifelse(_part(text, feature.separator, feature.part), None)
-        text = _without_missing(text, feature.missing_values)
+        text = _without_missing(text, feature.missing_values, settings.decimal)
         value: ir.Value = text
         if feature.is_number:
             columns[f"raw_{name}"] = text
             if feature.kind == "numeric":
-                value = text.try_cast("float64")
+                value = _number(text, settings.decimal)
                 value = value.isnan().ifelse(None, value)
             elif feature.of_date == "age" and feature.reference is not None:
                 value = dates.age(text, feature.formats, feature.reference)
             else:
                 value = dates.year(text, feature.formats)
         elif feature.kind == "categories":
-            value = text.split(feature.separator)
+            value = _list_of_texts(text.split(feature.separator), feature.missing_values)
         elif feature.kind == "text":
             value = text.lower().re_replace(r"[^\p{L}\p{N}]+", " ").strip().split(" ")
         elif feature.first_characters is not None:
             value = text.left(feature.first_characters)
         columns[name] = value
     return columns
+
+
+def _list_of_texts(values: ir.ArrayValue, missing: Missing) -> ir.ArrayValue:
+    stripped = values.map(lambda value: _without_missing(_text(value), missing))
+    return stripped.filter(lambda value: value.notnull())
 
 
 def _nothing(**columns: str) -> ir.Table:
@@ -184,6 +266,18 @@ def _require_table(raw: ir.Table | None, name: str, key: str) -> ir.Table:
     return raw
 
 
+def _require_feature_columns(
+    raw: ir.Table, table: str, wanted: dict[str, str], key: str, features: Mapping[str, Feature]
+) -> None:
+    """Check the columns of identifiers and titles (``wanted``) and of features."""
+    single = {f"{key}.features.{name}.column": f.column for name, f in features.items() if f.column is not None}
+    for name, feature in features.items():
+        require_columns(raw, table, {f"{key}.features.{name}.columns": column for column in feature.columns or []})
+    require_columns(raw, table, wanted | single)
+    lists = {f"{key}.features.{name}.column" for name, f in features.items() if f.kind in ("categories", "text")}
+    _require_values(raw, table, {place: column for place, column in (wanted | single).items() if place not in lists})
+
+
 def standardise_users(raw: ir.Table | None, settings: DatasetSettings) -> ir.Table:
     """Give the columns of the users their canonical names and types.
 
@@ -199,11 +293,15 @@ def standardise_users(raw: ir.Table | None, settings: DatasetSettings) -> ir.Tab
         return _nothing(user_id="string")
     raw = _require_table(raw, "raw_users", "dataset.users.user_id")
     wanted = {"dataset.users.user_id": user_id}
-    wanted |= {f"dataset.users.features.{name}.column": f.column or "" for name, f in features.items()}
-    require_columns(raw, "raw_users", wanted)
+    _require_feature_columns(raw, "raw_users", wanted, "dataset.users", features)
     table = _with_row(raw)
-    identifier = _identifier(table[user_id], settings.users.id_length)
-    return table.select(row=table.row, fault=table.fault, user_id=identifier, **_feature_columns(table, features))
+    return table.select(
+        row=table.row,
+        fault=table.fault,
+        user_id=_identifier(table[user_id], settings.users.id_length, settings.users.id_integer),
+        invisible_user_id=_invisible(table[user_id]),
+        **_feature_columns(table, features, settings.users),
+    )
 
 
 def standardise_items(raw: ir.Table | None, settings: DatasetSettings, relations: ir.Table | None) -> ir.Table:
@@ -228,13 +326,15 @@ def standardise_items(raw: ir.Table | None, settings: DatasetSettings, relations
     wanted = {"dataset.items.item_id": column}
     if settings.items.title is not None:
         wanted["dataset.items.title"] = settings.items.title
-    wanted |= {f"dataset.items.features.{name}.column": f.column for name, f in features.items() if f.column}
-    require_columns(raw, "raw_items", wanted)
+    _require_feature_columns(raw, "raw_items", wanted, "dataset.items", features)
     table = _with_row(raw)
-    item_id = _identifier(table[column], settings.items.id_length)
+    item_id = _identifier(table[column], settings.items.id_length, settings.items.id_integer)
     title = item_id if settings.items.title is None else _text(table[settings.items.title]).fill_null(item_id)
-    values = _feature_columns(table, features)
-    items = table.select(row=table.row, fault=table.fault, item_id=item_id, title=title, **values)
+    values = _feature_columns(table, features, settings.items)
+    invisible = _invisible(table[column])
+    items = table.select(
+        row=table.row, fault=table.fault, item_id=item_id, invisible_item_id=invisible, title=title, **values
+    )
     for name, feature in features.items():
         if feature.relation is not None and relations is not None:
             found = relations.filter(relations.relation == feature.relation)
@@ -242,8 +342,8 @@ def standardise_items(raw: ir.Table | None, settings: DatasetSettings, relations
             # The order of a collected array depends on the engine; sorting makes it the same everywhere.
             lists = lists.mutate(**{name: lists[name].sort()})
             items = items.left_join(lists, "item_id").drop("item_id_right")
-    raw_columns = [f"raw_{name}" for name, feature in features.items() if feature.is_number]
-    return items.select("row", "fault", "item_id", "title", *features, *raw_columns)
+    raw_columns = [f"raw_{name}" for name, feature in features.items() if feature.is_checked]
+    return items.select("row", "fault", "item_id", "invisible_item_id", "title", *features, *raw_columns)
 
 
 def read_item_relations(links: ir.Table | None, graph: ir.Table | None, settings: DatasetSettings) -> ir.Table:
@@ -276,16 +376,29 @@ def read_item_relations(links: ir.Table | None, graph: ir.Table | None, settings
     )
     wanted = sorted({f.relation for f in settings.items.features.values() if f.relation})
     edges = graph.filter(graph[names.relation].isin(wanted)).select(
-        entity=graph[names.head], relation=graph[names.relation], value=graph[names.tail]
+        entity=_text(graph[names.head]), relation=graph[names.relation], value=_text(graph[names.tail])
     )
-    linked = links.select(item_id=links[names.item_id], entity=links[names.entity])
+    item_id = _identifier(links[names.item_id], settings.items.id_length, settings.items.id_integer)
+    linked = links.select(item_id=item_id, entity=_text(links[names.entity]))
     return linked.inner_join(edges, "entity").select("item_id", "relation", "value").distinct()
 
 
-def _refuse_rows(
+def refuse_rows(
     bad: ir.Table, table: str, column: str | None, problem: str, remedy: str, value: str | None = None
 ) -> None:
-    """Raise a DataError if ``bad`` has rows; its column ``row`` says which."""
+    """Raise an error that shows the first rows of ``bad``, if it has any.
+
+    Args:
+        bad: The offending rows; its column ``row`` is their place in the raw files.
+        table: Catalog name of the raw table.
+        column: Name of the column in the raw file, or None.
+        problem: What is wrong.
+        remedy: What to do about it.
+        value: Column of ``bad`` whose values to show, or None.
+
+    Raises:
+        DataError: If ``bad`` has rows.
+    """
     count = int(bad.count().execute())
     if count == 0:
         return
@@ -343,7 +456,7 @@ def _settle_identifiers(
     table = table.filter(table.fault.isnull())
     for identifier, column in columns.items():
         if unreadable == "refuse":
-            _refuse_rows(
+            refuse_rows(
                 table.filter(table[identifier].isnull()),
                 name,
                 column,
@@ -351,6 +464,8 @@ def _settle_identifiers(
                 f"fill it in, remove the row, or set '{key}.unreadable: drop'.",
             )
         table = report.keep(table, table[identifier].notnull(), name, f"unreadable: '{column}' is missing")
+        what = f"read without characters around or in '{column}' that cannot be seen"
+        report.count(table.filter(table[f"invisible_{identifier}"]), name, what)
     return table
 
 
@@ -369,7 +484,7 @@ def _settle_repeated(
     ranked = table.mutate(occurrence=ibis.row_number().over(ibis.window(group_by=unique, order_by=first)))
     if handling == "refuse":
         shown = ranked.mutate(key=ibis.literal(", ").join([ranked[column] for column in unique]))
-        _refuse_rows(
+        refuse_rows(
             shown.filter(shown.occurrence > 0),
             name,
             ", ".join(columns.values()),
@@ -382,24 +497,35 @@ def _settle_repeated(
     return report.keep(ranked, ranked.occurrence == 0, name, kept).drop("occurrence")
 
 
+def _decimal_advice(texts: ir.StringColumn, key: str) -> str:
+    """What to do, if some of the texts that are no numbers have a comma in them."""
+    commas = texts.re_search(r"^[+-]?\d*,\d+$").fill_null(False)
+    if not commas.any().execute():
+        return ""
+    return f" Where a comma divides the fraction, set '{key}.decimal: \",\"'."
+
+
 def _settle_features(
     table: ir.Table, name: str, key: str, features: Mapping[str, Feature], report: _Report
 ) -> ir.Table:
     """Refuse numbers and dates that cannot be read, or make them missing; make implausible ones missing."""
     for feature_name, feature in features.items():
-        if not feature.is_number:
+        if not feature.is_checked:
             continue
-        what = "a number" if feature.kind == "numeric" else f"a date in the form {' or '.join(feature.formats)}"
+        what = {"numeric": _FINITE, "categories": "0 or 1"}.get(
+            feature.kind, f"a date in the form {' or '.join(feature.formats)}"
+        )
         value, raw = table[feature_name], table[f"raw_{feature_name}"]
-        unreadable = table.filter(value.isnull() & raw.notnull())
+        unreadable = table.filter(raw.notnull() if feature.columns else value.isnull() & raw.notnull())
         if feature.unreadable == "refuse":
-            _refuse_rows(
+            refuse_rows(
                 unreadable,
                 name,
-                feature.column,
+                ", ".join(feature.raw_columns),
                 f"'{feature_name}' must be {what}.",
                 f"correct the rows, or set 'missing_values'{', formats' if feature.formats else ''} or "
-                f"'unreadable: missing' in '{key}.features.{feature_name}'.",
+                f"'unreadable: missing' in '{key}.features.{feature_name}'."
+                + (_decimal_advice(unreadable[f"raw_{feature_name}"], key) if feature.kind == "numeric" else ""),
                 value=f"raw_{feature_name}",
             )
         report.count(unreadable, name, f"value set to missing: '{feature_name}' is not {what}")
@@ -413,6 +539,63 @@ def _settle_features(
     return table
 
 
+def _merge(table: ir.Table, settings: InteractionTable, signals: list[str], report: _Report, name: str) -> ir.Table:
+    """Make one row of the rows of a pair, as declared in ``duplicates``."""
+
+    def merged(column: ir.NumericColumn) -> ir.Value:
+        match settings.duplicates:
+            case "minimum":
+                return column.min()
+            # In order of size, so that the sum does not depend on the order in which an engine adds.
+            case "sum":
+                return column.collect().sort().sums()
+            case "mean":
+                return column.collect().sort().means()
+        return column.max()
+
+    values = {signal: merged(table[signal]) for signal in signals}
+    if settings.duplicates == "count":
+        values["count"] = table.count().cast("float64")
+    pairs = table.group_by("user_id", "item_id").aggregate(
+        row=table.row.min(), timestamp=table.timestamp.max(), **values
+    )
+    pairs = pairs.select("row", "user_id", "item_id", "timestamp", *settings.signal_names).cache()
+    left = int(table.count().execute()) - int(pairs.count().execute())
+    if left:
+        how = "maximum" if settings.duplicates == "refuse" else settings.duplicates
+        report.add(name, f"joined with another row of the same pair ({how} of every signal)", left)
+    return pairs
+
+
+def _check_files(table: ir.Table, settings: InteractionTable) -> None:
+    """Refuse a signal whose files do not exist, or which stands in several files that are different behaviours."""
+    key = "dataset.interactions.signals"
+    behaviours = settings.events is not None and settings.events.column == FILE
+    if not behaviours and not any(signal.files for signal in settings.signals.values()):
+        return
+    held = {name: table[f"raw_{name}"].count() for name in settings.signals}
+    files = table.group_by("file").aggregate(**held).order_by("file").execute()
+    known = [str(file) for file in files["file"]]
+    for name, signal in settings.signals.items():
+        unknown = set(signal.files or ()) - set(known)
+        if unknown:
+            raise DataError(
+                "raw_interactions",
+                f"'{key}.{name}.files' names '{min(unknown)}'; the table has the files {', '.join(known)}.",
+                "name files as in 'files' of raw_interactions in the catalog.",
+                column=signal.column,
+            )
+        found = [file for file, count in zip(known, files[name], strict=True) if count]
+        if behaviours and signal.files is None and len(found) > 1:
+            raise DataError(
+                "raw_interactions",
+                f"The column '{signal.column}' of the signal '{name}' stands in the files {', '.join(found)}, "
+                "which are different behaviours.",
+                f"say in which of them it is this signal: '{key}.{name}.files: [{found[-1]}]', or name all of them.",
+                column=signal.column,
+            )
+
+
 def _settle_interactions(
     interactions: ir.Table, settings: InteractionTable, report: _Report, name: str = "raw_interactions"
 ) -> ir.Table:
@@ -420,11 +603,12 @@ def _settle_interactions(
     key = "dataset.interactions"
     pair = {"user_id": settings.user_id, "item_id": settings.item_id}
     table = _settle_identifiers(interactions, name, key, pair, settings.unreadable, report)
+    _check_files(table, settings)
     drop = f", or set '{key}.unreadable: drop'."
     if settings.events is not None:
         known = table.event.isin(list(settings.events.kinds.values())).fill_null(False)
         if settings.events.others == "refuse":
-            _refuse_rows(
+            refuse_rows(
                 table.filter(~known),
                 name,
                 settings.events.column,
@@ -436,43 +620,83 @@ def _settle_interactions(
     if settings.timestamp is not None:
         readable = table.timestamp.notnull() & ~table.timestamp.isnan()
         formats = settings.timestamp_formats
-        what = f"a date in the form {' or '.join(formats)}" if formats else "a number"
+        what = f"a date in the form {' or '.join(formats)}" if formats else _FINITE
         if settings.unreadable == "refuse":
-            _refuse_rows(
+            refuse_rows(
                 table.filter(~readable),
                 name,
                 settings.timestamp,
                 f"A timestamp is missing or not {what}.",
                 "give every interaction a number that grows with time, name the form of dates in "
-                f"'{key}.timestamp_formats', set '{key}.timestamp' to null{drop}",
+                f"'{key}.timestamp_formats', set '{key}.timestamp' to null{drop}"
+                + ("" if formats else _decimal_advice(table.filter(~readable).raw_timestamp, key)),
                 value="raw_timestamp",
             )
         table = report.keep(table, readable, name, f"unreadable: '{settings.timestamp}' is not {what}")
     for signal_name, signal in settings.signals.items():
         value, text = table[signal_name], table[f"raw_{signal_name}"]
         outside = ((value < signal.minimum) | (value > signal.maximum) | value.isnan()).fill_null(False)
-        unreadable = value.isnull() & (text.notnull() if signal.may_be_missing else ibis.literal(True))
-        limits = f"a number from {signal.minimum:g} to {signal.maximum:g}"
+        required = ibis.literal(not signal.may_be_missing)
+        if signal.files is not None:
+            required = required & table.file.isin(signal.files)
+        unreadable = value.isnull() & (text.notnull() | required)
+        limits = _FINITE
+        if math.isfinite(signal.minimum) or math.isfinite(signal.maximum):
+            limits = f"a number from {signal.minimum:g} to {signal.maximum:g}, and a finite one"
         if settings.unreadable == "refuse":
-            _refuse_rows(
-                table.filter(outside | unreadable),
+            bad = table.filter(outside | unreadable)
+            refuse_rows(
+                bad,
                 name,
                 signal.column,
                 f"'{signal_name}' must be {limits}.",
-                f"correct the rows, or range, 'optional' or 'missing_values' in '{key}.signals.{signal_name}'{drop}",
+                f"correct the rows, or range, 'optional', 'missing_values', 'true_values' or 'false_values' in "
+                f"'{key}.signals.{signal_name}'{drop}{_decimal_advice(bad[f'raw_{signal_name}'], key)}",
                 value=f"raw_{signal_name}",
             )
         table = report.keep(table, ~(outside | unreadable), name, f"unreadable: '{signal.column}' is not {limits}")
-    table = table.select("row", "user_id", "item_id", "timestamp", *settings.signal_names).cache()
-    if settings.events is not None or settings.duplicates == "maximum":
-        maxima = {column: table[column].max() for column in ("timestamp", *settings.signal_names)}
-        merged = table.group_by("user_id", "item_id").aggregate(row=table.row.min(), **maxima)
-        left = int(table.count().execute()) - int(merged.count().execute())
-        if left:
-            report.add(name, "joined with another row of the same pair", left)
-        return merged
+    signals = [signal for signal in settings.signal_names if signal in table.columns]
+    table = table.select("row", "user_id", "item_id", "timestamp", *signals).cache()
+    if settings.events is not None or settings.duplicates in MERGED:
+        return _merge(table, settings, signals, report, name)
     order = ["row"] if settings.timestamp is None else ["timestamp", "row"]
     return _settle_repeated(table, name, key, pair, order, settings.duplicates, report)
+
+
+def _spelling_advice(unknown: ir.Table, known: ir.Table, identifier: str) -> str:
+    """What to do about identifiers that a program has changed by reading them as numbers; empty if there are none."""
+    side = "users" if identifier == "user_id" else "items"
+    point, zeros = r"^([+-]?\d+)\.0*$", "^0+"
+
+    if not unknown.limit(1).count().execute():
+        return ""
+    # Copies, because a join takes no table that is a part of the other.
+    ids, known_ids = (table.distinct().cache()[identifier] for table in (unknown, known))
+
+    def meets(left: ir.StringColumn, right: ir.StringColumn) -> bool:
+        return bool(left.as_table().semi_join(right.as_table(), "own").limit(1).count().execute())
+
+    def whole(column: ir.StringColumn) -> ir.StringColumn:
+        return column.re_replace(point, r"\1").name("own")
+
+    both = f"'dataset.interactions.{identifier}_integer: true' and 'dataset.{side}.id_integer: true'"
+    if meets(whole(ids), whole(known_ids)):
+        return f"some differ from those in raw_{side} by a decimal point: set {both}, which read '9.0' as '9'."
+    bare = whole(known_ids).re_replace(zeros, "").name("own")
+    if meets(ids.re_replace(zeros, "").name("own"), bare):
+        longest = int(known_ids.length().max().execute())
+        return (
+            f"some differ from those in raw_{side} by leading zeros, which a program has taken off by reading them as "
+            f"numbers: give their length, such as {longest}, in 'dataset.interactions.{identifier}_length' and "
+            f"'dataset.{side}.id_length'."
+        )
+    if meets(whole(ids).re_replace(zeros, "").name("own"), bare):
+        longest = int(known_ids.length().max().execute())
+        return (
+            f"some differ from those in raw_{side} by leading zeros and a decimal point: set {both}, and give their "
+            f"length, such as {longest}, in 'dataset.interactions.{identifier}_length' and 'dataset.{side}.id_length'."
+        )
+    return ""
 
 
 def _settle_unknown(
@@ -493,19 +717,11 @@ def _settle_unknown(
     unknown = interactions.anti_join(known, identifier)
     if described is not None and handling == "refuse":
         remedy = f"add it to {table}, remove the interaction, or set '{key}: drop' or '{key}: keep'."
-        bare = known.select(bare=known[identifier].re_replace("^0+", ""))
-        padded = unknown.mutate(bare=unknown[identifier].re_replace("^0+|[.]0$", "")).semi_join(bare, "bare")
-        if int(padded.count().execute()):
-            longest = int(known[identifier].length().max().execute())
-            remedy = (
-                f"some differ from those in {table} by leading zeros or a decimal point, which a program has changed "
-                f"by reading them as numbers: give their length, such as {longest}, in "
-                f"'dataset.interactions.{identifier}_length' or 'dataset.{side}.id_length'. Or else {remedy}"
-            )
+        advice = _spelling_advice(unknown.select(identifier), known.select(identifier), identifier)
+        if advice:
+            remedy = f"{advice} Or else {remedy}"
         column = getattr(settings, identifier)
-        _refuse_rows(
-            unknown, "raw_interactions", column, f"A {identifier} is not in {table}.", remedy, value=identifier
-        )
+        refuse_rows(unknown, "raw_interactions", column, f"A {identifier} is not in {table}.", remedy, value=identifier)
     if described is not None and handling == "drop":
         report.count(unknown, "raw_interactions", f"'{getattr(settings, identifier)}' is not in {table}")
         return interactions.semi_join(known, identifier), known

@@ -6,12 +6,12 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from multitask_recommender.foundation.settings_base import Settings
+from multitask_recommender.foundation.settings_base import Described
 
 TaskKind = Literal["retrieval", "binary", "regression"]
 
 
-class Task(Settings):
+class Task(Described):
     """One thing to predict of a user-item pair.
 
     Attributes:
@@ -23,6 +23,8 @@ class Task(Settings):
             without one, all pairs whose label is present.
         relevant: Expression that says which held-out pairs count as relevant when a regression task ranks.
         after: Name of the task that comes before this one in a funnel (view, cart, purchase).
+        contradictions: What happens to rows that are positive in this task but not in the one before it: ``refuse`` or
+            ``drop`` them, ``imply`` the step before (its label becomes 1), or ``keep`` them as they are, counted.
     """
 
     kind: TaskKind
@@ -30,6 +32,7 @@ class Task(Settings):
     asked: str | None = None
     relevant: str | None = None
     after: str | None = None
+    contradictions: Literal["refuse", "drop", "imply", "keep"] = "refuse"
 
     @model_validator(mode="after")
     def _check(self) -> Task:

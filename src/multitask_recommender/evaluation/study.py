@@ -1,12 +1,17 @@
-"""Parameters that all pipelines of models share."""
+"""What the study holds: parameters that all pipelines of models share, and what a data set does not allow."""
 
 from __future__ import annotations
 
+import ibis
+import ibis.expr.types as ir
+import pandas as pd
 from pydantic import Field
 
-from multitask_recommender.data.description import DatasetSettings
+from multitask_recommender.data.description import DatasetSettings, SplitSettings
+from multitask_recommender.data.splits import NEED_TIME
+from multitask_recommender.evaluation.metric_records import ALL, METRICS
 from multitask_recommender.foundation.settings_base import Settings
-from multitask_recommender.models.variants import Variant
+from multitask_recommender.models.variants import VARIANTS, Variant
 
 
 class StudySettings(Settings):
@@ -52,3 +57,72 @@ def impossible(variant: Variant, dataset: DatasetSettings) -> str | None:
         kinds = " or ".join(sorted(variant.recommender.ranks))
         return f"the data set has no task of kind {kinds}"
     return None
+
+
+def left_out_of(dataset: DatasetSettings) -> pd.DataFrame:
+    """Say what cannot be computed on the data set: table (what, reason)."""
+    lines = [
+        (f"model {variant.name}", reason)
+        for variant in VARIANTS.values()
+        if (reason := impossible(variant, dataset)) is not None
+    ]
+    if dataset.interactions.timestamp is None:
+        lines += [(f"split {name}", "the interactions have no timestamps") for name in NEED_TIME]
+    if dataset.items.title is None:
+        lines.append(("titles in recommendations", "the data set has none; they show the identifier"))
+    for side, described in (("user", dataset.users.features), ("item", dataset.items.features)):
+        if not described:
+            lines.append((f"{side} features in models", f"the data set has no {side} features"))
+    if not dataset.items.features:
+        lines.append(("ranking of cold items", "without item features, items that are new cannot be told apart"))
+    kinds = {task.kind for task in dataset.tasks.values()}
+    for kind in sorted(ALL - kinds):
+        own = [metric.title for metric in METRICS.values() if metric.kinds == {kind}]
+        lines.append((", ".join(own or ["lists of a retrieval task"]), f"the data set has no task of kind {kind}"))
+    return pd.DataFrame(lines, columns=["what", "reason"])
+
+
+def left_out_of_tests(
+    behaviour_sequences: ir.Table, test_labels: ir.Table, dataset: DatasetSettings, splits: SplitSettings
+) -> pd.DataFrame:
+    """Say which tasks have nothing in the test rows of a split, and how much of it cannot be recommended.
+
+    Args:
+        behaviour_sequences: Training rows of all splits.
+        test_labels: Test rows of all splits.
+        dataset: The tasks.
+        splits: Which items may be recommended on every split.
+
+    Returns:
+        Table (what, reason).
+    """
+    trained = behaviour_sequences.select("split", "item").distinct().mutate(trained=ibis.literal(True))
+    joined = test_labels.left_join(trained, ["split", "item"])
+    counts = {"rows": joined.count()}
+    known = joined.trained.fill_null(False)
+    for place, name in enumerate(dataset.tasks):
+        relevant = joined[f"relevant_{name}"]
+        counts[f"labels_{place}"] = joined[name].count()
+        counts[f"relevant_{place}"] = relevant.sum()
+        counts[f"trained_{place}"] = (relevant & known).sum()
+    found = joined.group_by("split").aggregate(**counts).execute().set_index("split")
+    lines: list[tuple[str, str]] = []
+    for split in splits.names:
+        if split not in found.index:
+            continue
+        rule = splits.candidates_of(split)
+        for place, name in enumerate(dataset.tasks):
+            own = {what: int(found.loc[split, f"{what}_{place}"]) for what in ("labels", "relevant", "trained")}
+            task = f"task {name} on the {split} split"
+            if own["labels"] == 0:
+                lines.append((task, f"none of the {int(found.loc[split, 'rows'])} test rows has a label"))
+                continue
+            if own["relevant"] == 0:
+                lines.append((f"lists of {task}", "no test row is relevant"))
+            outside = {"trained": own["relevant"] - own["trained"], "new": own["trained"], "all": 0}[rule]
+            if outside:
+                which = {"trained": "have no training rows", "new": "have training rows", "all": ""}[rule]
+                remedy = f"'splits.candidates: {{{split}: all}}' ranks all items"
+                pairs = f"{outside} of {own['relevant']} relevant test pairs of {task}"
+                lines.append((pairs, f"their items {which}; {remedy}"))
+    return pd.DataFrame(lines, columns=["what", "reason"])

@@ -46,7 +46,12 @@ class HistoryReader:
         }
         events = interactions["events"]
         self._signals |= dict.fromkeys(events["kinds"] if events else (), (0.0, 1.0))
-        self.merges = events is not None or interactions["duplicates"] == "maximum"
+        # Where rows of a pair are joined in another way, their labels cannot be told from those before: the last count.
+        self.merges = interactions["duplicates"] == "maximum" or (
+            events is not None and interactions["duplicates"] == "refuse"
+        )
+        if interactions["duplicates"] == "count":
+            self._signals["count"] = (1.0, math.inf)
 
     def read(self, history: History, unknown_items: UnknownItems = "refuse") -> tuple[Interactions, int]:
         """Read one history, the earliest event first.

@@ -383,10 +383,11 @@ def _without(allowed: BoolArray, items: IntArray) -> BoolArray:
 
 
 def _look_up(numbers: Mapping[str, int], name: object, length: int | None, absent: int) -> int:
-    """Return the number of an identifier, filled with zeros to a length if it is not known as it stands."""
+    """Return the number of an identifier as it stands, or else as an integer, filled with zeros to a length."""
     text = str(name).strip()
-    found = numbers.get(text, absent)
-    return numbers.get(text.zfill(length), absent) if found == absent and length is not None else found
+    if text not in numbers:
+        text = text.removesuffix(".0").zfill(length or 0)
+    return numbers.get(text, absent)
 
 
 def _best(score: FloatArray, allowed: BoolArray, n: int) -> IntArray:

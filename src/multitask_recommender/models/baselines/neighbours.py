@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
 
 import numpy as np
 from scipy import sparse
@@ -20,7 +21,14 @@ from multitask_recommender.models.recommender import (
 )
 from multitask_recommender.models.state import State, array, branch, read_matrix, store_matrix
 
-_BLOCK = 1024
+_CELLS = 2**22
+"""Most similarities that are held at a time before the largest are kept."""
+
+
+def item_blocks(items: int) -> Iterator[slice]:
+    """Divide a catalogue so that a block's similarities to all items are of bounded size."""
+    size = max(_CELLS // items, 1)
+    return (slice(start, start + size) for start in range(0, items, size))
 
 
 def keep_largest(similarity: np.ndarray, k: int) -> sparse.csr_matrix:
@@ -56,7 +64,7 @@ class ItemNeighbours(Recommender[S]):
     def score(self, queries: Queries) -> dict[str, FloatArray]:
         """Sum the similarities to the relevant items of the histories."""
         return {
-            task: or_popularity((queries.relevant(task, similarity.shape[0]) @ similarity.T).toarray(), popular)
+            task: or_popularity((queries.relevant(task, len(popular)) @ similarity).toarray(), popular)
             for task, (similarity, popular) in self._learnt.items()
         }
 
@@ -75,7 +83,8 @@ class ItemNeighbours(Recommender[S]):
         for task in self.scored_tasks(side.tasks):
             similarity = read_matrix(branch(branch(state, task), "similarity"))
             assert sparse.issparse(similarity)
-            self._learnt[task] = (similarity, array(branch(state, task), "popularity"))
+            # By the item of the history: turned once, where every product would do it anew.
+            self._learnt[task] = (sparse.csr_matrix(similarity.T), array(branch(state, task), "popularity"))
 
     def parameter_count(self) -> int:
         """Return the number of similarities kept."""
@@ -111,12 +120,12 @@ class ItemKNN(ItemNeighbours[ItemKNNSettings]):
         counts = np.maximum(np.asarray(pairs.sum(axis=0)).ravel(), 1.0)
         transposed = pairs.T.tocsr()
         blocks = []
-        for start in range(0, side.items, _BLOCK):
-            common = (transposed[start : start + _BLOCK] @ pairs).toarray()
-            own = counts[start : start + _BLOCK, None] ** (1 - self.settings.normalisation)
+        for block in item_blocks(side.items):
+            common = (transposed[block] @ pairs).toarray()
+            own = counts[block, None] ** (1 - self.settings.normalisation)
             similarity = common / (own * counts[None, :] ** self.settings.normalisation + self.settings.shrinkage)
             rows = np.arange(len(similarity))
-            similarity[rows, start + rows] = 0.0
+            similarity[rows, block.start + rows] = 0.0
             blocks.append(keep_largest(similarity, self.settings.neighbours))
         return sparse.vstack(blocks, format="csr")
 
@@ -147,9 +156,9 @@ class ContentBased(ItemNeighbours[ContentBasedSettings]):
         norm = np.sqrt(np.asarray(weighted.multiply(weighted).sum(axis=1)).ravel())
         unit = (sparse.diags(1.0 / np.where(norm > 0, norm, 1.0)) @ weighted).tocsr()
         blocks = []
-        for start in range(0, side.items, _BLOCK):
-            similarity = (unit[start : start + _BLOCK] @ unit.T).toarray()
+        for block in item_blocks(side.items):
+            similarity = (unit[block] @ unit.T).toarray()
             rows = np.arange(len(similarity))
-            similarity[rows, start + rows] = 0.0
+            similarity[rows, block.start + rows] = 0.0
             blocks.append(keep_largest(similarity, self.settings.neighbours))
         return sparse.vstack(blocks, format="csr")

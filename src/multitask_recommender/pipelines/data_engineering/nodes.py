@@ -8,14 +8,9 @@ import ibis
 import ibis.expr.types as ir
 import pandas as pd
 
-from multitask_recommender.data import features, splits, tables
+from multitask_recommender.data import features, labels, splits, tables
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
-from multitask_recommender.data.label_expressions import evaluate_label_expression
-from multitask_recommender.data.tasks import Task
-from multitask_recommender.evaluation.metric_records import ALL, METRICS
-from multitask_recommender.evaluation.study import impossible
-from multitask_recommender.foundation.errors import SettingsError
-from multitask_recommender.models.variants import VARIANTS
+from multitask_recommender.evaluation import study
 
 logger = logging.getLogger(__name__)
 
@@ -51,60 +46,18 @@ def validate_tables(
     Label expressions and splits are checked here too, so that nothing is written before all of the input is known good.
 
     Returns:
-        interactions, users, items; the rows and values that were dropped (table, reason, rows); what cannot be computed
-        (what, reason). The last two go to the log as well.
+        interactions, users, items; the rows and values that were dropped (table, reason, rows), which go to the log as
+        well; what there is to say of the splits (what, reason).
     """
-    *checked, dropped = tables.validate_tables(interactions, users, items, dataset)
-    splits.check_splits(checked[0], split_settings)
-    _check_labels(label_interactions(checked[0], dataset), dataset)
+    checked, users, items, dropped = tables.validate_tables(interactions, users, items, dataset)
+    checked, contradictions = labels.settle_contradictions(checked, dataset)
+    if contradictions:
+        dropped = pd.concat([dropped, pd.DataFrame(contradictions, columns=dropped.columns)], ignore_index=True)
+    ties = splits.check_splits(checked, split_settings)
+    labels.check_labels(checked, dataset)
     for row in dropped.itertuples():
         logger.warning("%s: %d x %s", row.table, row.rows, row.reason)
-    left_out = _left_out(dataset)
-    for row in left_out.itertuples():
-        logger.info("left out: %s (%s)", row.what, row.reason)
-    return checked[0], checked[1], checked[2], dropped, left_out
-
-
-def _check_labels(labelled: ir.Table, dataset: DatasetSettings) -> None:
-    """Refuse a task that nothing can be learnt of."""
-    measures = {f"{name}_low": labelled[name].min() for name in dataset.tasks}
-    measures |= {f"{name}_high": labelled[name].max() for name in dataset.tasks}
-    found = labelled.aggregate(**measures).execute().iloc[0]
-    for name, task in dataset.tasks.items():
-        low, high = found[f"{name}_low"], found[f"{name}_high"]
-        if pd.isna(low):
-            problem = "no interaction has a label"
-        elif task.kind == "binary" and (low == high or low < 0 or high > 1):
-            problem = f"the labels must be both 0 and 1, and they range from {low:g} to {high:g}"
-        else:
-            continue
-        raise SettingsError(
-            f"The task '{name}' cannot be learnt: {problem}.\n  where: 'dataset.tasks.{name}.label'\n"
-            "  what to do: correct the expression, or remove the task."
-        )
-
-
-def _left_out(dataset: DatasetSettings) -> pd.DataFrame:
-    """Say what cannot be computed on the data set: table (what, reason)."""
-    lines = [
-        (f"model {variant.name}", reason)
-        for variant in VARIANTS.values()
-        if (reason := impossible(variant, dataset)) is not None
-    ]
-    if dataset.interactions.timestamp is None:
-        lines += [(f"split {name}", "the interactions have no timestamps") for name in splits.NEED_TIME]
-    if dataset.items.title is None:
-        lines.append(("titles in recommendations", "the data set has none; they show the identifier"))
-    for side, described in (("user", dataset.users.features), ("item", dataset.items.features)):
-        if not described:
-            lines.append((f"{side} features in models", f"the data set has no {side} features"))
-    if not dataset.items.features:
-        lines.append(("ranking of cold items", "without item features, items that are new cannot be told apart"))
-    kinds = {task.kind for task in dataset.tasks.values()}
-    for kind in sorted(ALL - kinds):
-        own = [metric.title for metric in METRICS.values() if metric.kinds == {kind}]
-        lines.append((", ".join(own or ["lists of a retrieval task"]), f"the data set has no task of kind {kind}"))
-    return pd.DataFrame(lines, columns=["what", "reason"])
+    return checked, users, items, dropped, pd.DataFrame(ties, columns=["what", "reason"])
 
 
 def assign_splits(interactions: ir.Table, split_settings: SplitSettings) -> ir.Table:
@@ -112,40 +65,9 @@ def assign_splits(interactions: ir.Table, split_settings: SplitSettings) -> ir.T
     return splits.assign_splits(interactions, split_settings)
 
 
-def _label(table: ir.Table, name: str, task: Task) -> ir.Value:
-    key = f"dataset.tasks.{name}"
-    # Made from columns: a bare literal such as 1.0 would be stored as a decimal number.
-    if task.label is None:
-        label: ir.Value = table.row.notnull().cast("float64")
-    else:
-        label = evaluate_label_expression(task.label, table, f"{key}.label").cast("float64")
-    if task.kind == "retrieval":
-        label = (label > 0).cast("float64").nullif(0)
-    if task.asked is not None:
-        label = evaluate_label_expression(task.asked, table, f"{key}.asked").ifelse(label, None)
-    return label
-
-
-def _relevance(table: ir.Table, label: ir.Value, name: str, task: Task) -> ir.Value:
-    if task.kind == "regression" and task.relevant is not None:
-        relevant = evaluate_label_expression(task.relevant, table, f"dataset.tasks.{name}.relevant")
-        return (label.notnull() & relevant).fill_null(False)
-    return (label > 0).fill_null(False)
-
-
 def label_interactions(interactions: ir.Table, dataset: DatasetSettings) -> ir.Table:
-    """Compute the label of every task on every interaction.
-
-    Returns:
-        Table (row, user, item, timestamp, item_id, one float64 column per task, ``relevant_<task>``): null where
-        the task does not ask.
-    """
-    # In one step, because a task may carry the name of the signal that it and others are made from, such as ``rating``.
-    labels = {name: _label(interactions, name, task) for name, task in dataset.tasks.items()}
-    relevance = {
-        f"relevant_{name}": _relevance(interactions, labels[name], name, task) for name, task in dataset.tasks.items()
-    }
-    return interactions.select("row", "user", "item", "item_id", "timestamp", **labels, **relevance).order_by("row")
+    """Compute the label of every task on every interaction (see ``labels.label_interactions``)."""
+    return labels.label_interactions(interactions, dataset)
 
 
 def separate_parts(
@@ -162,7 +84,7 @@ def separate_parts(
     joined = labelled.inner_join(splits_table, "row")
     tasks, relevance = list(dataset.tasks), [f"relevant_{name}" for name in dataset.tasks]
     known = joined.filter(joined.part != "test")
-    order = ["timestamp", "item_id"] if dataset.interactions.timestamp is not None else ["row"]
+    order = ["timestamp", "row"] if dataset.interactions.timestamp is not None else ["row"]
     known = known.mutate(position=ibis.row_number().over(group_by=["split", "user"], order_by=order).cast("int64"))
     columns = ["split", "user", "position", "item", *tasks, *relevance]
     sequences = known.filter(known.part == "train").select(
@@ -177,6 +99,25 @@ def separate_parts(
         test.select(keys).order_by(keys),
         test.order_by(keys),
     )
+
+
+def list_left_out(
+    split_notes: pd.DataFrame,
+    behaviour_sequences: ir.Table,
+    test_labels: ir.Table,
+    dataset: DatasetSettings,
+    split_settings: SplitSettings,
+) -> pd.DataFrame:
+    """Say what cannot be computed on the data set: table (what, reason), which goes to the log as well."""
+    parts = [
+        study.left_out_of(dataset),
+        split_notes,
+        study.left_out_of_tests(behaviour_sequences, test_labels, dataset, split_settings),
+    ]
+    left_out = pd.concat([part for part in parts if len(part)], ignore_index=True)
+    for row in left_out.itertuples():
+        logger.info("left out: %s (%s)", row.what, row.reason)
+    return left_out
 
 
 def build_user_features(

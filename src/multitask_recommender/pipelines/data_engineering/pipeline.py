@@ -36,7 +36,7 @@ def create_pipeline() -> Pipeline:
                     "params:dataset",
                     "params:splits",
                 ],
-                ["interactions", "users", "items", "dropped_rows", "left_out"],
+                ["interactions", "users", "items", "dropped_rows", "split_notes"],
                 name="validate_tables",
             ),
             node(nodes.assign_splits, ["interactions", "params:splits"], "splits", name="assign_splits"),
@@ -51,6 +51,12 @@ def create_pipeline() -> Pipeline:
                 ["labelled_interactions", "splits", "params:dataset"],
                 ["behaviour_sequences", "validation_rows", "test_pairs", "test_labels"],
                 name="separate_parts",
+            ),
+            node(
+                nodes.list_left_out,
+                ["split_notes", "behaviour_sequences", "test_labels", "params:dataset", "params:splits"],
+                "left_out",
+                name="list_left_out",
             ),
             node(
                 nodes.build_user_features,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import ibis.expr.types as ir
 import pandas as pd
 
-from multitask_recommender.data import tables
+from multitask_recommender.data import labels, tables
 from multitask_recommender.data.description import DatasetSettings
 from multitask_recommender.data.interactions import interactions_of
 from multitask_recommender.evaluation.study import StudySettings
@@ -31,8 +31,9 @@ def settle_new_interactions(
     """
     standardised = tables.standardise_interactions(raw_new_interactions, dataset.interactions, _NAME)
     known, unknown, dropped = tables.settle_new_interactions(standardised, items, dataset.interactions, _NAME)
-    for row in dropped.itertuples():
-        logger.warning("%s: %d x %s", row.table, row.rows, row.reason)
+    known, contradictions = labels.settle_contradictions(known, dataset)
+    for _, reason, rows in [*dropped.itertuples(index=False), *contradictions]:
+        logger.warning("%s: %d x %s", _NAME, rows, reason)
     return known, unknown
 
 

@@ -1,0 +1,207 @@
+"""Labels of the tasks on every interaction, and the checks that something can be learnt of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import ibis
+import ibis.expr.types as ir
+import numpy as np
+import pandas as pd
+
+from multitask_recommender.data.description import DatasetSettings
+from multitask_recommender.data.label_expressions import LabelExpression, parse_label_expression
+from multitask_recommender.data.tables import refuse_rows
+from multitask_recommender.data.tasks import Task, funnel_chain
+from multitask_recommender.foundation.errors import SettingsError
+
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True)
+class _TaskLabels:
+    """What the expressions of one task make of the interactions.
+
+    Attributes:
+        parsed: The expressions by their place in the task: ``label``, ``asked`` and ``relevant``, if it has them.
+        asked: Whether the question was asked.
+        value: The number that ``label`` stands for, where the question was asked; null elsewhere.
+        relevant: What ``relevant`` says, of a regression task; null otherwise.
+    """
+
+    parsed: dict[str, LabelExpression]
+    asked: ir.BooleanValue
+    value: ir.NumericValue
+    relevant: ir.BooleanValue | None
+
+
+def _task_labels(table: ir.Table, name: str, task: Task) -> _TaskLabels:
+    texts = {place: getattr(task, place) for place in ("asked", "label", "relevant")}
+    parsed = {
+        place: parse_label_expression(text, table, f"dataset.tasks.{name}.{place}")
+        for place, text in texts.items()
+        if text is not None
+    }
+    asked = parsed["asked"].truth().fill_null(False) if "asked" in parsed else table.row.notnull()
+    # Made from columns: a bare literal such as 1.0 would be stored as a decimal number.
+    value = parsed["label"].number() if "label" in parsed else table.row.notnull().cast("float64")
+    relevant = parsed["relevant"].truth() if task.kind == "regression" and "relevant" in parsed else None
+    return _TaskLabels(parsed, asked, asked.ifelse(value, None), relevant)
+
+
+def _contradictions(
+    values: dict[str, ir.NumericValue], tasks: dict[str, Task]
+) -> Iterator[tuple[str, str, ir.BooleanValue]]:
+    """Where a task is positive and the task before it is not: (task, task before, where), the last steps first.
+
+    Between two of them, ``values`` changes: where contradictions imply the step before, it becomes 1.
+    """
+    for name in sorted(tasks, key=lambda name: -len(funnel_chain(tasks, name))):
+        before = tasks[name].after
+        if before is None or tasks[before].kind == "regression":
+            continue
+        wrong = ((values[name] > 0) & (values[before] <= 0)).fill_null(False)
+        yield name, before, wrong
+        if tasks[name].contradictions == "imply":
+            values[before] = wrong.ifelse(1.0, values[before])
+
+
+def label_interactions(interactions: ir.Table, dataset: DatasetSettings) -> ir.Table:
+    """Compute the label of every task on every interaction.
+
+    Returns:
+        Table (row, user, item, timestamp, item_id, one float64 column per task, ``relevant_<task>``): null where
+        the task does not ask.
+    """
+    found = {name: _task_labels(interactions, name, task) for name, task in dataset.tasks.items()}
+    values = {name: own.value for name, own in found.items()}
+    for _ in _contradictions(values, dataset.tasks):
+        pass
+    # In one step, because a task may carry the name of the signal that it and others are made from, such as ``rating``.
+    labels, relevance = {}, {}
+    for name, task in dataset.tasks.items():
+        value, relevant = values[name], found[name].relevant
+        labels[name] = (value > 0).cast("float64").nullif(0) if task.kind == "retrieval" else value
+        is_relevant = value > 0 if relevant is None else value.notnull() & relevant
+        relevance[f"relevant_{name}"] = is_relevant.fill_null(False)
+    return interactions.select("row", "user", "item", "item_id", "timestamp", **labels, **relevance).order_by("row")
+
+
+def settle_contradictions(
+    interactions: ir.Table, dataset: DatasetSettings
+) -> tuple[ir.Table, list[tuple[str, str, int]]]:
+    """Handle the rows that are positive in a task but not in the task that it comes ``after``, as the task declares.
+
+    Returns:
+        The interactions that are left, and what was done: (table, reason, rows).
+
+    Raises:
+        DataError: If there are such rows and the task refuses them.
+    """
+    found = {name: _task_labels(interactions, name, task) for name, task in dataset.tasks.items()}
+    values = {name: own.value for name, own in found.items()}
+    kept = interactions.row.notnull()
+    done = []
+    for name, before, contradicts in _contradictions(values, dataset.tasks):
+        wrong = contradicts & kept
+        handling = dataset.tasks[name].contradictions
+        what = f"'{name}' is positive and '{before}', which it comes after, is not"
+        if handling == "refuse":
+            columns = [column for own in (name, before) for column in _columns(found[own].parsed)]
+            _refuse(
+                interactions,
+                wrong,
+                columns,
+                f"The labels contradict the funnel: {what}.",
+                f"correct the rows or the labels, or set 'dataset.tasks.{name}.contradictions' to drop such rows, to "
+                f"imply (they count for '{before}' too) or to keep them as they are.",
+            )
+        count = int(interactions.filter(wrong).count().execute())
+        if count:
+            effect = {"drop": "the row is dropped", "imply": f"'{before}' set to 1", "keep": "kept as it is"}[handling]
+            done.append(("raw_interactions", f"{what}: {effect}", count))
+        if handling == "drop":
+            kept = kept & ~contradicts
+    return interactions.filter(kept) if any("dropped" in reason for _, reason, _ in done) else interactions, done
+
+
+def _columns(parsed: dict[str, LabelExpression]) -> list[str]:
+    return parsed["label"].columns if "label" in parsed else []
+
+
+def _refuse(table: ir.Table, wrong: ir.BooleanValue, columns: list[str], problem: str, remedy: str) -> None:
+    """Raise a DataError that shows the values of some columns in the rows where ``wrong`` holds, if there are any."""
+    shown = [
+        ibis.literal(f"{column}: ") + table[column].cast("string").fill_null("none")
+        for column in dict.fromkeys(columns)
+    ]
+    values = ibis.literal(", ").join(shown) if shown else ibis.literal("")
+    rows = table.filter(wrong).select("row", value_=values)
+    refuse_rows(rows, "raw_interactions", None, problem, remedy, value="value_" if shown else None)
+
+
+def _faults(table: ir.Table, dataset: DatasetSettings) -> Iterator[tuple[ir.BooleanValue, list[str], str, str]]:
+    """Rows on which an expression has no meaning: (where, columns to show, problem, remedy)."""
+    for name, task in dataset.tasks.items():
+        own = _task_labels(table, name, task)
+        for place, expression in own.parsed.items():
+            says = f"'{expression.key}: {expression.text}'"
+            for part, number in expression.flags.items():
+                yield (
+                    number.notnull() & (number != 0) & (number != 1),
+                    expression.columns,
+                    f"{says} takes '{part}' for yes or no, and it is not always 0 or 1.",
+                    f"compare it with something in '{expression.key}', such as {part} > 0.",
+                )
+            if not expression.columns:
+                continue
+            asked = {"label": own.asked, "relevant": own.value.notnull()}.get(place, table.row.notnull())
+            given = ibis.and_(*[table[column].notnull() for column in expression.columns])
+            value = expression.number()
+            undefined = value.isnull() | value.isnan() | (value.abs() > _LARGEST)
+            yield (
+                asked & given & undefined.fill_null(True),
+                expression.columns,
+                f"{says} is not a finite number, as in a division by zero.",
+                "say on which rows the question is asked in "
+                f"'dataset.tasks.{name}.asked', such as a divisor that is not 0, or correct the expression.",
+            )
+
+
+def check_labels(interactions: ir.Table, dataset: DatasetSettings) -> None:
+    """Refuse labels that are not defined on a row, and a task that nothing can be learnt of.
+
+    Raises:
+        DataError: If an expression is not a finite number on a row that has its columns, or takes a number other than
+            0 and 1 for yes or no.
+        SettingsError: If an expression cannot be read, or a task has no label, one class or one number alone.
+    """
+    faults = list(_faults(interactions, dataset))
+    if faults:
+        counts = interactions.aggregate(**{str(n): fault[0].sum() for n, fault in enumerate(faults)}).execute().iloc[0]
+        for number, fault in enumerate(faults):
+            if counts[str(number)] > 0:
+                _refuse(interactions, *fault)
+    labelled = label_interactions(interactions, dataset)
+    measures: dict[str, ir.Value] = {}
+    for number, name in enumerate(dataset.tasks):
+        label = labelled[name]
+        measures |= {f"low_{number}": label.min(), f"high_{number}": label.max()}
+        measures[f"other_{number}"] = ((label != 0) & (label != 1)).sum()
+    found = labelled.aggregate(**measures).execute().iloc[0]
+    for number, (name, task) in enumerate(dataset.tasks.items()):
+        low, high, other = (found[f"{what}_{number}"] for what in ("low", "high", "other"))
+        if pd.isna(low):
+            problem = "no interaction has a label"
+        elif task.kind == "binary" and (low == high or other > 0):
+            problem = f"the labels must be both 0 and 1, and they range from {low:g} to {high:g}"
+            problem += f" ({other:.0f} are neither)" if other > 0 else ""
+        elif task.kind == "regression" and np.float32(low) == np.float32(high):
+            problem = f"the label is {low:g} on every interaction that has one"
+        else:
+            continue
+        raise SettingsError(
+            f"The task '{name}' cannot be learnt: {problem}.\n  where: 'dataset.tasks.{name}.label'\n"
+            "  what to do: correct the expression, or remove the task."
+        )
