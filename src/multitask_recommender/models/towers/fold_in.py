@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from multitask_recommender.models.training.sparse_products import Pairs, pair_scores, weighted_sums
+
 _LARGEST_NUMBER = 10
 
 
@@ -82,17 +84,17 @@ def gradient(objective: Callable[[Tensor], Tensor], point: Tensor) -> Tensor:
 
 
 class LogisticRows(NamedTuple):
-    """The rows of a logistic regression per user: the logit of a row is ``offset + design . q``.
+    """The rows of a logistic regression per user: the logit of a row is ``offset + design_i . q``, i the item.
 
     Attributes:
-        owner: (n,) place of each row's user.
-        design: (n, k).
+        pairs: The n rows as pairs (place of the user, item).
+        design: (items, k).
         offset: (n,).
         label: (n,) 0 or 1.
         weight: What a row counts.
     """
 
-    owner: Tensor
+    pairs: Pairs
     design: Tensor
     offset: Tensor
     label: Tensor
@@ -116,11 +118,11 @@ def minimise_logistic(
     """
     factor = torch.linalg.cholesky(curvature)
     point = torch.zeros_like(start)
-    for _ in range(steps):
-        slope = start + (hessian @ point[:, :, None])[:, :, 0]
+    for number in range(steps):
+        slope = start if number == 0 else start + (hessian @ point[:, :, None])[:, :, 0]
         for rows in logistic:
-            logit = rows.offset + (rows.design * point[rows.owner]).sum(1)
+            logit = rows.offset + pair_scores(point, rows.design, rows.pairs)
             error = rows.weight * (torch.sigmoid(logit) - rows.label)
-            slope = slope.index_add(0, rows.owner, error[:, None] * rows.design)
+            slope = slope + weighted_sums(rows.pairs, error, rows.design)
         point = point - torch.cholesky_solve(slope[:, :, None], factor)[:, :, 0]
     return point

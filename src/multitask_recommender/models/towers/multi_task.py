@@ -40,11 +40,41 @@ from multitask_recommender.models.towers.two_tower import (
 from multitask_recommender.models.towers.user_side import UserSide, start_biases
 from multitask_recommender.models.training.loop import TrainingSettings, UserBatch, UserRows
 from multitask_recommender.models.training.losses import Curvature, retrieval_curvature
-from multitask_recommender.models.training.sparse_products import weighted_grams
+from multitask_recommender.models.training.sparse_products import Pairs, weighted_grams
 
 M = TypeVar("M", bound=MultiTaskSettings)
 
 FOLD_IN_STEPS = 5
+
+
+class RowGrams:
+    """Weighted Gram matrices of the item vectors of histories; one is made for tasks that weigh the rows alike.
+
+    Args:
+        batch: Users with their rows.
+    """
+
+    def __init__(self, batch: UserBatch) -> None:
+        self._batch = batch
+        self._made: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def of(self, key: Tensor, table: Tensor, weight: Tensor) -> Tensor:
+        """Return (B, d, d), see :func:`weighted_grams`.
+
+        Args:
+            key: What the table is cut out of; equal tables have one key.
+            table: (items, d).
+            weight: (n,) at least 0.
+        """
+        largest = weight.max() if len(weight) else weight.new_zeros(())
+        if largest == 0:
+            return table.new_zeros(len(self._batch.users), table.shape[1], table.shape[1])
+        shape = weight / largest
+        for other, own, gram in self._made:
+            if other is key and torch.equal(own, shape):
+                return largest * gram
+        self._made.append((key, shape, weighted_grams(self._batch.pairs, shape, table)))
+        return largest * self._made[-1][2]
 
 
 class MultiTaskModule(TwoTowerModule):
@@ -224,13 +254,15 @@ class MultiTaskModule(TwoTowerModule):
             uniform, per_row = self.penalty.measure(identity, bias, users.tower)
             return total + (uniform + counts * per_row).sum()
 
-        jacobians = users.tower.jacobians(told.mean(1))
+        jacobians, grams = users.tower.jacobians(told.mean(1)), RowGrams(batch)
         if self.has_closed_fold_in:
             # Everything but the binary tasks is quadratic, and they are logistic regressions on the items' vectors.
             rest = [name for name in self.tasks if not self._is_quadratic(name)]
             quadratic = [name for name in self.tasks if self._is_quadratic(name)]
-            hessian = self._curvature(batch, items, jacobians, maps, counts, quadratic, penalised=True)
-            bound = hessian + self._curvature(batch, items, jacobians, maps, counts, rest, penalised=False)
+            hessian = self._curvature(batch, items, jacobians, maps, counts, grams, quadratic, penalised=True)
+            bound = hessian
+            if rest:
+                bound = bound + self._curvature(batch, items, jacobians, maps, counts, grams, rest, penalised=False)
             through = {name: (jacobians[name] @ maps[name])[0] for name in rest}
             shared = told.flatten(0, 1)
             vectors = self.task_vectors(shared, shared.new_zeros(len(shared), number), maps)
@@ -243,7 +275,8 @@ class MultiTaskModule(TwoTowerModule):
                 start = gradient(partial(objective, quadratic=True), start)
             solution = minimise_logistic(start, hessian, bound, rows, FOLD_IN_STEPS if rest else 1)
         else:
-            curvature = self._curvature(batch, items, jacobians, maps, counts, list(self.tasks), penalised=True)
+            names = list(self.tasks)
+            curvature = self._curvature(batch, items, jacobians, maps, counts, grams, names, penalised=True)
             solution = minimise(objective, curvature, FOLD_IN_STEPS)
         identity, bias = solution.split([width, number], dim=1)
         history = users.encode_history(batch)
@@ -267,12 +300,13 @@ class MultiTaskModule(TwoTowerModule):
         """
         asked = torch.nonzero(~torch.isnan(batch.label(name))).squeeze(1)
         place, owner = list(self.tasks).index(name), batch.row_user[asked]
-        item = items[batch.row_item[asked]]
-        offset = (vectors[owner * parts + part[asked]] * item).sum(1)
-        which = torch.eye(len(self.tasks))[place].expand(len(asked), -1)
-        design = torch.cat([item[:, : through.shape[1]] @ through.T, which], dim=1)
+        item = batch.row_item[asked]
+        offset = (vectors[owner * parts + part[asked]] * items[item]).sum(1)
+        which = torch.eye(len(self.tasks))[place].expand(len(items), -1)
+        design = torch.cat([items[:, : through.shape[1]] @ through.T, which], dim=1)
         weight = self.weights[name] / float(self.label_share[place])
-        return LogisticRows(owner, design, offset, batch.label(name)[asked], weight)
+        pairs = Pairs.of(owner, item, len(batch.users))
+        return LogisticRows(pairs, design, offset, batch.label(name)[asked], weight)
 
     @property
     def has_closed_fold_in(self) -> bool:
@@ -294,6 +328,7 @@ class MultiTaskModule(TwoTowerModule):
         jacobians: Vectors,
         maps: Vectors,
         counts: Tensor,
+        grams: RowGrams,
         names: list[str],
         penalised: bool,
     ) -> Tensor:
@@ -320,7 +355,7 @@ class MultiTaskModule(TwoTowerModule):
             else:
                 catalogue = batch.of_catalogue(table)
                 gram = catalogue.T @ (catalogue * bound.weights[:, None])
-            hessian = weighted_grams(batch.pairs, bound.rows, table) + bound.catalogue[:, None, None] * gram
+            hessian = grams.of(items[name], table, bound.rows) + bound.catalogue[:, None, None] * gram
             share = self.label_share[place] if self.tasks[name].kind != "retrieval" else 1.0
             hessian = self.weights[name] / share * hessian
             through = jacobians[name] @ maps[name]
