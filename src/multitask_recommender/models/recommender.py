@@ -18,12 +18,16 @@ from multitask_recommender.models.state import State
 S = TypeVar("S", bound=Settings)
 
 
+PENALTY, USER_EMBEDDING, CALIBRATOR = "(penalty)", "(user embedding)", "(calibrator)"
+"""Names of losses beside those of tasks, which are never called something in parentheses."""
+
+
 @dataclass
 class LearningCurve:
     """Loss per epoch.
 
     Attributes:
-        epochs: For every epoch, loss name to mean loss per row.
+        epochs: For every epoch, loss name to mean loss per row; what is in parentheses is no task.
     """
 
     epochs: list[dict[str, float]] = field(default_factory=list)
