@@ -180,6 +180,16 @@ class Variant:
         """Whether lists of recommendations are made with it: not with a model that the study only compares with."""
         return not self.first_split
 
+    def trained_to_rank(self, name: str, tasks: dict[str, Task]) -> bool:
+        """Return whether the model learns an order of the catalogue for a task.
+
+        One that predicts labels learns from the rows that have them, which say nothing of the other items, unless it is
+        trained together with a task of retrieval.
+        """
+        together = self.kind in ("multi_task", "ablation")
+        retrieves = any(task.kind == "retrieval" for task in self.trained_tasks(tasks).values())
+        return not self.predicts(tasks[name]) or (together and retrieves)
+
     def predicts(self, task: Task) -> bool:
         """Return whether the model's scores for the task predict its label."""
         return task.kind in self.recommender.predicts
