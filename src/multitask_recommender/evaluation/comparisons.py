@@ -17,7 +17,7 @@ from multitask_recommender.evaluation.statistics import Comparison, compare_pair
 from multitask_recommender.evaluation.study import StudySettings
 from multitask_recommender.foundation.jobs import run_jobs
 from multitask_recommender.foundation.randomness import derive_seed
-from multitask_recommender.models.variants import VARIANTS
+from multitask_recommender.models.variants import AFFINITY_BASE, VARIANTS
 
 COLUMNS = [
     "dataset",
@@ -71,6 +71,8 @@ def left_out_of_comparisons(dataset: DatasetSettings, study: StudySettings) -> p
                 if control is not None and control not in running:
                     reason = "the study leaves this model out: 'study.models' can name it"
                     lines.append((f"comparison of {model} with its control {control}", reason))
+    if len(dataset.tasks) > 1 and AFFINITY_BASE not in running:
+        lines.append(("affinity of the tasks", f"it is measured with {AFFINITY_BASE}, which the study leaves out"))
     for name, task in dataset.tasks.items():
         for metric in compared_metrics(task.kind):
             controls = {

@@ -376,5 +376,7 @@ _ALL = (
     _derived("without_binary", "ablation", "Without binary tasks", leaves_out="binary"),
     _derived("without_regression", "ablation", "Without regression tasks", leaves_out="regression"),
 )
+AFFINITY_BASE = "shared_bottom"
+"""The model that the affinity of the tasks is measured with."""
 VARIANTS: dict[str, Variant] = {variant.name: variant for variant in _ALL}
 """Every model by name, in the order of tables and figures."""
