@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 
+import click
 import ibis
 import numpy as np
 import pandas as pd
 import pytest
+from kedro.runner import SequentialRunner, ThreadRunner
 from pydantic import ValidationError
 
 from conftest import Project
@@ -18,6 +20,7 @@ from multitask_recommender.evaluation.metric_records import METRICS
 from multitask_recommender.evaluation.parameters import EvaluationSettings
 from multitask_recommender.evaluation.study import StudySettings, left_out_of_tests
 from multitask_recommender.foundation.errors import SettingsError
+from multitask_recommender.hooks import Runners
 from multitask_recommender.models.variants import VARIANTS
 
 
@@ -193,20 +196,22 @@ def test_a_study_of_some_models_runs_end_to_end(project: Project) -> None:
     assert pd.read_csv(folder / "comparisons.csv").empty
 
 
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        (["--runner", "ThreadRunner"], "ThreadRunner"),
-        (["--runner", "ParallelRunner"], "ParallelRunner"),
-        (["--async"], "--async"),
-    ],
-)
-def test_runners_that_cannot_read_the_tables_are_refused_by_name(
-    project: Project, options: list[str], named: str
-) -> None:
-    result = project.run(*options)
+def test_a_runner_that_cannot_read_the_tables_is_refused_at_the_start(project: Project) -> None:
+    result = project.run("--runner", "ParallelRunner")
     assert result.returncode != 0
     assert "Traceback" not in result.stderr
-    assert named in result.stderr
+    assert "'--runner ParallelRunner'" in result.stderr
     assert "what to do: leave it out" in result.stderr
     assert not project.outputs.exists()
+
+
+def test_other_runners_are_refused_by_name() -> None:
+    Runners().before_pipeline_run({"runner": str(SequentialRunner())})
+    with pytest.raises(SettingsError, match="'--runner ThreadRunner'"):
+        Runners().before_pipeline_run({"runner": str(ThreadRunner())})
+    command = click.Context(click.Command("run"))
+    command.params["is_async"] = True
+    with command, pytest.raises(SettingsError, match="'--async'"):
+        Runners().before_pipeline_run({"runner": str(SequentialRunner(is_async=True))})
+    with pytest.raises(SettingsError, match="'is_async=True'"):
+        Runners().before_node_run(is_async=True)

@@ -37,7 +37,7 @@ OVERLAYS: dict[str, tuple[Callable[[Project], None], list[str]]] = {
             "--pipelines",
             "simulated_study",
             "--params",
-            "simulation.users=40,simulation.books=30,simulation.interactions=500",
+            "simulation.users=60,simulation.books=60,simulation.interactions=600",
         ],
     ),
     "goodbooks_10k": (place_books_that_are_read_and_wanted, []),
