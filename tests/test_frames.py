@@ -64,6 +64,8 @@ def test_faults_of_frames_are_one_clear_message() -> None:
     interactions, users, items = tables()
     with pytest.raises(StudyError, match="'description'"):
         multitask_recommender.study(interactions, users, items)
+    with pytest.raises(StudyError, match="raw_users"):
+        multitask_recommender.study(interactions, users.assign(user=[1, *["u"] * 99]), items, {"dataset": DATASET})
     interactions.loc[3, "rating"] = 11
     with pytest.raises(StudyError, match="'11"):
         multitask_recommender.study(interactions, users, items, {"dataset": DATASET})

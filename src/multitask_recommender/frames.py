@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import shutil
 import tempfile
@@ -11,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
-from multitask_recommender.foundation.errors import SettingsError, find_study_error
+from multitask_recommender.foundation.errors import DataError, SettingsError, find_study_error
 
 _ENVIRONMENT = "frames"
 
@@ -79,7 +82,7 @@ def study(
         for table, frame in tables.items():
             if frame is not None:
                 path = folder / f"{table}.parquet"
-                frame.to_parquet(path, index=False)
+                _write(frame, table, path)
                 catalog[table] = {
                     "type": "multitask_recommender.raw_tables.RawTable",
                     "filepath": path.as_posix(),
@@ -90,6 +93,17 @@ def study(
         (overlay / "parameters.yml").write_text(json.dumps(dict(description)))
         (overlay / "globals.yml").write_text(json.dumps({"folder": (folder / "data").as_posix()}))
         return _run(folder)
+
+
+def _write(frame: pd.DataFrame, table: str, path: Path) -> None:
+    try:
+        frame.to_parquet(path, index=False)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise DataError(
+            table,
+            f"The table cannot be written as parquet: {error}",
+            "give every column one type, such as frame.astype({'user': str}), and a name that is a text.",
+        ) from error
 
 
 def _base(project: str | Path | None) -> Path:
@@ -113,8 +127,11 @@ def _run(folder: Path) -> Study:
 
     configure_project("multitask_recommender")
     with KedroSession.create(project_path=folder, env=_ENVIRONMENT, conf_source=str(folder / "conf")) as session:
+        assert isinstance(session, KedroSession)
         try:
-            session.run()
+            # What a run prints names files that are gone in a moment.
+            with contextlib.redirect_stdout(io.StringIO()):
+                session.run()
         except Exception as error:
             found = find_study_error(error)
             if found is None:
