@@ -230,7 +230,7 @@ def test_an_expert_that_no_task_uses_is_reported() -> None:
     state: State = {
         "utilisation": {
             side: {
-                task: {f"shared {place + 1}": np.array([weight]) for place, weight in enumerate(weights)}
+                task: {f"(shared) {place + 1}": np.array([weight]) for place, weight in enumerate(weights)}
                 for task, weights in tasks.items()
             }
             for side, tasks in used.items()
@@ -239,7 +239,7 @@ def test_an_expert_that_no_task_uses_is_reported() -> None:
     }
     table = expert_utilisation(state)
     assert len(table) == 8
-    assert set(map(tuple, table.loc[table["collapsed"], ["side", "expert"]].to_numpy())) == {("user", "shared 2")}
+    assert set(map(tuple, table.loc[table["collapsed"], ["side", "expert"]].to_numpy())) == {("user", "(shared) 2")}
 
 
 def test_wide_parts_are_for_their_own_tasks(rows: Interactions, side: SideInformation) -> None:

@@ -519,7 +519,7 @@ def test_movielens_1m_as_published(project: Project) -> None:
     pd.testing.assert_frame_equal(run_data_engineering(project, "movielens_1m")["items"], tables["items"])
 
 
-def test_goodbooks_10k_as_published(project: Project) -> None:
+def place_goodbooks_10k(project: Project, wanted: list[tuple[int, int]]) -> None:
     columns = (
         "book_id,goodreads_book_id,best_book_id,work_id,books_count,isbn,isbn13,authors,original_publication_year,"
         "original_title,title,language_code,average_rating,ratings_count,work_ratings_count,work_text_reviews_count,"
@@ -533,7 +533,11 @@ def test_goodbooks_10k_as_published(project: Project) -> None:
     place(project, "goodbooks_10k/books.csv", columns + "\n" + "".join(books))
     ratings: list[list[object]] = [[u, i, 1 + (u + i) % 5] for u, i in pairs()]
     place(project, "goodbooks_10k/ratings.csv", table_text([["user_id", "book_id", "rating"], *ratings]))
-    place(project, "goodbooks_10k/to_read.csv", "user_id,book_id\n77,1\n77,2\n1,3\n")
+    place(project, "goodbooks_10k/to_read.csv", table_text([["user_id", "book_id"], *map(list, wanted)]))
+
+
+def test_goodbooks_10k_as_published(project: Project) -> None:
+    place_goodbooks_10k(project, [(77, 1), (77, 2), (1, 3)])
     tables = run_data_engineering(project, "goodbooks_10k")
     assert list(tables["items"].set_index("item_id").loc["1", "authors"]) == ["A. Author", "B. Writer"]
     assert tables["items"].set_index("item_id").loc["1", "year"] == -750
@@ -544,7 +548,7 @@ def test_goodbooks_10k_as_published(project: Project) -> None:
     assert "split temporal" in set(tables["left_out"]["what"])
 
 
-def test_kuairand_pure_as_published(project: Project) -> None:
+def place_kuairand_pure(project: Project) -> None:
     log = (
         "user_id,video_id,date,hourmin,time_ms,is_click,is_like,is_follow,is_comment,is_forward,is_hate,long_view,"
         "play_time_ms,duration_ms,profile_stay_time,comment_stay_time,is_profile_enter,is_rand,tab\n"
@@ -557,7 +561,11 @@ def test_kuairand_pure_as_published(project: Project) -> None:
         )
 
     folder = "kuairand_pure/KuaiRand-Pure/data/"
-    place(project, folder + "log_standard_4_08_to_4_21_pure.csv", log + "".join(row(u, i, 8) for u, i in pairs()))
+    place(
+        project,
+        folder + "log_standard_4_08_to_4_21_pure.csv",
+        log + "".join(row(u, i, 8 + (5 * u + i) % 14) for u, i in pairs()),
+    )
     place(project, folder + "log_standard_4_22_to_5_08_pure.csv", log + row(1, pairs()[0][1], 23) + row(9, 99, 23))
     users = (
         "user_id,user_active_degree,is_lowactive_period,is_live_streamer,is_video_author,follow_user_num,"
@@ -572,6 +580,10 @@ def test_kuairand_pure_as_published(project: Project) -> None:
     )
     rows = [f'{i},{i % 4},NORMAL,2022-04-10,LongImport,0.0,,720,1280,91,9.0,"39,{i % 3}"' for i in range(1, 21)]
     place(project, folder + "video_features_basic_pure.csv", videos + "\n".join(rows) + "\n")
+
+
+def test_kuairand_pure_as_published(project: Project) -> None:
+    place_kuairand_pure(project)
     tables = run_data_engineering(project, "kuairand_pure")
     assert tables["users"].set_index("user_id").loc["1", "follows"] == "(0,10]"
     assert list(tables["items"].set_index("item_id").loc["1", "tags"]) == ["39", "1"]
@@ -646,51 +658,14 @@ def tiny_models(project: Project, name: str, **splits: object) -> None:
     for model, block in own.get("models", {}).items():
         # New dictionaries, because the models of the tests share some by YAML anchors.
         shared = tiny["models"].get(model, {})
-        tiny["models"][model] = {**shared, "settings": {**shared.get("settings", {}), **block.get("settings", {})}}
-    tiny["study"]["quick"] = False
+        settings = {**shared.get("settings", {}), **block.get("settings", {})}
+        if "training" in settings:
+            settings["training"] = {**settings["training"], "epochs": 2, "batches": 2}
+        first = {parameter: values[:1] for parameter, values in block.get("search", {}).items()}
+        tiny["models"][model] = {"settings": settings, "search": {**(shared.get("search") or {}), **first} or None}
+    tiny["study"] = {**own.get("study", {}), **tiny["study"], "quick": False}
     splits = {**own.get("splits", {}), "folds": 2, **splits}
     path.write_text(yaml.safe_dump({**own, **tiny, "dataset": own["dataset"], "splits": splits}))
-
-
-def test_a_funnel_without_features_ratings_and_time_runs_end_to_end(project: Project) -> None:
-    place_retailrocket(project)
-    tiny_models(project, "retailrocket")
-    result = project.run("--env", "retailrocket")
-    assert result.returncode == 0, result.stderr
-    folder = project.folder / "data/retailrocket"
-    metrics = pd.read_csv(folder / "08_reporting/metrics.csv")
-    assert set(metrics["task"]) == {"view", "cart", "purchase"}
-    assert set(metrics["split"]) == {"random"}
-    models = set(metrics["model"])
-    assert {"two_stage", "joint", "single_task", "shared_bottom", "wide_shared_bottom", "ease", "item_knn"} <= models
-    left_out = pd.read_csv(folder / "08_reporting/left_out.csv")["what"].tolist()
-    for model in ("content_based", "matrix_factorisation", "user_item_bias"):
-        assert model not in models
-        assert f"model {model}" in left_out
-        assert f"left out: model {model}" in result.stderr
-    lists = pd.read_parquet(folder / "07_model_output/shared_bottom/recommendations.parquet")
-    assert (lists["title"] == lists["item_id"]).all()
-    labels = pd.read_parquet(folder / "03_primary/labelled_interactions.parquet")
-    assert labels[["view", "cart", "purchase"]].sum().tolist() == [
-        len(pairs()),
-        len(pairs()[::2]),
-        len(pairs()[::5]) + 1,
-    ]
-
-
-def test_four_tasks_of_different_sample_spaces_run_end_to_end(project: Project) -> None:
-    place_book_crossing(project, original=False)
-    tiny_models(project, "book_crossing", strategies=["random", "cold_items"])
-    result = project.run("--env", "book_crossing", "--params", "study.quick=true")
-    assert result.returncode == 0, result.stderr
-    metrics = pd.read_csv(project.folder / "data/book_crossing/08_reporting/metrics.csv")
-    assert set(metrics["split"]) == {"random", "cold_items"}
-    found = metrics[metrics["model"] == "shared_bottom"].groupby("task")["metric"].agg(set)
-    assert {"auc", "log_loss", "ndcg"} <= found["rate"] & found["like"]
-    assert {"rmse", "mae"} <= found["rating"]
-    assert {"ndcg", "coverage", "novelty"} <= found["read"]
-    cold = metrics.query("split == 'cold_items' and task == 'read' and metric == 'ndcg' and k == 10")
-    assert {"content_based", "two_stage", "shared_bottom"} <= set(cold["model"])
 
 
 def test_make_new_dataset_gives_a_study_that_runs(project: Project) -> None:

@@ -95,3 +95,37 @@ def test_holm_equals_the_definition_worked_by_hand() -> None:
 def test_verdicts(low: float, high: float, p: float, higher: bool, verdict: str) -> None:
     middle = (low + high) / 2
     assert judge(Comparison(middle, middle, low, high, p, 1.0), p, higher, 0.01) == verdict
+
+
+@pytest.mark.parametrize(("root", "model", "control"), [(False, 0.5, 0.3), (True, 4.0, 1.0)])
+def test_the_interval_of_a_constant_difference_is_the_point(root: bool, model: float, control: float) -> None:
+    count = np.arange(1.0, 13.0)
+    found = compare_paired(model * count, control * count, count, root, 999, np.random.default_rng(1))
+    assert found.low == pytest.approx(found.difference)
+    assert found.high == pytest.approx(found.difference)
+    assert found.p_value < 0.01
+    assert judge(found, found.p_value, True, 0.01) == "helps"
+    assert judge(found, found.p_value, False, 0.01) == "harms"
+
+
+def test_of_one_user_nothing_is_inferred() -> None:
+    found = compare(np.array([0.9]), np.array([0.2]), np.ones(1))
+    assert found.difference == pytest.approx(0.7)
+    assert np.isnan([found.low, found.high]).all()
+    assert found.p_value == 1.0
+    assert judge(found, 1.0, True, 0.01) == "undecided"
+    nobody = compare(np.array([]), np.array([]), np.array([]))
+    assert np.isnan([nobody.difference, nobody.low, nobody.high]).all()
+    assert judge(nobody, 1.0, True, 0.01) == "undecided"
+
+
+def test_two_users_have_an_interval_and_no_verdict() -> None:
+    found = compare(np.array([0.4, 0.6]), np.array([0.3, 0.2]), np.ones(2))
+    assert 0.1 - 1e-9 <= found.low <= found.high <= 0.4 + 1e-9
+    assert judge(found, found.p_value, True, 0.01) == "undecided"
+
+
+@pytest.mark.parametrize(("value", "resamples"), [(np.nan, 99), (np.inf, 99), (0.5, 0)])
+def test_what_cannot_be_compared_is_an_error(value: float, resamples: int) -> None:
+    with pytest.raises(ValueError, match=r"finite|resamples"):
+        compare_paired(np.array([value, 1.0]), np.ones(2), np.ones(2), False, resamples, np.random.default_rng(1))

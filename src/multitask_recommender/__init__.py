@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from multitask_recommender.frames import study
     from multitask_recommender.use.recommender import load_recommender
 
 __version__ = "0.1.0"
-__all__ = ["load_recommender"]
+__all__ = ["load_recommender", "study"]
 
 
 def __getattr__(name: str) -> Any:
@@ -17,4 +18,8 @@ def __getattr__(name: str) -> Any:
         from multitask_recommender.use.recommender import load_recommender
 
         return load_recommender
+    if name == "study":
+        from multitask_recommender.frames import study
+
+        return study
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

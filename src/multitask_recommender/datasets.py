@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import ibis.expr.types as ir
 import pandas as pd
@@ -75,8 +76,18 @@ class PandasTable(_WholeFile, ParquetDataset):
         self._replace(lambda: write(data))
 
 
+_NAMES = ("dataset", "task", "other", "trained_with", "expert", "loss")
+"""Columns of names that are the user's: ``NA`` and ``1`` are names too."""
+
+
 class CsvTable(_WholeFile, CSVDataset):
-    """``pandas.CSVDataset`` that writes whole files."""
+    """``pandas.CSVDataset`` that writes whole files, and reads names as they were written."""
+
+    DEFAULT_LOAD_ARGS: ClassVar[dict[str, Any]] = {
+        "dtype": dict.fromkeys(_NAMES, str),
+        "keep_default_na": False,
+        "na_values": [""],
+    }
 
     def save(self, data: pd.DataFrame) -> None:
         """Write the table."""
@@ -99,7 +110,10 @@ class FigureFile(_WholeFile, MatplotlibDataset):
     def save(self, data: Figure) -> None:
         """Write the figure."""
         write = super().save
-        self._replace(lambda: write(data))
+        with warnings.catch_warnings():
+            # What signs the fonts lack is said once, where the figure is made.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+            self._replace(lambda: write(data))
 
 
 class ArraysFile(_WholeFile, AbstractDataset[State, State]):

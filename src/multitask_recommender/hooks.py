@@ -12,11 +12,13 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
+import click
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
-from kedro.io import DatasetError
+from kedro.framework.project import pipelines
+from kedro.io import DatasetError, MemoryDataset
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 from kedro.validation import ParameterValidationError
@@ -52,6 +54,39 @@ class ParameterNames:
             )
 
 
+class Runners:
+    """Refuses runners that the tables cannot be read with: a connection of DuckDB belongs to one thread."""
+
+    @hook_impl(tryfirst=True)
+    def before_pipeline_run(self, run_params: dict[str, Any]) -> None:
+        """Check the runner.
+
+        Raises:
+            SettingsError: If it is not the sequential one, or loads and saves in threads.
+        """
+        runner = str(run_params.get("runner"))
+        for name in ("ThreadRunner", "ParallelRunner"):
+            if name in runner:
+                _refuse_runner(f"--runner {name}")
+        command = click.get_current_context(silent=True)
+        if command is not None and command.params.get("is_async"):
+            _refuse_runner("--async")
+
+    @hook_impl
+    def before_node_run(self, is_async: bool) -> None:
+        """Check the same of a runner that was made in Python."""
+        if is_async:
+            _refuse_runner("is_async=True")
+
+
+def _refuse_runner(name: str) -> NoReturn:
+    raise SettingsError(
+        f"The pipelines cannot be run with '{name}': their tables are read through one connection, in one thread.\n"
+        "  where: the options of kedro run\n"
+        "  what to do: leave it out; fits already run on 'cross_validation.workers' processes at the same time."
+    )
+
+
 class ReadableErrors:
     """Shows an error that the user can settle as its message alone, and names the file of a faulty table."""
 
@@ -68,22 +103,24 @@ class ReadableErrors:
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: Any) -> None:
         """Remember where the raw tables lie, and refuse to start without one.
 
+        An evaluation goes on without the models that have not been run.
+
         Raises:
             DataError: If the local file of an input does not exist.
         """
+        missing = {}
         for name in sorted(pipeline.inputs()):
             dataset = catalog.get(name)
             self._datasets[name] = dataset
-            for path in _local_paths(dataset):
-                if not path.exists():
-                    error = DataError(
-                        name,
-                        "The file does not exist.",
-                        "run 'make data' for MovieLens-100k, put your file there, or name another one in the catalog; "
-                        "if it is the output of another pipeline, run that one first.",
-                    )
-                    error.file = str(path)
-                    raise error
+            absent = [path for path in _local_paths(dataset) if not path.exists()]
+            if absent:
+                missing[name] = str(absent[0])
+        for name in _leave_out(set(missing), pipeline, catalog):
+            missing.pop(name, None)
+        for name, path in missing.items():
+            error = DataError(name, "The file does not exist.", _remedy(name, path))
+            error.file = path
+            raise error
 
     @hook_impl
     def on_node_error(self, error: Exception) -> None:
@@ -101,6 +138,54 @@ def _local_paths(dataset: Any) -> list[Path]:
     if path is None or getattr(dataset, "_fs_prefix", False):
         return []
     return [Path(own) for own in getattr(dataset, "paths", [path])]
+
+
+def _remedy(name: str, path: str) -> str:
+    """Say how to come by a file that does not exist."""
+    if name.startswith("raw_"):
+        wheel = "recbole" in path or "is not installed)" in path
+        own = "put the file there, or name another one in conf/*/catalog*.yml."
+        return f"run 'make data' for MovieLens-100k; for data of your own, {own}" if wheel else own
+    makers = [node.name for node in pipelines["__default__"].nodes if name in node.outputs]
+    if not makers:
+        return "run the pipeline that makes it first."
+    return f"run first what makes it, with all before it: kedro run --to-nodes {makers[0]}"
+
+
+def _leave_out(missing: set[str], pipeline: Pipeline, catalog: Any) -> list[str]:
+    """Put empty tables in the place of outputs of models that have not been run, for an evaluation of the others.
+
+    Args:
+        missing: Inputs whose files do not exist.
+        pipeline: The pipeline to run.
+        catalog: Where the empty tables go.
+
+    Returns:
+        The inputs that are empty now: all of a model of which one is missing.
+    """
+    # Here, because the models need PyTorch, and other commands of Kedro do not.
+    from multitask_recommender.models.variants import VARIANTS
+    from multitask_recommender.pipelines.recommender.nodes import OF_NO_MODEL, empty_output
+
+    read = {name for node in pipeline.nodes if node.namespace == "evaluation" for name in node.inputs}
+    others = {name for node in pipeline.nodes if node.namespace != "evaluation" for name in node.inputs}
+    outputs = (read & pipeline.inputs()) - others
+    empty = [name for name in outputs if name in missing and name in OF_NO_MODEL]
+    absent = []
+    for model in VARIANTS:
+        own = [name for name in outputs if name.startswith(f"{model}.")]
+        if missing.intersection(own):
+            absent.append(model)
+            empty += own
+    if absent and len(absent) == len({name.partition(".")[0] for name in outputs} & VARIANTS.keys()):
+        return []
+    for name in empty:
+        catalog[name] = MemoryDataset(empty_output(name))
+    if empty:
+        logger.warning(
+            "Left out, since it has not been run: %s", ", ".join([*absent, *OF_NO_MODEL.intersection(empty)])
+        )
+    return empty
 
 
 def _show_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -137,6 +222,7 @@ class RunReport:
         "affinity_figure",
         "dropped_rows",
         "left_out",
+        "left_out_models",
         "sweep_figure",
         "new_recommendations",
         "update_report",
@@ -149,11 +235,11 @@ class RunReport:
         if "headline" in outputs:
             for split, rows in catalog.load("headline").groupby("split", sort=False):
                 table = rows.drop(columns="split").set_index("model")
-                tasks = dict.fromkeys(column.split(" ")[0] for column in table)
+                tasks = dict.fromkeys(column.rsplit(" ", 1)[0] for column in table)
                 for task in tasks:
-                    own = table[[column for column in table if column.split(" ")[0] == task]].dropna(how="all")
+                    own = table[[column for column in table if column.rsplit(" ", 1)[0] == task]].dropna(how="all")
                     print(f"\n{task}, {split} split")
-                    print(own.rename(columns=lambda name: name.split(" ", 1)[1]).to_string(na_rep=""))
+                    print(own.rename(columns=lambda name: name.rsplit(" ", 1)[1]).to_string(na_rep=""))
             print()
         shown = [name for name in self._SHOWN if name in outputs]
         lists = (name for name in sorted(outputs) if name.endswith(".recommendations"))

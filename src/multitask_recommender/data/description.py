@@ -355,6 +355,9 @@ class DatasetSettings(Described):
         if wrong:
             raise ValueError(f"signals cannot be called '{min(wrong)}', a word of label expressions")
         _check_names("tasks", self.tasks, {*_LABEL_COLUMNS, *(f"relevant_{name}" for name in self.tasks)})
+        for name in self.tasks:
+            if name.startswith("(") and name.endswith(")"):
+                raise ValueError(f"tasks cannot be called '{name}': what stands in parentheses is no task")
         label_columns = {signal.column: f"dataset.interactions.signals.{name}" for name, signal in signals.items()}
         if events is not None:
             label_columns[events.column] = "dataset.interactions.events"

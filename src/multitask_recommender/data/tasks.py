@@ -43,6 +43,11 @@ class Task(Described):
         return self
 
 
+def retrieval_tasks(tasks: dict[str, Task]) -> list[str]:
+    """Return the names of the retrieval tasks."""
+    return [name for name, task in tasks.items() if task.kind == "retrieval"]
+
+
 def funnel_chain(tasks: dict[str, Task], name: str) -> list[str]:
     """Return the steps of a task's funnel from the first down to the task itself, as far as they are among ``tasks``.
 

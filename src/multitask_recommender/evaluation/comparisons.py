@@ -9,14 +9,15 @@ import numpy as np
 import pandas as pd
 
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
+from multitask_recommender.data.tasks import Task
 from multitask_recommender.evaluation.cross_validation import CrossValidationSettings
-from multitask_recommender.evaluation.metric_records import METRICS, compared_metrics
+from multitask_recommender.evaluation.metric_records import METRICS, ListMetric, RowMetric, compared_metrics
 from multitask_recommender.evaluation.parameters import EvaluationSettings
 from multitask_recommender.evaluation.statistics import Comparison, compare_paired, holm, judge
 from multitask_recommender.evaluation.study import StudySettings
 from multitask_recommender.foundation.jobs import run_jobs
 from multitask_recommender.foundation.randomness import derive_seed
-from multitask_recommender.models.variants import VARIANTS
+from multitask_recommender.models.variants import AFFINITY_BASE, VARIANTS
 
 COLUMNS = [
     "dataset",
@@ -53,6 +54,39 @@ def is_control(model: str, control: str) -> bool:
     return other.kind == "baseline" or (other.kind == "ablation" and other.based_on == model)
 
 
+def comparable(model: str, control: str, task: str, metric: RowMetric | ListMetric, tasks: dict[str, Task]) -> bool:
+    """Return whether a comparison says something: not that of lists where the control alone never learnt to rank."""
+    one, other = VARIANTS[model], VARIANTS[control]
+    return not metric.of_lists or other.trained_to_rank(task, tasks) or not one.trained_to_rank(task, tasks)
+
+
+def left_out_of_comparisons(dataset: DatasetSettings, study: StudySettings) -> pd.DataFrame:
+    """Say which comparisons the study does not make: table (what, reason)."""
+    running = study.running(dataset)
+    lines = []
+    for model in running:
+        variant = VARIANTS[model]
+        if variant.kind == "multi_task":
+            for control in ("single_task", variant.own_control):
+                if control is not None and control not in running:
+                    reason = "the study leaves this model out: 'study.models' can name it"
+                    lines.append((f"comparison of {model} with its control {control}", reason))
+    if len(dataset.tasks) > 1 and AFFINITY_BASE not in running:
+        lines.append(("affinity of the tasks", f"it is measured with {AFFINITY_BASE}, which the study leaves out"))
+    for name, task in dataset.tasks.items():
+        for metric in compared_metrics(task.kind):
+            controls = {
+                control: None
+                for model in running
+                for control in running
+                if is_control(model, control) and not comparable(model, control, name, metric, dataset.tasks)
+            }
+            if controls:
+                reason = "these models learn it from the rows with a label alone, and were never trained to rank"
+                lines.append((f"comparisons by {metric.name} of task {name} with {', '.join(controls)}", reason))
+    return pd.DataFrame(lines, columns=["what", "reason"])
+
+
 def compare_models(
     dataset: DatasetSettings,
     study: StudySettings,
@@ -64,6 +98,8 @@ def compare_models(
     """Compare the models on the users that both were measured on; a user's total is the mean over seed numbers.
 
     Metrics of lists are compared at the headline k, AUC as the mean of the users' own.
+
+    Metrics of lists are not compared with a control that never learnt to rank (see :meth:`Variant.trained_to_rank`).
 
     For RMSE that is the mean of the squared errors over seeds, so the difference is not exactly that of the mean RMSEs.
 
@@ -80,6 +116,8 @@ def compare_models(
     Returns:
         Table with ``COLUMNS``; ``difference`` is model minus control, and the interval is of the difference.
     """
+    if not any(map(len, user_totals)):
+        return pd.DataFrame(columns=COLUMNS)
     keys = ["split", "task", "metric", "k", "model"]
     compared = {metric.name for task in dataset.tasks.values() for metric in compared_metrics(task.kind)}
     # Averaged table by table, so that the rows of all models and seeds never stand side by side.
@@ -106,7 +144,8 @@ def compare_models(
                     for metric in compared_metrics(kind):
                         k = settings.headline_k if metric.of_lists else 0
                         pair = [cells.get((split, task, metric.name, k, name)) for name in (model, control)]
-                        if pair[0] is not None and pair[1] is not None:
+                        counts = comparable(model, control, task, metric, dataset.tasks)
+                        if counts and pair[0] is not None and pair[1] is not None:
                             job.append((split, model, control, task, metric.name, k, *pair))
                 if job:
                     jobs.append(job)
@@ -129,6 +168,8 @@ def compare_models(
         )
 
     results = list(chain(*run_jobs(compare_pair, jobs, cross_validation.workers, "comparing models")))
+    if not results:
+        return pd.DataFrame(columns=COLUMNS)
     table = pd.DataFrame(
         [
             (dataset.name, *job[:6], result.difference, result.relative, result.low, result.high, result.p_value)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterable
-from typing import Any
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any, ParamSpec
 
 import matplotlib as mpl
+import matplotlib.font_manager
 import matplotlib.lines
 import matplotlib.patches
 import matplotlib.ticker
@@ -36,6 +39,60 @@ KIND_TITLES: dict[Kind, str] = {
 }
 KINDS_TUNED: tuple[Kind, ...] = ("baseline", "single_task", "multi_task")
 Points = list[tuple[float, float, str]]
+P = ParamSpec("P")
+_FONT = "DejaVu Sans"  # Comes with matplotlib.
+logger = logging.getLogger(__name__)
+
+
+@functools.cache
+def fonts_for(names: str) -> list[str]:
+    """Return the font of the figures, and installed ones that have what it lacks of some names.
+
+    Where none has it, the log says what to install.
+    """
+    manager = matplotlib.font_manager.fontManager
+    usual = [font for font in manager.ttflist if font.style == "normal" and font.weight in (400, "normal", "regular")]
+    # Sans-serif fonts for many scripts first, since a monospaced or old one may have the sign too.
+    usual.sort(key=lambda font: (font.name != _FONT, "Sans" not in font.name, font.name))
+    missing, chosen = {sign for sign in names if sign.isprintable() and not sign.isspace()}, [_FONT]
+    for font in usual:
+        if not missing:
+            break
+        had = {chr(code) for code in matplotlib.font_manager.get_font(font.fname).get_charmap()} & missing
+        if had and font.name not in chosen:
+            chosen.append(font.name)
+        missing -= had
+    if missing:
+        shown = "".join(sorted(missing)[:10])
+        logger.warning(
+            "No installed font has the signs %s: figures show empty boxes in their place. Install one that has them, "
+            "such as the package fonts-noto-cjk for Chinese, Japanese and Korean, and remove %s",
+            shown,
+            mpl.get_cachedir(),
+        )
+    return chosen
+
+
+def _drawn(plot: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Draw a figure with fonts that have the signs of the names of its data set and tasks."""
+
+    @functools.wraps(plot)
+    def with_fonts(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        names: set[str] = set()
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, DatasetSettings):
+                names |= {value.name, *value.tasks}
+            elif isinstance(value, pd.DataFrame) and "task" in value:
+                names |= set(value["task"].unique())
+        with mpl.rc_context({"font.family": fonts_for("".join(sorted(names)))}):
+            return plot(*args, **kwargs)
+
+    return with_fonts
+
+
+def _plain(name: str) -> str:
+    """Return a name as figures take it: dollar signs would make a formula of it."""
+    return name.replace("$", r"\$")
 
 
 def _figure(columns: int, rows: int, width: float, height: float, **options: Any) -> tuple[Figure, np.ndarray]:
@@ -69,6 +126,7 @@ def _means(table: pd.DataFrame, split: str, task: str, metric: str, k: int) -> d
     return {name: float(means[name]) for name in VARIANTS if name in means.index}
 
 
+@_drawn
 def plot_accuracy(table: pd.DataFrame, dataset: DatasetSettings, settings: EvaluationSettings) -> Figure:
     """Plot the main accuracy metric of every task and split, one line a model."""
     models: dict[str, list[str]] = {}
@@ -87,17 +145,18 @@ def plot_accuracy(table: pd.DataFrame, dataset: DatasetSettings, settings: Evalu
             for model, value in means.items():
                 kind = VARIANTS[model].kind
                 axis.plot(value, names.index(model), KIND_MARKERS[kind], color=KIND_COLOURS[kind], markersize=7)
-            axis.set_title(f"{name}, {split} split")
+            axis.set_title(f"{_plain(name)}, {split} split")
             axis.set_xlabel(metric.label(settings.headline_k))
             _style(axis)
         axes[row, 0].set_yticks(range(len(names)), [VARIANTS[model].title for model in names])
         axes[row, 0].set_ylim(len(names) - 0.4, -0.6)
     shown = {VARIANTS[model].kind for names in models.values() for model in names}
     _kind_legend(figure, {kind: title for kind, title in KIND_TITLES.items() if kind in shown})
-    figure.suptitle(f"Accuracy on the test rows of {dataset.name}")
+    figure.suptitle(f"Accuracy on the test rows of {_plain(dataset.name)}")
     return figure
 
 
+@_drawn
 def plot_trade_off(table: pd.DataFrame, dataset: DatasetSettings, settings: EvaluationSettings) -> Figure:
     """Plot the core models' accuracy against novelty and coverage on the first split, for the first task that ranks."""
     split = table["split"].iloc[0]
@@ -120,12 +179,13 @@ def plot_trade_off(table: pd.DataFrame, dataset: DatasetSettings, settings: Eval
         axis.set_ylabel(main.label(settings.headline_k))
         _style(axis)
     _kind_legend(figure, KINDS_TUNED)
-    where = f"{dataset.name}, task {task}, {split} split, core models"
+    where = f"{_plain(dataset.name)}, task {_plain(task)}, {split} split, core models"
     figure.suptitle(f"What accuracy costs in novelty and coverage: {where}")
     _label_points(figure, labelled)
     return figure
 
 
+@_drawn
 def plot_cost(
     table: pd.DataFrame, costs: pd.DataFrame, dataset: DatasetSettings, settings: EvaluationSettings
 ) -> Figure:
@@ -147,10 +207,10 @@ def plot_cost(
         labelled.append((axis, points))
         axis.set_xlabel("CPU seconds of one fit (log scale)")
         axis.set_ylabel(metric.label(settings.headline_k))
-        axis.set_title(name)
+        axis.set_title(_plain(name))
         _style(axis)
     _kind_legend(figure, KINDS_TUNED)
-    figure.suptitle(f"Quality against cost: {dataset.name}, {split} split, core models")
+    figure.suptitle(f"Quality against cost: {_plain(dataset.name)}, {split} split, core models")
     _label_points(figure, labelled)
     return figure
 
@@ -165,6 +225,7 @@ def _strongest(comparisons: pd.DataFrame) -> pd.DataFrame:
     return order.groupby(["split", "model", "task", "metric"], sort=False).head(1)
 
 
+@_drawn
 def plot_verdicts(comparisons: pd.DataFrame, dataset: DatasetSettings) -> Figure:
     """Plot the verdicts at a glance: models x tasks and metrics, with the relative difference to the control in %.
 
@@ -183,6 +244,11 @@ def plot_verdicts(comparisons: pd.DataFrame, dataset: DatasetSettings) -> Figure
         ("shared-bottom against its ablation", comparisons[kinds == "ablation"], "control"),
     ]
     blocks = [(title, rows.assign(row=rows[name]), name) for title, rows, name in blocks if len(rows)]
+    if not blocks:
+        figure, axes = _figure(1, 1, 6.0, 2.0)
+        axes[0, 0].axis("off")
+        axes[0, 0].text(0.5, 0.5, "no multi-task model and control to compare", ha="center", va="center")
+        return figure
     columns = comparisons[["task", "metric"]].drop_duplicates()
     splits = list(comparisons["split"].drop_duplicates())
     heights = [rows["row"].nunique() for _, rows, _ in blocks]
@@ -208,7 +274,7 @@ def plot_verdicts(comparisons: pd.DataFrame, dataset: DatasetSettings) -> Figure
             axis.set_ylim(len(names) - 0.5, -0.5)
             axis.xaxis.tick_top()
             axis.tick_params(length=0)
-            labels = [f"{task}\n{metric}" for task, metric in columns.to_numpy()] if line == 0 else []
+            labels = [f"{_plain(task)}\n{metric}" for task, metric in columns.to_numpy()] if line == 0 else []
             axis.set_xticks(range(len(columns)) if labels else [], labels, fontsize=7)
             titles = [VARIANTS[name].title for name in names] if place == 0 else []
             axis.set_yticks(range(len(names)) if titles else [], titles, fontsize=8)
@@ -218,25 +284,27 @@ def plot_verdicts(comparisons: pd.DataFrame, dataset: DatasetSettings) -> Figure
                 axis.text(0.0, 0.0, "not run on this split", fontsize=8, color="#777777", va="center")
     handles = [mpl.patches.Patch(color=colour, label=name) for name, colour in VERDICT_COLOURS.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
-    figure.suptitle(f"Multi-task models on {dataset.name}: verdicts, and difference in %")
+    figure.suptitle(f"Multi-task models on {_plain(dataset.name)}: verdicts, and difference in %")
     return figure
 
 
+@_drawn
 def plot_affinity(cosines: pd.DataFrame, gains: pd.DataFrame) -> Figure:
     """Plot how the tasks' gradients agree over training, and what each task gains from those it is trained with."""
     figure, axes = _figure(2, 1, 12, 4.4)
     left, right = axes[0]
     colours = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
-    pairs = list(cosines.groupby(["task", "other"], sort=False))
+    pairs, lines = list(cosines.groupby(["task", "other"], sort=False)), []
     for place, ((task, other), rows) in enumerate(pairs):
         by_epoch = rows.groupby("epoch")["cosine"].agg(["mean", "min", "max"])
         colour = colours[place % len(colours)]
         line = "-" if place < 6 else "--"
-        left.plot(by_epoch.index, by_epoch["mean"], color=colour, linestyle=line, label=f"{task}, {other}")
+        label = _plain(f"{task}, {other}")
+        lines += left.plot(by_epoch.index, by_epoch["mean"], color=colour, linestyle=line, label=label)
         left.fill_between(by_epoch.index, by_epoch["min"], by_epoch["max"], color=colour, alpha=0.15, linewidth=0)
     left.axhline(0.0, color="#555555", linewidth=0.8)
     if pairs:
-        left.legend(frameon=False, fontsize=9)
+        left.legend(handles=lines, frameon=False, fontsize=9)  # By itself it leaves out names that begin with _.
     left.set_xlabel("epoch")
     left.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
     left.set_ylabel("cosine of the tasks' gradients")
@@ -247,7 +315,9 @@ def plot_affinity(cosines: pd.DataFrame, gains: pd.DataFrame) -> Figure:
         right.plot(100 * rows["gain"], np.full(len(rows), -place), "o", color="#0072B2", alpha=0.5, markersize=6)
         right.plot(100 * rows["gain"].mean(), -place, "|", color="#000000", markersize=14, markeredgewidth=2)
     right.axvline(0.0, color="#555555", linewidth=0.8)
-    right.set_yticks(-np.arange(len(grouped)), [f"{task}  with  {others}" for (task, others), _ in grouped], fontsize=9)
+    right.set_yticks(
+        -np.arange(len(grouped)), [_plain(f"{task}  with  {others}") for (task, others), _ in grouped], fontsize=9
+    )
     right.set_xlabel("decrease of the error on held-out folds, % of the task alone")
     right.set_title("What a task gains from others (points: folds, bar: mean)")
     _style(right)

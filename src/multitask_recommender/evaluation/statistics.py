@@ -7,6 +7,8 @@ is the user's value and n_u = 1; for RMSE a_u is the sum of squared errors, n_u 
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,8 +55,20 @@ def compare_paired(
         rng: Source of both.
 
     Returns:
-        The comparison. For equal totals the difference is 0, the interval is a point and p is 1.
+        The comparison. For equal totals the difference is 0, the interval is a point and p is 1; where every resample
+        has the same difference, the interval is that point. Of fewer than two users nothing can be inferred: there is
+        no interval (NaN), and p is 1.
+
+    Raises:
+        ValueError: If a total or a count is not a number, or nothing is to be resampled.
     """
+    if resamples < 1:
+        raise ValueError(f"{resamples} resamples tell nothing: at least 1 is needed")
+    if not all(np.isfinite(values).all() for values in (model, control, count)):
+        raise ValueError("totals and counts have to be finite numbers")
+    if not len(model):
+        nan = float("nan")
+        return Comparison(nan, nan, nan, nan, 1.0, nan)
 
     def metric(total: Values, number: Values, axis: int = -1) -> Values:
         mean = total.sum(axis=axis) / number.sum(axis=axis)
@@ -65,6 +79,8 @@ def compare_paired(
     relative = difference / base if base != 0 else float("nan")
     if np.array_equal(model, control):
         return Comparison(0.0, 0.0 if base != 0 else float("nan"), 0.0, 0.0, 1.0, base)
+    if len(model) == 1:
+        return Comparison(difference, relative, float("nan"), float("nan"), 1.0, base)
 
     # Swapping a user's totals between the models leaves the counts alone, and their sum as well: it turns the sign of
     # the difference.
@@ -103,17 +119,34 @@ def compare_paired(
         n_resamples=resamples,
         batch=25,
     )
-    interval = stats.bootstrap(
-        samples,
-        resampled,
-        paired=True,
-        vectorized=True,
-        n_resamples=resamples,
-        batch=25,
-        method="BCa",
-        rng=rng,
-    ).confidence_interval
-    return Comparison(difference, relative, float(interval.low), float(interval.high), float(test.pvalue), base)
+    low, high = _interval(samples, resampled, resamples, rng)
+    return Comparison(difference, relative, low, high, float(test.pvalue), base)
+
+
+def _interval(
+    samples: tuple[Values, ...], statistic: Callable[..., Values], resamples: int, rng: np.random.Generator
+) -> tuple[float, float]:
+    """Return the ends of the 95 % BCa interval; where it is not defined, those of the percentile interval.
+
+    It is not defined where all resamples agree: both ends are then the one value.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        warnings.simplefilter("ignore", RuntimeWarning)  # A division by the spread of the resamples, which is 0.
+        result = stats.bootstrap(
+            samples,
+            statistic,
+            paired=True,
+            vectorized=True,
+            n_resamples=resamples,
+            batch=25,
+            method="BCa",
+            rng=rng,
+        )
+    ends = np.array(result.confidence_interval)
+    if not np.isfinite(ends).all():
+        ends = np.quantile(result.bootstrap_distribution, [0.025, 0.975])
+    return float(ends[0]), float(ends[1])
 
 
 def holm(p_values: Values) -> Values:

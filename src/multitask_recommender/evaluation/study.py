@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Callable, Mapping
+
 import ibis
 import ibis.expr.types as ir
 import pandas as pd
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
 from multitask_recommender.data.splits import NEED_TIME
-from multitask_recommender.evaluation.metric_records import ALL, METRICS
+from multitask_recommender.evaluation.metric_records import ALL, METRICS, ListMetric, RowMetric, compared_metrics
+from multitask_recommender.foundation.errors import SettingsError
 from multitask_recommender.foundation.settings_base import Settings
 from multitask_recommender.models.variants import VARIANTS, Variant
+
+FAMILIES: Mapping[str, Callable[[Variant], bool]] = {
+    "baselines": lambda variant: variant.kind == "baseline",
+    "controls": lambda variant: variant.kind == "single_task",
+    "multi_task": lambda variant: variant.kind == "multi_task",
+    "ablations": lambda variant: variant.kind == "ablation",
+    "core": lambda variant: variant.core,
+    "quick": lambda variant: variant.quick,
+}
+"""Names that stand for several models in ``study.models``."""
 
 
 class StudySettings(Settings):
@@ -20,6 +34,8 @@ class StudySettings(Settings):
     Attributes:
         seed: The seed that every random number of the study is derived from, save the splits.
         repeats: Seed numbers per stochastic model: each is fitted so many times.
+        models: The models to run, by name or family (``FAMILIES``), as a list or with spaces between them; what a named
+            one is based on runs too. It takes the place of ``core_only`` and ``quick``. Null: all that these leave.
         core_only: Leave out the models that are not marked as core in the list of variants; their outputs are empty.
         quick: Leave out the models that are not marked as quick in the list of variants; their outputs are empty.
         affinity_folds: Folds that the affinity of the tasks is measured on, at most as many as there are; every fold
@@ -33,6 +49,7 @@ class StudySettings(Settings):
 
     seed: int = Field(ge=0)
     repeats: int = Field(ge=1)
+    models: list[str] | None = Field(default=None, min_length=1)
     core_only: bool = False
     quick: bool = False
     affinity_folds: int = Field(default=3, ge=1)
@@ -40,10 +57,54 @@ class StudySettings(Settings):
     recommend_with: str | None = None
     train_again_share: float = Field(default=0.2, ge=0, le=1)
 
+    @field_validator("models", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return value.split() if isinstance(value, str) else value
+
+    @field_validator("models")
+    @classmethod
+    def _check(cls, value: list[str] | None) -> list[str] | None:
+        known = [*FAMILIES, *VARIANTS]
+        for name in value or ():
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+                meant = f": did you mean '{near[0]}'?" if near else "."
+                raise ValueError(
+                    f"'study.models' names '{name}', which is no model{meant} Families are {', '.join(FAMILIES)}; "
+                    "the models are listed in models/variants.py."
+                )
+        return value
+
+    def wants(self, variant: Variant) -> bool:
+        """Return whether the settings ask for a model, or for one that is based on it."""
+        if self.models is None:
+            return (variant.quick or not self.quick) and (variant.core or not self.core_only)
+        named = {
+            own.name
+            for own in VARIANTS.values()
+            if any(name == own.name or (name in FAMILIES and FAMILIES[name](own)) for name in self.models)
+        }
+        return variant.name in named | {VARIANTS[name].based_on for name in named}
+
     def runs(self, variant: Variant, dataset: DatasetSettings) -> bool:
         """Return whether the study includes a model."""
-        wanted = (variant.quick or not self.quick) and (variant.core or not self.core_only)
-        return wanted and impossible(variant, dataset) is None
+        return self.wants(variant) and impossible(variant, dataset) is None
+
+    def running(self, dataset: DatasetSettings) -> list[str]:
+        """Return the names of the models that the study includes.
+
+        Raises:
+            SettingsError: If there is none.
+        """
+        found = [name for name, variant in VARIANTS.items() if self.runs(variant, dataset)]
+        if not found:
+            wanted = [name for name, variant in VARIANTS.items() if self.wants(variant)]
+            reasons = "; ".join(f"{name}: {impossible(VARIANTS[name], dataset)}" for name in wanted)
+            raise SettingsError(
+                f"No model of the study can be run ({reasons}).\n  where: 'study.models'\n  what to do: name others."
+            )
+        return found
 
 
 def impossible(variant: Variant, dataset: DatasetSettings) -> str | None:
@@ -82,6 +143,47 @@ def left_out_of(dataset: DatasetSettings) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["what", "reason"])
 
 
+def left_out_models(dataset: DatasetSettings, study: StudySettings, metrics: pd.DataFrame) -> pd.DataFrame:
+    """Say which models the metrics hold nothing of: table (what, reason)."""
+    lines = []
+    for name, variant in VARIANTS.items():
+        if name in set(metrics["model"]):
+            continue
+        if not study.wants(variant):
+            setting = "models" if study.models else "core_only" if study.core_only and not variant.core else "quick"
+            reason = f"'study.{setting}' leaves it out"
+        else:
+            reason = impossible(variant, dataset) or f"it has not been run: kedro run --namespaces {name}"
+        lines.append((f"model {name}", reason))
+    return pd.DataFrame(lines, columns=["what", "reason"])
+
+
+def _whom(metric: RowMetric | ListMetric) -> str:
+    """Say which users a metric compares models on: those with relevant rows, labels of both classes, or any label."""
+    if metric.of_lists:
+        return "relevant"
+    return "classes" if metric.name == "auc" else "labelled"
+
+
+def _users_compared(test_labels: ir.Table, dataset: DatasetSettings) -> pd.DataFrame:
+    """Count the users of every split that models can be compared on: columns ``<whom>_<place of the task>``."""
+    measures: dict[str, ir.Value] = {}
+    for place, name in enumerate(dataset.tasks):
+        label, relevant = test_labels[name], test_labels[f"relevant_{name}"]
+        measures |= {
+            f"relevant_{place}": relevant.any(),
+            f"labelled_{place}": label.count() > 0,
+            f"classes_{place}": (label.min() < label.max()).fill_null(False),
+        }
+    by_user = test_labels.group_by("split", "user").aggregate(**measures)
+    return (
+        by_user.group_by("split")
+        .aggregate(**{name: by_user[name].sum() for name in measures})
+        .execute()
+        .set_index("split")
+    )
+
+
 def left_out_of_tests(
     behaviour_sequences: ir.Table, test_labels: ir.Table, dataset: DatasetSettings, splits: SplitSettings
 ) -> pd.DataFrame:
@@ -106,6 +208,7 @@ def left_out_of_tests(
         counts[f"relevant_{place}"] = relevant.sum()
         counts[f"trained_{place}"] = (relevant & known).sum()
     found = joined.group_by("split").aggregate(**counts).execute().set_index("split")
+    users = _users_compared(test_labels, dataset)
     lines: list[tuple[str, str]] = []
     for split in splits.names:
         if split not in found.index:
@@ -119,6 +222,12 @@ def left_out_of_tests(
                 continue
             if own["relevant"] == 0:
                 lines.append((f"lists of {task}", "no test row is relevant"))
+            for metric in compared_metrics(dataset.tasks[name].kind):
+                number = int(users[f"{_whom(metric)}_{place}"][split])
+                if number == 1 or (number == 0 and metric.name == "auc"):
+                    whom = f"{'one user has' if number else 'no user has'} test rows to compare by"
+                    what = "no interval, so the verdict is 'undecided'" if number else "no comparison"
+                    lines.append((f"comparisons by {metric.name} of {task}", f"{whom}: {what}"))
             outside = {"trained": own["relevant"] - own["trained"], "new": own["trained"], "all": 0}[rule]
             if outside:
                 which = {"trained": "have no training rows", "new": "have training rows", "all": ""}[rule]

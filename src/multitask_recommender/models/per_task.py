@@ -31,7 +31,8 @@ class PerTask(Recommender[Settings]):
                 if epoch == len(curve.epochs):
                     curve.epochs.append({})
                 curve.epochs[epoch] |= {
-                    name if name in side.tasks else f"{task}.{name}": loss for name, loss in losses.items()
+                    name if name in side.tasks else f"({name.strip('()')} of {task})": loss
+                    for name, loss in losses.items()
                 }
         return curve
 

@@ -19,6 +19,8 @@ S = TypeVar("S", bound=Settings)
 
 
 InnerProducts = dict[str, tuple[FloatArray, FloatArray]]
+PENALTY, USER_EMBEDDING, CALIBRATOR = "(penalty)", "(user embedding)", "(calibrator)"
+"""Names of losses beside those of tasks, which are never called something in parentheses."""
 
 
 @dataclass
@@ -26,7 +28,7 @@ class LearningCurve:
     """Loss per epoch.
 
     Attributes:
-        epochs: For every epoch, loss name to mean loss per row.
+        epochs: For every epoch, loss name to mean loss per row; what is in parentheses is no task.
     """
 
     epochs: list[dict[str, float]] = field(default_factory=list)

@@ -180,6 +180,16 @@ class Variant:
         """Whether lists of recommendations are made with it: not with a model that the study only compares with."""
         return not self.first_split
 
+    def trained_to_rank(self, name: str, tasks: dict[str, Task]) -> bool:
+        """Return whether the model learns an order of the catalogue for a task.
+
+        One that predicts labels learns from the rows that have them, which say nothing of the other items, unless it is
+        trained together with a task of retrieval.
+        """
+        together = self.kind in ("multi_task", "ablation")
+        retrieves = any(task.kind == "retrieval" for task in self.trained_tasks(tasks).values())
+        return not self.predicts(tasks[name]) or (together and retrieves)
+
     def predicts(self, task: Task) -> bool:
         """Return whether the model's scores for the task predict its label."""
         return task.kind in self.recommender.predicts
@@ -366,5 +376,7 @@ _ALL = (
     _derived("without_binary", "ablation", "Without binary tasks", leaves_out="binary"),
     _derived("without_regression", "ablation", "Without regression tasks", leaves_out="regression"),
 )
+AFFINITY_BASE = "shared_bottom"
+"""The model that the affinity of the tasks is measured with."""
 VARIANTS: dict[str, Variant] = {variant.name: variant for variant in _ALL}
 """Every model by name, in the order of tables and figures."""

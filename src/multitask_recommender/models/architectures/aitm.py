@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from multitask_recommender.data.tasks import Task, funnel_chain
+from multitask_recommender.models.recommender import CALIBRATOR
 from multitask_recommender.models.towers.experts import Experts, PerTaskMatrices, PerTaskModules, identity_heads, mix
 from multitask_recommender.models.towers.multi_task import (
     MultiTaskModule,
@@ -19,9 +20,6 @@ from multitask_recommender.models.towers.multi_task import (
 from multitask_recommender.models.towers.two_tower import LossSum, Vectors
 from multitask_recommender.models.training.loop import UserBatch
 from multitask_recommender.models.training.sparse_products import pair_scores
-
-_CALIBRATOR = "(calibrator)"
-"""Name of its loss, beside those of the tasks."""
 
 
 class AITMSettings(MultiTaskSettings):
@@ -125,7 +123,7 @@ class AITMModule(MultiTaskModule):
             parts.append(torch.relu(later - earlier).sum())
         if parts and self.settings.calibrator_weight > 0:
             total = self.settings.calibrator_weight * torch.stack(parts).sum()
-            result[_CALIBRATOR] = LossSum(total, len(batch.row), labelled=False)
+            result[CALIBRATOR] = LossSum(total, len(batch.row), labelled=False)
         return result
 
 

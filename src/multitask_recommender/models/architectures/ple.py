@@ -123,7 +123,8 @@ class PLETower(Tower):
         last = self.levels[-1]
         assert isinstance(last, ExtractionLevel)
         shared = 0 if last.shared is None else len(last.shared.maps)
-        return [f"{task} {n + 1}" for n in range(len(last.own[task].maps))] + [f"shared {n + 1}" for n in range(shared)]
+        own = len(last.own[task].maps)
+        return [f"{task} {n + 1}" for n in range(own)] + [f"(shared) {n + 1}" for n in range(shared)]
 
     def expert_parameters(self) -> list[nn.Parameter]:
         """Return experts and gates."""

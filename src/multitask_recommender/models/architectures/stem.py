@@ -59,7 +59,7 @@ class STEMTower(Tower):
 
     def expert_names(self, task: str) -> list[str]:
         """Return the names of the experts that a task's gate weighs."""
-        return ["shared", *self.heads.names]
+        return ["(shared)", *self.heads.names]
 
     def expert_parameters(self) -> list[nn.Parameter]:
         """Return experts and gates."""

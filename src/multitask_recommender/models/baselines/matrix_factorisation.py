@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from multitask_recommender.data.interactions import FloatArray, IntArray, Interactions, SideInformation
 from multitask_recommender.data.queries import Queries
 from multitask_recommender.foundation.settings_base import Settings
-from multitask_recommender.models.recommender import Knowledge, LearningCurve, Recommender
+from multitask_recommender.models.recommender import PENALTY, Knowledge, LearningCurve, Recommender
 from multitask_recommender.models.state import State, array, branch
 from multitask_recommender.models.towers.biases import solve_biases
 from multitask_recommender.models.training.loop import (
@@ -74,7 +74,7 @@ class BiasedFactors(TrainableModule):
         user = self.settings.penalty * p.square().sum(1) + self.settings.bias_penalty * b.square()
         item = self.settings.penalty * q.square().sum(1) + self.settings.bias_penalty * c.square()
         penalty = (by_user @ user + by_item @ item) / len(score)
-        return {self.task: (batch.label(self.task) - score).square().mean(), "penalty": penalty}
+        return {self.task: (batch.label(self.task) - score).square().mean(), PENALTY: penalty}
 
 
 class MatrixFactorisation(Recommender[MatrixFactorisationSettings]):

@@ -154,7 +154,7 @@ class UserMean(Recommender[NoSettings]):
 
     def restore(self, state: State, side: SideInformation) -> None:
         """Take the global means back."""
-        self._items, self._means = side.items, dict(state)
+        self._items, self._means = side.items, {task: state[task] for task in self.scored_tasks(side.tasks)}
 
 
 class BiasSettings(Settings):

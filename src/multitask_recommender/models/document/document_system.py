@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from multitask_recommender.data.interactions import FloatArray, SideInformation
 from multitask_recommender.data.queries import Queries
+from multitask_recommender.data.tasks import retrieval_tasks
 from multitask_recommender.foundation.errors import SettingsError
 from multitask_recommender.foundation.settings_base import Settings
 from multitask_recommender.models.document.user_embedding import UserEmbedding, UserEmbeddingSettings
-from multitask_recommender.models.recommender import Knowledge
+from multitask_recommender.models.recommender import PENALTY, USER_EMBEDDING, Knowledge
 from multitask_recommender.models.towers.sparse_features import FeatureTable
 from multitask_recommender.models.towers.two_tower import (
     LabelScales,
@@ -92,7 +93,8 @@ class DocumentSystemModule(TwoTowerModule):
         self.user_embedding: UserEmbedding | None = None
         if joint:
             columns = side.user_features.shape[1] if settings.user_embedding.context else None
-            self.user_embedding = UserEmbedding(side.items, columns, settings.user_embedding, generator)
+            retrieval = retrieval_tasks(side.tasks)
+            self.user_embedding = UserEmbedding(side.items, columns, settings.user_embedding, generator, retrieval)
             width = settings.user_embedding.dimension
         else:
             if side.user_encoder is None:
@@ -118,12 +120,12 @@ class DocumentSystemModule(TwoTowerModule):
     popularity: Tensor
 
     def start(self, rows: UserRows) -> None:
-        """Count the rows of every task and item, and set the scale of frozen vectors.
+        """Count the positives of every task and item, and set the scale of frozen vectors.
 
         The scale is mean square 1 per coordinate, so that one learning rate suits all.
         """
         for place, name in enumerate(self.tasks):
-            items = rows.item[~torch.isnan(rows.labels[name])]
+            items = rows.item[rows.labels[name] > 0]
             self.popularity[place] = torch.bincount(items, minlength=self.popularity.shape[1])
         if self.user_embedding is None:
             assert rows.frozen is not None
@@ -162,7 +164,7 @@ class DocumentSystemModule(TwoTowerModule):
             u = self.embed(batch)
         else:
             u, embedding_loss = self.user_embedding.vectors_and_loss(batch)
-            result["user_embedding"] = self.settings.user_embedding_weight * embedding_loss
+            result[USER_EMBEDDING] = self.settings.user_embedding_weight * embedding_loss
         outputs, items = self.f_theta(u), self.g(self.phi(self._features))
         for place, (name, task) in enumerate(self.tasks.items()):
             label = self.scales.standardise(name, batch.label(name))
@@ -171,7 +173,7 @@ class DocumentSystemModule(TwoTowerModule):
                 # Its rows are all pairs (i, j) of the batch, as in the document's double sum.
                 loss = loss * len(label) / (len(outputs) * len(batch.catalogue))
             result[name] = getattr(self.settings, f"{task.kind}_weight") * loss
-        result["penalty"] = self.settings.alpha * outputs.square().sum((1, 2)).mean()
+        result[PENALTY] = self.settings.alpha * outputs.square().sum((1, 2)).mean()
         return result
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from multitask_recommender.data.interactions import FloatArray, Interactions, SideInformation
 from multitask_recommender.data.queries import Queries
+from multitask_recommender.data.tasks import retrieval_tasks
 from multitask_recommender.foundation.settings_base import Settings
 from multitask_recommender.models.recommender import Knowledge, LearningCurve, Recommender
 from multitask_recommender.models.state import State, array
@@ -66,6 +69,8 @@ class UserEmbedding(TrainableModule):
         context: Number of columns of the context features; None: they are not read.
         settings: Dimension and penalty.
         generator: Source of the initial weights.
+        retrieval: Names of the retrieval tasks. Rows that one of them labels 0, and none positively, are no part of a
+            history.
     """
 
     def __init__(
@@ -74,8 +79,10 @@ class UserEmbedding(TrainableModule):
         context: int | None,
         settings: UserEmbeddingSettings,
         generator: torch.Generator,
+        retrieval: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        self._retrieval = retrieval
         scale = items**-0.5
         initial = torch.randn(items, settings.dimension, generator=generator) * scale
         self.weight = nn.Parameter(initial)  # (items, k): W transposed, one row per item
@@ -88,7 +95,16 @@ class UserEmbedding(TrainableModule):
 
     def finish(self, rows: UserRows) -> None:
         """Keep the mean encoding of the training users' histories, which stands in for a user without one."""
-        self.prior = torch.cat([self._encode_history(batch) for batch in rows.blocks(_BLOCK)]).mean(0)
+        blocks = (self._history(batch) for batch in rows.blocks(_BLOCK))
+        self.prior = torch.cat([self._encode_history(batch) for batch in blocks]).mean(0)
+
+    def _history(self, batch: UserBatch) -> UserBatch:
+        labels = [batch.label(task) for task in self._retrieval if task in batch.source.labels]
+        if not labels:
+            return batch
+        every = torch.stack(labels)
+        refused = (every == 0).any(0) & ~(every > 0).any(0)
+        return batch.part(~refused) if bool(refused.any()) else batch
 
     def project_history(self, batch: UserBatch, seen: UserBatch | None = None) -> tuple[Tensor, Tensor]:
         """Compute W h_u from the rows of a batch.
@@ -117,6 +133,8 @@ class UserEmbedding(TrainableModule):
         Returns:
             (B, k) vectors z.
         """
+        if seen is None:
+            batch = self._history(batch)
         encoded = self._encode_history(batch, seen)
         if seen is None:
             encoded = torch.where((batch.counts > 0)[:, None], encoded, self.prior)
@@ -142,6 +160,7 @@ class UserEmbedding(TrainableModule):
 
         ||h - W'z||^2 is expanded to ||h||^2 - 2 (W h)'z + z' (W W') z, so that no vector over all items is made.
         """
+        batch = self._history(batch)
         projected, length = self.project_history(batch)
         vectors = z = self._with_context(self._encode(projected, batch), batch)
         if self.history_dropout > 0:
@@ -173,7 +192,7 @@ class UserEmbeddingModel(Recommender[UserEmbeddingSettings]):
 
     def _build(self, side: SideInformation, generator: torch.Generator) -> UserEmbedding:
         columns = side.user_features.shape[1] if self.settings.context else None
-        return UserEmbedding(side.items, columns, self.settings, generator)
+        return UserEmbedding(side.items, columns, self.settings, generator, retrieval_tasks(side.tasks))
 
     def fit(self, train_rows: Interactions, side: SideInformation, seed: int) -> LearningCurve:
         """Train the model."""

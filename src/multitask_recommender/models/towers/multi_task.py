@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from multitask_recommender.data.interactions import SideInformation
 from multitask_recommender.data.tasks import Task
-from multitask_recommender.models.recommender import Knowledge
+from multitask_recommender.models.recommender import PENALTY, Knowledge
 from multitask_recommender.models.towers.fold_in import (
     LogisticRows,
     crossed,
@@ -368,16 +368,17 @@ class MultiTaskModule(TwoTowerModule):
 
     def curvature(self, name: str, batch: UserBatch) -> Curvature:
         """Return the bound of the second derivatives of a task's loss, summed over rows, in the users' vectors."""
-        asked = ~torch.isnan(batch.label(name))
-        kind = self.tasks[name].kind
+        label, kind = batch.label(name), self.tasks[name].kind
         if kind != "retrieval":
+            asked = ~torch.isnan(label)
             rows = (0.25 if kind == "binary" else 2.0) * asked.to(self.constant.dtype)
             return Curvature(rows, rows.new_zeros(len(batch.users)))
-        counts = torch.bincount(batch.row_user[asked], minlength=len(batch.users))
+        positive = label > 0
+        counts = torch.bincount(batch.row_user[positive], minlength=len(batch.users))
         popularity = batch.of_catalogue(self.items.popularity)
         settings = self.settings
         return retrieval_curvature(
-            settings.retrieval_loss, asked, counts, batch.share, settings.positive_weight, popularity
+            settings.retrieval_loss, positive, counts, batch.share, settings.positive_weight, popularity
         )
 
     def losses(self, batch: UserBatch) -> dict[str, Tensor]:
@@ -393,7 +394,7 @@ class MultiTaskModule(TwoTowerModule):
             ).float()
         sums = self.task_sums(self.user_vectors(batch, seen), self.item_vectors(shown), batch, asked)
         result = {name: self.weights.get(name, 1.0) * loss.mean for name, loss in sums.items()}
-        result["penalty"] = self._penalty(batch, asked)
+        result[PENALTY] = self._penalty(batch, asked)
         return result
 
     def task_sums(self, users: Vectors, items: Vectors, batch: UserBatch, asked: UserBatch) -> dict[str, LossSum]:

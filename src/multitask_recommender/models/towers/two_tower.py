@@ -175,13 +175,14 @@ def task_loss(
         user_vectors: (B, d).
         item_vectors: (items, d).
         batch: The batch.
-        label: (n,) labels, standardised for a regression task; NaN on rows that do not count.
+        label: (n,) labels, standardised for a regression task; NaN on rows that do not count. The positives of a
+            retrieval task are the rows with a label above 0.
         positive_weight: See :func:`losses.whole_data_squared_loss`.
         retrieval_loss: Which loss a retrieval task has.
         item_gram: (d, d) the Gram matrix of the catalogue's vectors, where it is known.
     """
     if task.kind == "retrieval":
-        positive = ~torch.isnan(label)
+        positive = label > 0
         own = batch if bool(positive.all()) else batch.part(positive)
         user, item = own.row_user, own.row_item
         if retrieval_loss == "softmax":

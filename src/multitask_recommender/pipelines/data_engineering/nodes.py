@@ -10,7 +10,7 @@ import pandas as pd
 
 from multitask_recommender.data import features, labels, splits, tables
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
-from multitask_recommender.evaluation import study
+from multitask_recommender.evaluation import comparisons, study
 
 logger = logging.getLogger(__name__)
 
@@ -107,14 +107,16 @@ def list_left_out(
     test_labels: ir.Table,
     dataset: DatasetSettings,
     split_settings: SplitSettings,
+    study_settings: study.StudySettings,
 ) -> pd.DataFrame:
-    """Say what cannot be computed on the data set: table (what, reason), which goes to the log as well."""
+    """Say what the study cannot or does not compute on the data set: table (what, reason), and log it."""
     parts = [
         study.left_out_of(dataset),
         split_notes,
         study.left_out_of_tests(behaviour_sequences, test_labels, dataset, split_settings),
+        comparisons.left_out_of_comparisons(dataset, study_settings),
     ]
-    left_out = pd.concat(parts, ignore_index=True)
+    left_out = pd.concat(parts, ignore_index=True).astype(str)
     for row in left_out.itertuples():
         logger.info("left out: %s (%s)", row.what, row.reason)
     return left_out

@@ -54,7 +54,14 @@ def create_pipeline() -> Pipeline:
             ),
             node(
                 nodes.list_left_out,
-                ["split_notes", "behaviour_sequences", "test_labels", "params:dataset", "params:splits"],
+                [
+                    "split_notes",
+                    "behaviour_sequences",
+                    "test_labels",
+                    "params:dataset",
+                    "params:splits",
+                    "params:study",
+                ],
                 "left_out",
                 name="list_left_out",
             ),

@@ -12,6 +12,7 @@ from kedro.pipeline.node import Node
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
 from multitask_recommender.evaluation import comparisons, figures
 from multitask_recommender.evaluation.parameters import EvaluationSettings
+from multitask_recommender.evaluation.study import left_out_models
 from multitask_recommender.models.variants import Variant
 from multitask_recommender.pipelines.evaluation import nodes
 
@@ -84,6 +85,12 @@ def create_pipeline(variants: Sequence[Variant]) -> Pipeline:
             ),
             *map(_measure_node, variants),
             node(nodes.collect, of_every_model("metrics"), "metrics", name="collect_metrics"),
+            node(
+                left_out_models,
+                ["params:dataset", "params:study", "metrics"],
+                "left_out_models",
+                name="list_models_left_out",
+            ),
             node(nodes.collect, of_every_model("group_metrics"), "group_metrics", name="collect_group_metrics"),
             node(
                 nodes.collect,

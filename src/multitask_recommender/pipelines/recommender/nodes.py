@@ -38,6 +38,7 @@ from multitask_recommender.models.recommender import LearningCurve, Recommender
 from multitask_recommender.models.state import State, branch
 from multitask_recommender.models.stored import StoredModel
 from multitask_recommender.models.variants import DerivedParameters, Variant, VariantParameters, with_values
+from multitask_recommender.pipelines.recommender.task_affinity import COSINE_COLUMNS, GAIN_COLUMNS
 
 logger = logging.getLogger(__name__)
 _BLOCK = 512
@@ -59,6 +60,24 @@ RECOMMENDATIONS = pa.schema(
         ("score", pa.float32()),
     ]
 )
+OF_NO_MODEL = frozenset({"task_affinity", "task_pair_gains", "user_embedding.cv_results"})
+"""What else the evaluation reads of the training."""
+
+
+def empty_output(name: str) -> Any:
+    """Return what a data set that the evaluation reads holds where the study leaves its model out."""
+    kind = name.rpartition(".")[2]
+    if kind.endswith("_costs"):
+        return {}
+    columns = {
+        "predictions": PREDICTIONS.names,
+        "ranked_lists": LISTS.names,
+        "cv_results": CV_COLUMNS,
+        "expert_utilisation": UTILISATION_COLUMNS,
+        "task_affinity": COSINE_COLUMNS,
+        "task_pair_gains": GAIN_COLUMNS,
+    }
+    return pd.DataFrame(columns=columns[kind])
 
 
 def tune(

@@ -16,7 +16,7 @@ from multitask_recommender.evaluation.parameters import EvaluationSettings
 from multitask_recommender.evaluation.study import StudySettings
 from multitask_recommender.foundation.spool import Spool
 from multitask_recommender.models.stored import StoredModel
-from multitask_recommender.models.variants import DerivedParameters, Variant, VariantParameters
+from multitask_recommender.models.variants import AFFINITY_BASE, DerivedParameters, Variant, VariantParameters
 from multitask_recommender.pipelines.recommender import nodes, task_affinity
 
 _DATA = ["behaviour_sequences", "users", "items", "user_features", "item_features"]
@@ -139,7 +139,7 @@ def _model_pipeline(variant: Variant) -> Pipeline:
 
 
 def _task_affinity_pipeline() -> Pipeline:
-    base = f"{task_affinity.BASE}.chosen_settings"
+    base = f"{AFFINITY_BASE}.chosen_settings"
     shared = ["params:cross_validation", "params:study", "params:splits", "params:dataset"]
     return Pipeline(
         [

@@ -16,9 +16,8 @@ from multitask_recommender.foundation.jobs import run_jobs
 from multitask_recommender.foundation.randomness import derive_seed
 from multitask_recommender.models.towers.task_affinity import GradientCosines
 from multitask_recommender.models.towers.two_tower import NeuralRecommender
-from multitask_recommender.models.variants import VARIANTS
+from multitask_recommender.models.variants import AFFINITY_BASE, VARIANTS
 
-BASE = "shared_bottom"
 COSINE_COLUMNS = ["split", "fold", "epoch", "task", "other", "cosine"]
 GAIN_COLUMNS = ["split", "fold", "task", "trained_with", "error", "error_alone", "gain"]
 
@@ -41,7 +40,7 @@ def measure_task_affinity(
         per task and the tasks it was trained with the error on the fold, the error of the task trained alone, and the
         gain, the relative decrease of the error (``GAIN_COLUMNS``; errors as in ``validation_errors``).
     """
-    variant, everything = VARIANTS[BASE], TrainingTables(dataset, *tables)
+    variant, everything = VARIANTS[AFFINITY_BASE], TrainingTables(dataset, *tables)
     names = list(dataset.tasks)
     if not chosen or len(names) < 2:
         return pd.DataFrame(columns=COSINE_COLUMNS), pd.DataFrame(columns=GAIN_COLUMNS)

@@ -1,0 +1,108 @@
+"""Every overlay that comes with the project is run whole: all pipelines, all models that it names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from conftest import ROOT, Project
+from multitask_recommender.data.description import DatasetSettings
+from multitask_recommender.evaluation.study import StudySettings
+from test_bring_your_own_data import (
+    pairs,
+    place_book_crossing,
+    place_goodbooks_10k,
+    place_kuairand_pure,
+    place_movielens_1m,
+    place_retailrocket,
+    tiny_models,
+)
+
+
+def place_books_that_are_read_and_wanted(project: Project) -> None:
+    # Others than those that a user has read.
+    read = set(pairs())
+    place_goodbooks_10k(project, [(u, i) for u in range(1, 25) for i in range(1, 21) if (u, i) not in read][::2])
+
+
+OVERLAYS: dict[str, tuple[Callable[[Project], None], list[str]]] = {
+    "book_crossing": (lambda project: place_book_crossing(project, original=False), []),
+    "bookstore": (
+        lambda project: None,  # It simulates its files.
+        [
+            "--pipelines",
+            "simulated_study",
+            "--params",
+            "simulation.users=60,simulation.books=60,simulation.interactions=600",
+        ],
+    ),
+    "goodbooks_10k": (place_books_that_are_read_and_wanted, []),
+    "kuairand_pure": (place_kuairand_pure, []),
+    "movielens_1m": (place_movielens_1m, []),
+    "retailrocket": (place_retailrocket, []),
+}
+
+
+def check_retailrocket(folder: Path, metrics: pd.DataFrame, log: str) -> None:
+    """A funnel without features, ratings and time."""
+    left_out = pd.read_csv(folder / "08_reporting/left_out.csv")["what"].tolist()
+    for model in ("content_based", "matrix_factorisation", "user_item_bias"):
+        assert f"model {model}" in left_out
+        assert f"left out: model {model}" in log
+    lists = pd.read_parquet(folder / "07_model_output/shared_bottom/recommendations.parquet")
+    assert (lists["title"] == lists["item_id"]).all()
+    labels = pd.read_parquet(folder / "03_primary/labelled_interactions.parquet")
+    every = pairs()
+    assert labels[["view", "cart", "purchase"]].sum().tolist() == [len(every), len(every[::2]), len(every[::5]) + 1]
+
+
+def check_book_crossing(folder: Path, metrics: pd.DataFrame, log: str) -> None:
+    """Four tasks of different sample spaces."""
+    found = metrics[metrics["model"] == "shared_bottom"].groupby("task")["metric"].agg(set)
+    assert {"auc", "log_loss", "ndcg"} <= found["rate"] & found["like"]
+    assert {"rmse", "mae"} <= found["rating"]
+    assert {"ndcg", "coverage", "novelty"} <= found["read"]
+    cold = metrics.query("split == 'cold_items' and task == 'read' and metric == 'ndcg' and k == 10")
+    assert {"content_based", "two_stage", "shared_bottom"} <= set(cold["model"])
+    compared = pd.read_csv(folder / "08_reporting/comparisons.csv")
+    ranked = compared[(compared["task"] == "rate") & (compared["metric"] == "ndcg")]
+    assert "ease" in set(ranked["control"])
+    assert "single_task" not in set(ranked["control"])
+    left_out = pd.read_csv(folder / "08_reporting/left_out.csv")["what"]
+    assert any(what.startswith("comparisons by ndcg of task rate with") and "single_task" in what for what in left_out)
+    assert "comparison of wide_shared_bottom with its control wide_single_task" in set(left_out)
+
+
+CHECKS = {"retailrocket": check_retailrocket, "book_crossing": check_book_crossing}
+
+
+def test_no_overlay_is_forgotten() -> None:
+    own = {path.parent.name for path in (ROOT / "conf").glob("*/globals.yml")} - {"base", "test"}
+    assert own == set(OVERLAYS)
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_a_shipped_overlay_runs_whole(project: Project, name: str) -> None:
+    put, options = OVERLAYS[name]
+    put(project)
+    tiny_models(project, name, **({"strategies": ["random", "cold_items"]} if name == "book_crossing" else {}))
+    described = yaml.safe_load((project.folder / "conf" / name / "parameters.yml").read_text())
+    result = project.run("--env", name, *options)
+    assert result.returncode == 0, result.stderr[-3000:]
+    dataset = DatasetSettings.model_validate(described["dataset"])
+    study = StudySettings.model_validate({"seed": 1, **described["study"]})
+    folder = project.folder / "data" / name
+    metrics = pd.read_csv(folder / "08_reporting/metrics.csv")
+    assert set(metrics["model"]) == set(study.running(dataset)) >= set(described.get("models", {})) & {"ease", "ials"}
+    assert set(metrics["task"]) == set(dataset.tasks)
+    assert set(metrics["split"]) == set(described["splits"].get("strategies", ["random", "chronological"]))
+    for model in study.running(dataset):
+        assert len(pd.read_parquet(folder / "07_model_output" / model / "recommendations.parquet")), model
+    if name in CHECKS:
+        CHECKS[name](folder, metrics, result.stderr)
+    for figure in ("accuracy", "verdicts", "trade_off", "cost", "affinity"):
+        assert (folder / f"08_reporting/{figure}.png").stat().st_size > 0
