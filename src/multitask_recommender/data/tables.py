@@ -789,7 +789,7 @@ def validate_tables(
     )
     return (
         interactions,
-        users.select("user", "user_id", *settings.users.features).order_by("user"),
-        items.select("item", "item_id", "title", *settings.items.features).order_by("item"),
+        users.select("user", "user_id", *settings.users.features).order_by("user_id"),
+        items.select("item", "item_id", "title", *settings.items.features).order_by("item_id"),
         report.table(),
     )
