@@ -66,7 +66,7 @@ def _first_colours(table: ir.Table, features: Iterable[str], key: int) -> Colour
     """(n,) hashes of a seed and the features, in the order of ``place``."""
     names = list(features)
     colours: list[int] = []
-    for batch in table.order_by("place").select("place", *names).to_pyarrow_batches():
+    for batch in table.order_by("place").select("place", *names).to_pyarrow().to_batches(_BLOCK):
         columns = [batch.column(name).to_pylist() for name in names]
         values: Iterable[tuple[object, ...]] = zip(*columns, strict=True) if names else [()] * len(batch)
         for own in values:
