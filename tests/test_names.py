@@ -235,9 +235,8 @@ def test_names_move_no_figure_without_times(tmp_path: Path) -> None:
 
 def chance(project: Project, split: str, task: str, relevant: str) -> tuple[float, float]:
     """Expected NDCG@10 of a random order, and its standard error over the users, by 2000 draws."""
-    folder = project.outputs / "05_model_input"
     rows = {
-        name: pd.read_parquet(folder / f"{name}.parquet").query("split == @split")
+        name: pd.read_parquet(next(project.outputs.rglob(f"{name}.parquet"))).query("split == @split")
         for name in ("behaviour_sequences", "validation_rows", "test_labels")
     }
     test = rows["test_labels"][rows["test_labels"][relevant]]

@@ -122,7 +122,7 @@ def list_left_out(
         split_notes,
         study.left_out_of_tests(behaviour_sequences, test_labels, dataset, split_settings),
     ]
-    left_out = pd.concat([part for part in parts if len(part)], ignore_index=True)
+    left_out = pd.concat(parts, ignore_index=True)
     for row in left_out.itertuples():
         logger.info("left out: %s (%s)", row.what, row.reason)
     return left_out
