@@ -154,6 +154,15 @@ def project(tmp_path: Path) -> Project:
 
 
 @pytest.fixture(scope="session")
+def every_model(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The tiny study with all models after one whole run; tests that use it must not change it."""
+    project = Project(tmp_path_factory.mktemp("every_model"))
+    result = project.run("--params", "study.quick=false")
+    assert result.returncode == 0, result.stderr
+    return project
+
+
+@pytest.fixture(scope="session")
 def finished_project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The tiny study after one whole run; tests that use it must not change it."""
     project = Project(tmp_path_factory.mktemp("study"))

@@ -16,7 +16,7 @@ from multitask_recommender.datasets import ArraysFile, StreamedTable
 from multitask_recommender.evaluation import metrics
 from multitask_recommender.evaluation.parameters import EvaluationSettings
 from multitask_recommender.foundation.errors import DataError, SettingsError
-from multitask_recommender.pipelines.regret.nodes import measure_regret
+from multitask_recommender.pipelines.regret.nodes import measure_regret, truth_places
 from multitask_recommender.pipelines.simulation.nodes import simulate_bookstore
 from multitask_recommender.simulation.bookstore import TASKS, Bookstore, BookstoreSettings, GroundTruth
 from multitask_recommender.simulation.regret import list_values
@@ -191,7 +191,7 @@ def test_tables_have_the_schema_of_a_bookshop() -> None:
 
 
 def test_the_files_number_readers_as_the_truth_does(tmp_path: Path) -> None:
-    """Identifiers are numbered in their order, and that is the order of the ground truth."""
+    """The order of the identifiers is that of the ground truth."""
     _, _, arrays, stream = simulate_bookstore(settings())
     dataset = StreamedTable(filepath=(tmp_path / "i.parquet").as_posix(), file_format="parquet")
     dataset.save(stream)
@@ -209,7 +209,7 @@ def test_regret_of_the_oracle_is_zero_and_of_chance_is_not() -> None:
     catalogue = random.random(300) < 0.9
     for task in TASKS:
         scores = [truth.utilities(task, users), random.random((len(users), 300), np.float32)]
-        lists = [metrics.top_items(score, known[users], catalogue, 10) for score in scores]
+        lists = [metrics.top_items(score, known[users], catalogue, 10, users) for score in scores]
         best, (oracle, chance) = list_values(truth, task, users, lists, known, catalogue, 10)
         assert oracle == pytest.approx(best)
         assert (best - chance).mean() > 0.1
@@ -220,6 +220,12 @@ def test_regret_of_the_oracle_is_zero_and_of_chance_is_not() -> None:
         assert best[0] == pytest.approx(by_hand[-10:].mean(), rel=1e-5)
 
 
+def named(key: str, names: np.ndarray) -> ibis.Table:
+    """A table of users or items whose numbers are in no order of their names."""
+    numbers = np.random.default_rng(len(names)).permutation(len(names))
+    return ibis.memtable({key: numbers, f"{key}_id": np.char.add(key, np.char.zfill(names[numbers].astype(str), 7))})
+
+
 def ranked(lists: np.ndarray, seed: int = 0) -> pd.DataFrame:
     user, rank = np.indices(lists.shape)
     columns = {"user": user.ravel(), "rank": rank.ravel() + 1, "item": lists.ravel(), "score": 0.0}
@@ -227,14 +233,19 @@ def ranked(lists: np.ndarray, seed: int = 0) -> pd.DataFrame:
 
 
 def test_regret_table() -> None:
+    """Numbers need not be in the order of the names: here those of the truth are shuffled."""
     store = Bookstore(settings(users=30, books=40, interactions=200))
     rows = store.everything()
+    names, titles = np.random.default_rng(1).permutation(30), np.random.default_rng(2).permutation(40)
+    stored = store.truth.take(names, titles).arrays()
     pairs = ibis.memtable(pd.DataFrame({"split": "random", "user": rows.user, "item": rows.book}))
     nothing = pairs.limit(0)
     known = sparse.csr_matrix((np.ones(len(rows)), (rows.user, rows.book)), shape=(30, 40))
     catalogue = np.bincount(rows.book, minlength=40) > 0
-    best = metrics.top_items(store.truth.utilities("read", np.arange(30)), known, catalogue, 5)
-    chance = metrics.top_items(np.random.default_rng(0).random((30, 40), np.float32), known, catalogue, 5)
+    best = metrics.top_items(store.truth.utilities("read", np.arange(30)), known, catalogue, 5, np.arange(30))
+    chance = metrics.top_items(
+        np.random.default_rng(0).random((30, 40), np.float32), known, catalogue, 5, np.arange(30)
+    )
     dataset = DatasetSettings.model_validate(
         {
             "name": "bookstore",
@@ -246,13 +257,14 @@ def test_regret_table() -> None:
     )
 
     def measure(users: int) -> pd.DataFrame:
-        entities = (ibis.memtable({"user": np.arange(users)}), ibis.memtable({"item": np.arange(40)}))
+        own = np.append(np.argsort(names), range(30, users))
+        entities = (named("user", own), named("item", np.argsort(titles)))
         return measure_regret(
             ["shared_bottom", "left_out", "random"],
             dataset,
             EvaluationSettings(ks=[3, 5], headline_k=5),
             SplitSettings(strategies=["random"], seed=1, folds=2),
-            store.truth.arrays(),
+            stored,
             *entities,
             pairs,
             nothing,
@@ -293,8 +305,11 @@ def test_simulation_by_one_command(project: Project) -> None:
     ]
     interactions = pd.read_parquet(project.folder / "data" / "bookstore" / "03_primary" / "interactions.parquet")
     assert len(interactions) == 500
-    assert interactions["user_id"].str.slice(1).astype(int).equals(interactions["user"])
-    assert interactions["item_id"].str.slice(1).astype(int).equals(interactions["item"])
+    for key in ("user", "item"):
+        table = ibis.read_parquet(project.folder / "data" / "bookstore" / "03_primary" / f"{key}s.parquet")
+        place = truth_places(table, key)
+        assert (interactions[f"{key}_id"].str.slice(1).astype(int) == place[interactions[key]]).all()
+        assert not np.array_equal(place, np.arange(len(place)))
     rows = pd.read_parquet(project.folder / "data" / "bookstore" / "05_model_input" / "test_labels.parquet")
     assert rows.loc[rows["rating"].notna(), "read"].eq(1).all()
     assert rows["purchase"].isna().any()

@@ -190,9 +190,8 @@ def test_other_splits_run_end_to_end(project: Project) -> None:
     assert (lists.query("split == 'cold_items' and task == 'watch'")["score"] == 0).all()
 
 
-def test_every_model_runs_end_to_end(project: Project) -> None:
-    result = project.run("--params", "study.quick=false")
-    assert result.returncode == 0, result.stderr
+def test_every_model_runs_end_to_end(every_model: Project) -> None:
+    project = every_model
     folder = project.outputs / "08_reporting"
     metrics = pd.read_csv(folder / "metrics.csv")
     assert list(metrics["model"].drop_duplicates()) == list(VARIANTS)

@@ -115,7 +115,7 @@ def measure(scores: dict[str, np.ndarray], rows: Interactions, known: list[Inter
         catalogue = candidate_items("trained", split.train.item, split.items)
         positives = np.bincount(rows.user, minlength=split.users)
         users = np.nonzero(positives)[0]
-        lists = metrics.top_items(scores["matrix"][users], excluded[users], catalogue, K)
+        lists = metrics.top_items(scores["matrix"][users], excluded[users], catalogue, K, users)
         hits = metrics.find_hits(lists, users, rows.user, rows.item, split.items)
         ndcg, recall = metrics.ndcg(hits, positives[users]), metrics.recall(hits, positives[users])
         item_users = np.bincount(split.train.item, minlength=split.items)

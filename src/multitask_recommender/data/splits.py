@@ -12,6 +12,8 @@ from multitask_recommender.foundation.errors import SettingsError
 
 NEED_TIME = ("chronological", "temporal")
 """Strategies that need timestamps."""
+WITHOUT_FILE_ORDER = (*NEED_TIME, "cold_items")
+"""Strategies that do not depend on the order of the rows in the file."""
 
 
 def candidate_items(rule: Candidates, trained: IntArray, items: int) -> BoolArray:
@@ -169,11 +171,12 @@ def _cuts(interactions: ir.Table, settings: SplitSettings) -> tuple[float, float
 def assign_splits(interactions: ir.Table, settings: SplitSettings) -> ir.Table:
     """Assign every interaction to a part and, in training, to a cross-validation fold, once per strategy.
 
-    ``random`` shuffles the rows: the first rows train, the next ``validation_share`` validate, the last
+    ``random`` shuffles the rows of the file: the first rows train, the next ``validation_share`` validate, the last
     ``random_test_share`` test. ``chronological`` takes the last ``test_share`` of each user's rows by time, those of
     equal time in the shuffled order, ``temporal`` the rows from one time on, ``cold_items`` all rows of a share of
     the items; each takes its validation rows the same way from what is left. Folds divide the shuffled training rows
-    (``cold_items``: the shuffled items), so that fold sizes differ by chance alone.
+    (``cold_items``: the shuffled items), so that fold sizes differ by chance alone. All but ``random`` shuffle rows
+    in the order of the numbers of users and items, which is the same whatever the order of the file.
 
     Args:
         interactions: The canonical interactions.
@@ -185,12 +188,13 @@ def assign_splits(interactions: ir.Table, settings: SplitSettings) -> ir.Table:
     """
     count = int(interactions.count().execute())
     test, validation = settings.test_share, settings.validation_share
-    placed = interactions.mutate(place=ibis.row_number().over(order_by=interactions.row).cast("int64"))
-    placed = placed.inner_join(_shuffled_positions(count, settings.seed), "place").drop("place")
-    placed = placed.mutate(fold=placed.position % settings.folds)
+    shuffled = _shuffled_positions(count, settings.seed)
 
     def parts(strategy: str) -> ir.Table:
-        table = placed
+        order = ["user", "item"] if strategy in WITHOUT_FILE_ORDER else ["row"]
+        table = interactions.mutate(place=ibis.row_number().over(order_by=order).cast("int64"))
+        table = table.inner_join(shuffled, "place").drop("place")
+        table = table.mutate(fold=table.position % settings.folds)
         if strategy == "random":
             first_test = count - round(count * settings.random_test_share)
             first_validation = first_test - round(count * validation)

@@ -13,7 +13,7 @@ import ibis
 import ibis.expr.types as ir
 import pandas as pd
 
-from multitask_recommender.data import dates
+from multitask_recommender.data import dates, numbering
 from multitask_recommender.data.description import (
     MERGED,
     DatasetSettings,
@@ -736,7 +736,7 @@ def _settle_unknown(
 
 
 def validate_tables(
-    interactions: ir.Table, users: ir.Table, items: ir.Table, settings: DatasetSettings
+    interactions: ir.Table, users: ir.Table, items: ir.Table, settings: DatasetSettings, seed: int
 ) -> tuple[ir.Table, ir.Table, ir.Table, pd.DataFrame]:
     """Check the standardised tables, handle faults as declared, and number users and items.
 
@@ -745,11 +745,12 @@ def validate_tables(
         users: Result of :func:`standardise_users`.
         items: Result of :func:`standardise_items`.
         settings: The description of the data set.
+        seed: Seed of the numbers.
 
     Returns:
         interactions (row, user, item, user_id, item_id, timestamp, signals), users (user, user_id, features), items
         (item, item_id, title, features), and what was left out (table, reason, rows). ``user`` and ``item`` count from
-        0 in the order of the identifiers.
+        0, in an order that no renaming changes (see :mod:`numbering <multitask_recommender.data.numbering>`).
 
     Raises:
         DataError: On an empty table, and on every fault that is not declared to be handled otherwise: a missing or
@@ -784,8 +785,8 @@ def validate_tables(
             "No interaction is left:\n" + report.table().to_string(index=False),
             "look at why the rows were dropped.",
         )
-    users = users.mutate(user=ibis.row_number().over(order_by=users.user_id).cast("int64")).cache()
-    items = items.mutate(item=ibis.row_number().over(order_by=items.item_id).cast("int64")).cache()
+    features = (settings.users.features, settings.items.features)
+    users, items = numbering.number_tables(interactions, users, items, features, seed)
     interactions = (
         interactions.inner_join(users.select("user", "user_id"), "user_id")
         .inner_join(items.select("item", "item_id"), "item_id")
@@ -794,8 +795,8 @@ def validate_tables(
     )
     return (
         interactions,
-        users.select("user", "user_id", *settings.users.features).order_by("user"),
-        items.select("item", "item_id", "title", *settings.items.features).order_by("item"),
+        users.select("user", "user_id", *settings.users.features).order_by("user_id"),
+        items.select("item", "item_id", "title", *settings.items.features).order_by("item_id"),
         report.table(),
     )
 

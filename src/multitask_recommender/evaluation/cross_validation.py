@@ -102,7 +102,7 @@ def validation_errors(
             relevant = rows & held_out.relevant[task]
             user, item = held_out.user[relevant], held_out.item[relevant]
             judged, positives = np.unique(user, return_counts=True)
-            lists = metrics.top_items(order[task][judged - block[0]], known[judged - block[0]], catalogue, _K)
+            lists = metrics.top_items(order[task][judged - block[0]], known[judged - block[0]], catalogue, _K, judged)
             hits = metrics.find_hits(lists, judged, user, item, side.items)
             ndcg.setdefault(task, []).append(metrics.ndcg(hits, positives))
     errors: dict[str, float] = {}

@@ -150,6 +150,11 @@ class GroundTruth:
         users, books = self.vectors[task]
         return users[user] @ books.T
 
+    def take(self, users: Ints, books: Ints) -> GroundTruth:
+        """Return what is true of some readers and books, given by their places, in this order."""
+        taken = {task: (own[users], other[books]) for task, (own, other) in self.vectors.items()}
+        return GroundTruth(taken, self.noise)
+
     def value(self, task: str, utility: Floats) -> Floats:
         """Turn utilities into expected labels: a probability, or for ``rating`` the expected rating."""
         if task == "rating":

@@ -45,7 +45,7 @@ def list_values(
     for begin in range(0, len(users), _BLOCK):
         block = users[begin : begin + _BLOCK]
         value = truth.value(task, truth.utilities(task, block))
-        oracle = metrics.top_items(value, known[block], catalogue, k)
+        oracle = metrics.top_items(value, known[block], catalogue, k, block)
         filled = np.maximum((oracle != metrics.PADDING).sum(axis=1), 1)
 
         def mean(items: IntArray, value: FloatArray = value, filled: NDArray[np.int64] = filled) -> Values:

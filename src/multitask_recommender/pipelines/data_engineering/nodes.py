@@ -10,6 +10,7 @@ import pandas as pd
 
 from multitask_recommender.data import features, labels, splits, tables
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
+from multitask_recommender.data.splits import WITHOUT_FILE_ORDER
 from multitask_recommender.evaluation import comparisons, study
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ def validate_tables(
         interactions, users, items; the rows and values that were dropped (table, reason, rows), which go to the log as
         well; what there is to say of the splits (what, reason).
     """
-    checked, users, items, dropped = tables.validate_tables(interactions, users, items, dataset)
+    checked, users, items, dropped = tables.validate_tables(interactions, users, items, dataset, split_settings.seed)
     checked, contradictions = labels.settle_contradictions(checked, dataset)
     if contradictions:
         dropped = pd.concat([dropped, pd.DataFrame(contradictions, columns=dropped.columns)], ignore_index=True)
@@ -84,7 +85,14 @@ def separate_parts(
     joined = labelled.inner_join(splits_table, "row")
     tasks, relevance = list(dataset.tasks), [f"relevant_{name}" for name in dataset.tasks]
     known = joined.filter(joined.part != "test")
-    order = ["timestamp", "row"] if dataset.interactions.timestamp is not None else ["row"]
+    # Rows of one time are in an order that names and files do not change, and that is not the same for all users.
+    pair = known.user.cast("string") + ibis.literal("/") + known.item.cast("string")
+    known = known.mutate(tie=pair.hexdigest("md5").substr(0, 8))
+    time = known.timestamp
+    if dataset.interactions.timestamp is None:
+        # The order of the file stands in, save where the split does not depend on it either.
+        time = known.split.isin(WITHOUT_FILE_ORDER).ifelse(0, known.row)
+    order = [time, known.tie, known.item]
     known = known.mutate(position=ibis.row_number().over(group_by=["split", "user"], order_by=order).cast("int64"))
     columns = ["split", "user", "position", "item", *tasks, *relevance]
     sequences = known.filter(known.part == "train").select(

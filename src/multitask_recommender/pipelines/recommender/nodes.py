@@ -270,7 +270,7 @@ def _ranked(
         scores = model.score(queries)
         order = model.ranking_scores(scores)
         known = queries.known(side.items)
-        lists = {task: metrics.top_items(score, known, catalogue, length) for task, score in order.items()}
+        lists = {task: metrics.top_items(score, known, catalogue, length, block) for task, score in order.items()}
         yield Ranked(block, scores, order, lists)
 
 

@@ -25,6 +25,17 @@ def _pairs(table: ir.Table, split: str) -> tuple[IntArray, IntArray]:
     return rows["user"].to_numpy(), rows["item"].to_numpy()
 
 
+def truth_places(table: ir.Table, key: str) -> IntArray:
+    """Return (n,) the place in the ground truth, whose rows are in the order of identifiers, of each number.
+
+    Args:
+        table: The canonical users or items.
+        key: ``user`` or ``item``.
+    """
+    names = table.order_by(key).select(f"{key}_id").to_pandas()[f"{key}_id"].to_numpy(str)
+    return np.unique(names, return_inverse=True)[1]
+
+
 def measure_regret(
     models: list[str],
     dataset: DatasetSettings,
@@ -68,6 +79,7 @@ def measure_regret(
             f"It knows {known_shape[0]} users and {known_shape[1]} items, the study has {shape[0]} and {shape[1]}.",
             "simulate again, then run the study again: kedro run --env bookstore --pipelines simulated_study",
         )
+    truth = truth.take(truth_places(users, "user"), truth_places(items, "item"))
     everything = pd.concat(
         [table.assign(model=name) for name, table in zip(models, ranked_lists, strict=True) if len(table)]
     )
