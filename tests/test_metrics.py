@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import sklearn.metrics
@@ -213,6 +215,6 @@ def test_equal_scores_are_at_chance(items: int) -> None:
     lists = metrics.top_items(np.zeros((count, items), np.float32), nothing, everything, k, np.arange(count))
     for place in range(k):
         assert chisquare(np.bincount(lists[:, place], minlength=items)).pvalue > 1e-3
-    shared = np.array([len(np.intersect1d(own, other)) for own, other in zip(lists[:-1], lists[1:], strict=True)])
+    shared = np.array([len(np.intersect1d(own, other)) for own, other in pairwise(lists)])
     expected = k * k / items
     assert abs(shared.mean() - expected) < 4 * np.sqrt(expected / count)

@@ -244,7 +244,7 @@ def chance(project: Project, split: str, task: str, relevant: str) -> tuple[floa
     trained = np.isin(np.arange(items), rows["behaviour_sequences"]["item"])
     catalogue = ~trained if split == "cold_items" else trained
     random, draws = np.random.default_rng(1), []
-    for user, own in test.groupby("user"):
+    for user, own in test.groupby("user"):  # noqa: B007
         known = pd.concat([rows[name].query("user == @user")["item"] for name in list(rows)[:2]])
         candidates = catalogue.copy()
         candidates[known] = False
