@@ -9,7 +9,7 @@ DATA_WHEEL := recbole==1.2.1
 export KEDRO_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint data new-dataset lab viz map notebooks bench-quality clean
+.PHONY: help run test lint data new-dataset lab viz map notebooks bench-quality bench-scale clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ notebooks: $(VENV)/.development $(VENV)/.data ## execute the notebooks in place 
 bench-quality: $(VENV)/.runtime $(VENV)/.data ## this project's model and its peers on one split; see benchmarks/README.md
 	$(BIN)/python benchmarks/quality/run.py
 	$(BIN)/python benchmarks/quality/five_fold.py
+
+bench-scale: $(VENV)/.runtime ## memory and time for 200,000 users and 50,000 items; see benchmarks/README.md
+	$(BIN)/python benchmarks/scale/run.py
 
 clean: ## remove outputs of runs and caches; data/01_raw and the environment stay
 	find data -mindepth 2 -not -path 'data/01_raw*' -not -name .gitkeep -type f -delete

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import sparse
 
@@ -46,3 +50,26 @@ def test_blocks_of_similarities_change_no_score(items_at_a_time: int, monkeypatc
             similarity = unit @ unit.T
         np.fill_diagonal(similarity, 0.0)
         assert np.allclose(model.score(queries)["watch"], history @ similarity.T, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("model", ["item_knn", "shared_bottom"])
+def test_the_benchmark_of_large_data_runs_on_small_data(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(__file__).parents[1] / "benchmarks" / "scale"
+    monkeypatch.syspath_prepend(folder)
+    # By path, because the other benchmark has a script of the same name.
+    described = importlib.util.spec_from_file_location("scale_run", folder / "run.py")
+    assert described is not None
+    assert described.loader is not None
+    benchmark = importlib.util.module_from_spec(described)
+    described.loader.exec_module(benchmark)
+    benchmark.draw.write(tmp_path, 200, 150)
+    benchmark.run_step("fit", model, tmp_path)
+    seeds = 2 if model == "shared_bottom" else 1
+    pairs = len(pd.read_parquet(tmp_path / "test_pairs.parquet"))
+    figures = benchmark.run_step("predict", model, tmp_path)
+    assert figures["written"] == {"predictions": 3 * seeds * pairs, "ranked_lists": 3 * seeds * 200 * 20}
+    figures = benchmark.run_step("recommend", model, tmp_path)
+    assert figures["written"] == {"recommendations": 3 * 200 * 10}
+    assert figures["peak_mb"] >= figures["before_mb"]
