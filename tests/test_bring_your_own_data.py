@@ -434,7 +434,7 @@ def test_an_overlay_with_interactions_replaces_the_data_of_the_base() -> None:
 def test_the_starting_point_is_short_and_never_overwrites(tmp_path: Path) -> None:
     written = write_starting_point("my_books", tmp_path)
     code = [line for path in written for line in path.read_text().splitlines() if line.split("#")[0].strip()]
-    assert len(code) < 45
+    assert len(code) < 50
     parameters = yaml.safe_load((tmp_path / "conf/my_books/parameters.yml").read_text())
     DatasetSettings.model_validate(parameters["dataset"])
     before = [path.read_text() for path in written]
