@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -44,6 +44,8 @@ logger = logging.getLogger(__name__)
 _BLOCK = 512
 _CELLS = 2**23
 """Most scores, users x items x tasks, that are held at a time."""
+_KEPT_ROWS = 1_000_000
+"""Most rows of the lists of one fit that are kept until they are written."""
 CV_COLUMNS = ["model", "split", "candidate", "parameters", "fold", "task", "error"]
 _WHAT = [("split", pa.string()), ("seed", pa.int64()), ("task", pa.string()), ("user", pa.int64())]
 PREDICTIONS = pa.schema([*_WHAT, ("item", pa.int64()), ("score", pa.float32())])
@@ -290,6 +292,37 @@ def _table(schema: pa.Schema, columns: dict[str, Any]) -> pa.Table:
     return pa.table({name: full[name] for name in schema.names}).cast(schema)
 
 
+Answers = Iterator[tuple[pa.Table, pa.Table]]
+
+
+def _answers(
+    model: Recommender,
+    split: str,
+    seed: int,
+    side: SideInformation,
+    histories: Histories,
+    pairs: tuple[IntArray, IntArray],
+    catalogue: BoolArray,
+    length: int,
+) -> Answers:
+    """Yield the predictions of the pairs (sorted by user) and the lists of their users, block by block."""
+    user, item = pairs
+    for block in _ranked(model, side, histories, np.unique(user), catalogue, length):
+        own = slice(*np.searchsorted(user, [block.users[0], block.users[-1] + 1]))
+        place = np.searchsorted(block.users, user[own])
+        for task, score in block.scores.items():
+            what: dict[str, Any] = {"split": split, "seed": seed, "task": task}
+            part = {"user": user[own], "item": item[own], "score": score[place, item[own]]}
+            yield _table(PREDICTIONS, what | part), _table(LISTS, what | _list_rows(task, block))
+
+
+def _kept(answers: Callable[[], Answers]) -> tuple[list[tuple[pa.Table, pa.Table]], Cost]:
+    """Return all answers, and what they cost."""
+    with measured() as cost:
+        parts = list(answers())
+    return parts, cost
+
+
 def predict(
     variant: Variant,
     chosen: dict[str, Any],
@@ -300,10 +333,12 @@ def predict(
     evaluation: EvaluationSettings,
     validation_rows: ir.Table,
     test_pairs: ir.Table,
+    workers: int = 1,
 ) -> tuple[Spool, Spool, dict[str, Any]]:
     """Score the test pairs and rank the candidates for every test user. Test labels are not an input.
 
-    A user is asked with all rows known before the test: those of the training and of the validation.
+    A user is asked with all rows known before the test: those of the training and of the validation. Fits are asked at
+    the same time by several ``workers`` where their lists are short enough to be kept, else one after the other.
 
     Returns:
         predictions (split, seed, task, user, item, score); ranked_lists (split, seed, task, user, rank, item,
@@ -320,19 +355,26 @@ def predict(
         user, item = pairs["user"].to_numpy(), pairs["item"].to_numpy()
         histories = tables.known(split, validation_rows)
         catalogue = candidate_items(splits.candidates_of(split), rows.item, side.items)
-        costs[split] = {"seconds": [], "peak_mb": []}
-        for seed, model in models.items():
-            with single_threaded(), measured() as cost:
-                for block in _ranked(model, side, histories, np.unique(user), catalogue, max(evaluation.ks)):
-                    own = slice(*np.searchsorted(user, [block.users[0], block.users[-1] + 1]))
-                    place = np.searchsorted(block.users, user[own])
-                    for task, score in block.scores.items():
-                        what: dict[str, Any] = {"split": split, "seed": int(seed), "task": task}
-                        part = {"user": user[own], "item": item[own], "score": score[place, item[own]]}
-                        predictions.add(_table(PREDICTIONS, what | part))
-                        ranked.add(_table(LISTS, what | _list_rows(task, block)))
-            costs[split]["seconds"].append(cost.seconds)
-            costs[split]["peak_mb"].append(cost.peak_mb)
+        length = max(evaluation.ks)
+        answers = [
+            partial(_answers, model, split, int(seed), side, histories, (user, item), catalogue, length)
+            for seed, model in models.items()
+        ]
+        measures: list[Cost] = []
+        if len(np.unique(user)) * len(side.tasks) * length <= _KEPT_ROWS:
+            for parts, cost in run_jobs(_kept, answers, workers, f"{variant.name}: predicting"):
+                measures.append(cost)
+                for prediction, listed in parts:
+                    predictions.add(prediction)
+                    ranked.add(listed)
+        else:
+            for own in answers:
+                with single_threaded(), measured() as cost:
+                    for prediction, listed in own():
+                        predictions.add(prediction)
+                        ranked.add(listed)
+                measures.append(cost)
+        costs[split] = {"seconds": [c.seconds for c in measures], "peak_mb": [c.peak_mb for c in measures]}
     return predictions, ranked, costs
 
 

@@ -65,6 +65,7 @@ def _model_pipeline(variant: Variant) -> Pipeline:
     def predict(
         chosen: dict[str, Any],
         weights: StoredModel,
+        cross_validation: CrossValidationSettings,
         splits: SplitSettings,
         dataset: DatasetSettings,
         evaluation: EvaluationSettings,
@@ -73,7 +74,10 @@ def _model_pipeline(variant: Variant) -> Pipeline:
         *tables: Any,
     ) -> tuple[Spool, Spool, dict[str, Any]]:
         own, encoder = read(dataset, tables)
-        return nodes.predict(variant, chosen, splits, own, weights, encoder, evaluation, validation_rows, test_pairs)
+        known = (validation_rows, test_pairs)
+        return nodes.predict(
+            variant, chosen, splits, own, weights, encoder, evaluation, *known, cross_validation.workers
+        )
 
     def recommend(
         chosen: dict[str, Any], weights: StoredModel, study: StudySettings, dataset: DatasetSettings, *tables: Any
@@ -109,6 +113,7 @@ def _model_pipeline(variant: Variant) -> Pipeline:
             [
                 "chosen_settings",
                 "weights",
+                "params:cross_validation",
                 "params:splits",
                 "params:dataset",
                 "params:evaluation",
