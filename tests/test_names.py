@@ -235,17 +235,17 @@ def test_names_move_no_figure_without_times(tmp_path: Path) -> None:
 
 def chance(project: Project, split: str, task: str, relevant: str) -> tuple[float, float]:
     """Expected NDCG@10 of a random order, and its standard error over the users, by 2000 draws."""
-    rows = {
-        name: pd.read_parquet(next(project.outputs.rglob(f"{name}.parquet"))).query("split == @split")
-        for name in ("behaviour_sequences", "validation_rows", "test_labels")
-    }
+    rows = {}
+    for name in ("behaviour_sequences", "validation_rows", "test_labels"):
+        table = pd.read_parquet(next(project.outputs.rglob(f"{name}.parquet")))
+        rows[name] = table[table["split"] == split]
     test = rows["test_labels"][rows["test_labels"][relevant]]
     items = 1 + max(frame["item"].max() for frame in rows.values())
     trained = np.isin(np.arange(items), rows["behaviour_sequences"]["item"])
     catalogue = ~trained if split == "cold_items" else trained
     random, draws = np.random.default_rng(1), []
-    for user, own in test.groupby("user"):  # noqa: B007
-        known = pd.concat([rows[name].query("user == @user")["item"] for name in list(rows)[:2]])
+    for user, own in test.groupby("user"):
+        known = pd.concat([part.loc[part["user"] == user, "item"] for part in list(rows.values())[:2]])
         candidates = catalogue.copy()
         candidates[known] = False
         scores = random.random((2000, items), np.float32)

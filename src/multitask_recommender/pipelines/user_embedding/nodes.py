@@ -104,7 +104,7 @@ def train_user_embedding(
 
     Returns:
         The model, by split and left-out fold (-1: none); vectors of the users by the model that left out no fold
-        (split, user, vector); learning curve (split, epoch, loss).
+        (split, user, vector); learning curve (split, epoch, value).
     """
     tables = TrainingTables(dataset, behaviour_sequences, users, items, user_features, item_features)
     state: State = {}
@@ -122,7 +122,7 @@ def train_user_embedding(
         own = whole.encode(Histories(rows, side.user_features).of(np.arange(side.users)))
         vectors.append(pd.DataFrame({"split": split, "user": np.arange(side.users), "vector": list(own)}))
         curves += [
-            {"split": split, "epoch": number + 1, "loss": losses["user_embedding"]}
+            {"split": split, "epoch": number + 1, "value": losses["user_embedding"]}
             for number, losses in enumerate(epochs)
         ]
     table = ibis.memtable(pd.concat(vectors, ignore_index=True))
