@@ -70,7 +70,7 @@ class ItemNeighbours(Recommender[S]):
 
     def similarities(self, item: int, task: str) -> FloatArray | None:
         """Return how much an item of a history counts for others: 0 where it is not among their neighbours."""
-        return self._learnt[task][0][:, [item]].toarray().ravel() if task in self._learnt else None
+        return self._learnt[task][0][[item]].toarray().ravel() if task in self._learnt else None
 
     def state(self) -> State:
         """Return similarities and popularity."""
