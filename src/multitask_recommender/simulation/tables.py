@@ -18,7 +18,7 @@ INTERACTION_SCHEMA = pa.schema(
 
 
 def _identifiers(letter: str, numbers: Ints | range) -> pa.Array:
-    """Identifiers in whose alphabetical order the numbers ascend, such as ``u0000017``."""
+    """Identifiers in whose alphabetical order the rows of the ground truth stand, such as ``u0000017``."""
     text = pc.utf8_lpad(pa.array(numbers).cast(pa.string()), 7, "0")
     return pc.binary_join_element_wise(letter, text, "")
 
