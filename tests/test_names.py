@@ -235,19 +235,19 @@ def test_names_move_no_figure_without_times(tmp_path: Path) -> None:
 
 def chance(project: Project, split: str, task: str, relevant: str) -> tuple[float, float]:
     """Expected NDCG@10 of a random order, and its standard error over the users, by 2000 draws."""
-    rows = {}
-    for name in ("behaviour_sequences", "validation_rows", "test_labels"):
-        table = pd.read_parquet(next(project.outputs.rglob(f"{name}.parquet")))
-        rows[name] = table[table["split"] == split]
+    rows = {
+        name: pd.read_parquet(next(project.outputs.rglob(f"{name}.parquet"))).query("split == @split")
+        for name in ("behaviour_sequences", "validation_rows", "test_labels")
+    }
     test = rows["test_labels"][rows["test_labels"][relevant]]
     items = 1 + max(frame["item"].max() for frame in rows.values())
     trained = np.isin(np.arange(items), rows["behaviour_sequences"]["item"])
     catalogue = ~trained if split == "cold_items" else trained
     random, draws = np.random.default_rng(1), []
     for user, own in test.groupby("user"):
-        known = pd.concat([part.loc[part["user"] == user, "item"] for part in list(rows.values())[:2]])
         candidates = catalogue.copy()
-        candidates[known] = False
+        for name in ("behaviour_sequences", "validation_rows"):
+            candidates[rows[name].loc[rows[name]["user"] == user, "item"]] = False
         scores = random.random((2000, items), np.float32)
         none = sparse.csr_matrix(scores.shape)
         lists = metrics.top_items(scores, none, candidates, 10, np.arange(2000))
@@ -272,6 +272,7 @@ def test_models_that_know_nothing_are_at_chance(project: Project) -> None:
         for task, relevant in (("watch", "relevant_watch"), ("like", "relevant_like")):
             expected, error = chance(project, split, task, relevant)
             for name in names:
-                own = found.loc[split].get((name, task, "ndcg", 10, "all", 0))
-                if own is not None:
-                    assert abs(own - expected) < 3.5 * error, (split, name, task, own, expected, error)
+                if task == "watch" and name.endswith(("mean", "bias")):
+                    continue  # They predict labels, and there is one.
+                own = found.loc[(split, name, task, "ndcg", 10, "all", 0)]
+                assert abs(own - expected) < 3.5 * error, (split, name, task, own, expected, error)
