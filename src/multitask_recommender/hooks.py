@@ -163,13 +163,15 @@ def _leave_out(missing: set[str], pipeline: Pipeline, catalog: Any) -> list[str]
     Returns:
         The inputs that are empty now: all of a model of which one is missing.
     """
+    if not missing:
+        return []
     # Here, because the models need PyTorch, and other commands of Kedro do not.
     from multitask_recommender.models.variants import VARIANTS
     from multitask_recommender.pipelines.recommender.nodes import OF_NO_MODEL, empty_output
 
     read = {name for node in pipeline.nodes if node.namespace == "evaluation" for name in node.inputs}
     others = {name for node in pipeline.nodes if node.namespace != "evaluation" for name in node.inputs}
-    outputs = (read & pipeline.inputs()) - others
+    outputs = {name for name in (read & pipeline.inputs()) - others if empty_output(name) is not None}
     empty = [name for name in outputs if name in missing and name in OF_NO_MODEL]
     absent = []
     for model in VARIANTS:

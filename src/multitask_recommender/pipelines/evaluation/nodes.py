@@ -258,8 +258,7 @@ def collect(*tables: pd.DataFrame) -> pd.DataFrame:
 
 def collect_cv_results(*tables: pd.DataFrame) -> pd.DataFrame:
     """Put every cross-validation fit into one table."""
-    table = pd.concat([part for part in tables if len(part)], ignore_index=True)
-    return table[["model", "split", "candidate", "parameters", "fold", "task", "error"]]
+    return collect(*tables)[["model", "split", "candidate", "parameters", "fold", "task", "error"]]
 
 
 def collect_costs(table: pd.DataFrame, *costs: dict[str, Any]) -> pd.DataFrame:

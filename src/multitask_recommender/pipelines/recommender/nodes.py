@@ -62,24 +62,24 @@ RECOMMENDATIONS = pa.schema(
         ("score", pa.float32()),
     ]
 )
+_COLUMNS = {
+    "predictions": PREDICTIONS.names,
+    "ranked_lists": LISTS.names,
+    "cv_results": CV_COLUMNS,
+    "expert_utilisation": UTILISATION_COLUMNS,
+    "task_affinity": COSINE_COLUMNS,
+    "task_pair_gains": GAIN_COLUMNS,
+}
 OF_NO_MODEL = frozenset({"task_affinity", "task_pair_gains", "user_embedding.cv_results"})
 """What else the evaluation reads of the training."""
 
 
 def empty_output(name: str) -> Any:
-    """Return what a data set that the evaluation reads holds where the study leaves its model out."""
+    """Return what an output of the training holds where the study leaves its model out; None for other names."""
     kind = name.rpartition(".")[2]
-    if kind.endswith("_costs"):
+    if kind in ("fit_costs", "predict_costs"):
         return {}
-    columns = {
-        "predictions": PREDICTIONS.names,
-        "ranked_lists": LISTS.names,
-        "cv_results": CV_COLUMNS,
-        "expert_utilisation": UTILISATION_COLUMNS,
-        "task_affinity": COSINE_COLUMNS,
-        "task_pair_gains": GAIN_COLUMNS,
-    }
-    return pd.DataFrame(columns=columns[kind])
+    return pd.DataFrame(columns=_COLUMNS[kind]) if kind in _COLUMNS else None
 
 
 def tune(
