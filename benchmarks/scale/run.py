@@ -173,11 +173,12 @@ def run_apart(step: str, name: str, folder: Path) -> Figures:
 
 def record(users: int, items: int, name: str, folder: Path) -> list[Figures]:
     """Fit a model, let it predict and recommend; return a record per step."""
-    seeds = STUDY.repeats if VARIANTS[name].recommender.stochastic else 1
+    repeats = STUDY.repeats if VARIANTS[name].recommender.stochastic else 1
     rows = pq.read_metadata(folder / "behaviour_sequences.parquet").num_rows
     records = []
     for step in STEPS:
         figures = run_apart(step, name, folder)
+        seeds = 1 if step == "recommend" else repeats  # Recommendations are made with one seed.
         passes = {"predict": users * seeds, "recommend": users}.get(step)
         what = {"model": name, "step": step, "users": users, "items": items, "behaviour_rows": rows, "seeds": seeds}
         if passes is not None:
@@ -201,6 +202,17 @@ def table(records: list[Figures]) -> str:
     return "\n".join(lines)
 
 
+def write_results(records: list[Figures]) -> None:
+    """Put records in the place of those of the same models, in the file and in the README's table."""
+    new = {own["model"] for own in records}
+    before = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    together = [own for own in before if own["model"] not in new] + records
+    together.sort(key=lambda own: list(SETTINGS).index(own["model"]))
+    RESULTS.write_text(json.dumps(together, indent=2) + "\n")
+    start, rest = README.read_text().split(BEGIN)
+    README.write_text(f"{start}{BEGIN}\n\n{table(together)}\n\n{END}{rest.split(END)[1]}")
+
+
 def main() -> None:
     """Run the benchmark, or one step of it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -218,10 +230,8 @@ def main() -> None:
     draw.write(folder, given.users, given.items)
     records = [own for name in given.only for own in record(given.users, given.items, name, folder)]
     print(table(records))
-    if (given.users, given.items, given.only) == (USERS, ITEMS, list(SETTINGS)):
-        RESULTS.write_text(json.dumps(records, indent=2) + "\n")
-        before, rest = README.read_text().split(BEGIN)
-        README.write_text(f"{before}{BEGIN}\n\n{table(records)}\n\n{END}{rest.split(END)[1]}")
+    if (given.users, given.items) == (USERS, ITEMS):
+        write_results(records)
     over = [f"{own['model']}: {own['step']}" for own in records if own.get("beyond_mb", 0) > LIMIT_MB]
     if over:
         sys.exit(f"more than {LIMIT_MB} MB beyond the model and the tables: {', '.join(over)}")
