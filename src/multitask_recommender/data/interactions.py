@@ -38,6 +38,8 @@ class Interactions:
         labels: Task to (rows,) labels, NaN where the task does not ask.
         relevant: Task to (rows,), whether the pair counts as relevant when the task ranks.
         fold: (rows,) cross-validation fold, or None.
+        time: (rows,) seconds, or None where the data has no times.
+        weight: (rows,) how much a row of a history counts, on average 1; None: all count alike.
     """
 
     user: IntArray
@@ -45,6 +47,8 @@ class Interactions:
     labels: dict[str, FloatArray]
     relevant: dict[str, BoolArray]
     fold: IntArray | None = None
+    time: NDArray[np.float64] | None = None
+    weight: FloatArray | None = None
 
     def __len__(self) -> int:
         return len(self.user)
@@ -57,6 +61,8 @@ class Interactions:
             labels={task: values[mask] for task, values in self.labels.items()},
             relevant={task: values[mask] for task, values in self.relevant.items()},
             fold=None if self.fold is None else self.fold[mask],
+            time=None if self.time is None else self.time[mask],
+            weight=None if self.weight is None else self.weight[mask],
         )
 
     def with_tasks(self, names: list[str]) -> Interactions:

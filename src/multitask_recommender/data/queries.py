@@ -9,6 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from multitask_recommender.data.interactions import IntArray, Interactions, pair_matrix
+from multitask_recommender.data.recency import Recency
 
 NEW_USER = -1
 """Number of a user who is not among those of the training."""
@@ -54,15 +55,30 @@ class Queries:
         """Return the same queries with the labels of some tasks alone."""
         return replace(self, history=self.history.with_tasks(names))
 
+    def weighted(self, recency: Recency) -> Queries:
+        """Return the same queries with the rows of the histories weighed by their age."""
+        rows = self.history
+        return replace(self, history=replace(rows, weight=recency.weights(rows.user, len(self), rows.time)))
+
     def known(self, items: int) -> sparse.csr_matrix:
         """Return (B, items), nonzero at the items of the histories."""
         return pair_matrix(self.history.user, self.history.item, (len(self), items))
 
     def relevant(self, task: str, items: int) -> sparse.csr_matrix:
-        """Return (B, items) with a one at the items that the user found relevant, however often."""
-        rows = self.history.relevant[task]
-        matrix = pair_matrix(self.history.user[rows], self.history.item[rows], (len(self), items))
+        """Return (B, items) with a one at the items that the user found relevant, however often, or its weight.
+
+        Of an item that stands in a history several times, the weight is the largest.
+        """
+        rows, weight = self.history.relevant[task], self.history.weight
+        user, item = self.history.user[rows], self.history.item[rows]
+        matrix = pair_matrix(user, item, (len(self), items))
         matrix.data[:] = 1.0
+        if weight is not None:
+            matrix.sort_indices()
+            key = user * items + item
+            order = np.lexsort((weight[rows], key))
+            last = np.append(np.diff(key[order]) != 0, True)[: len(order)]
+            matrix.data[:] = weight[rows][order][last]
         return matrix
 
 

@@ -52,11 +52,20 @@ class Blend(Recommender[S]):
 
     def fit(self, train: Interactions, side: SideInformation, seed: int) -> LearningCurve:
         """Fit all parts; the learning curve is that of the deep one."""
-        self.deep, self._tasks, self._wide = self.make_deep(), side.tasks, self.make_wide(side)
+        self.deep, self._side, self._wide = self.make_deep(), side, self.make_wide(side)
         curve = self.deep.fit(train, side, seed)
         for part in self._wide.values():
             part.recommender.fit(train.with_tasks(part.tasks), side.with_tasks(part.tasks), seed)
         return curve
+
+    def ask_with(self, settings: S) -> None:
+        """Let all parts be asked with their part of the settings."""
+        self.settings = settings
+        self.deep.ask_with(self.make_deep().settings)
+        for name, part in self.make_wide(self._side).items():
+            fitted = self._wide[name].recommender
+            fitted.ask_with(part.recommender.settings)
+            self._wide[name] = part._replace(recommender=fitted)
 
     def score(self, queries: Queries) -> dict[str, FloatArray]:
         """Blend the scores."""
@@ -90,7 +99,7 @@ class Blend(Recommender[S]):
 
     def restore(self, state: State, side: SideInformation) -> None:
         """Take the states of all parts back."""
-        self.deep, self._tasks, self._wide = self.make_deep(), side.tasks, self.make_wide(side)
+        self.deep, self._side, self._wide = self.make_deep(), side, self.make_wide(side)
         self.deep.restore(branch(state, "deep"), side)
         for name, part in self._wide.items():
             part.recommender.restore(branch(state, name), side.with_tasks(part.tasks))

@@ -36,6 +36,11 @@ class PerTask(Recommender[Settings]):
                 }
         return curve
 
+    def ask_with(self, settings: Settings) -> None:
+        """Let every task's recommender be asked with the same settings."""
+        for part in self.parts.values():
+            part.ask_with(settings)
+
     def score(self, queries: Queries) -> dict[str, FloatArray]:
         """Score every task by its own recommender, which sees the labels of that task alone."""
         return {

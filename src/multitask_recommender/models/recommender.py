@@ -10,12 +10,15 @@ import numpy as np
 
 from multitask_recommender.data.interactions import FloatArray, Interactions, SideInformation
 from multitask_recommender.data.queries import Queries
+from multitask_recommender.data.recency import Recency
 from multitask_recommender.data.tasks import Task, TaskKind
 from multitask_recommender.foundation.settings_base import Settings
 from multitask_recommender.models import state as states
 from multitask_recommender.models.state import State
 
 S = TypeVar("S", bound=Settings)
+ASKED_WITH = "recency"
+"""Group of settings that are read when a model is asked, and not in its training."""
 
 
 InnerProducts = dict[str, tuple[FloatArray, FloatArray]]
@@ -53,6 +56,19 @@ class Knowledge:
     item_features: bool = False
 
 
+class HistorySettings(Settings):
+    """Parameters of a model that reads histories.
+
+    Attributes:
+        recency: How much more the latest rows of a history count when the model is asked.
+    """
+
+    recency: Recency = Recency()
+
+
+H = TypeVar("H", bound=HistorySettings)
+
+
 class Recommender(ABC, Generic[S]):
     """A model that scores items for queries, per task.
 
@@ -88,6 +104,10 @@ class Recommender(ABC, Generic[S]):
         Returns:
             The learning curve; without epochs for models in closed form.
         """
+
+    def ask_with(self, settings: S) -> None:
+        """Take settings that differ from those of the training in the group ``ASKED_WITH`` alone."""
+        self.settings = settings
 
     @abstractmethod
     def score(self, queries: Queries) -> dict[str, FloatArray]:

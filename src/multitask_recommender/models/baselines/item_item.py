@@ -17,9 +17,9 @@ from multitask_recommender.data.interactions import (
 )
 from multitask_recommender.data.queries import Queries
 from multitask_recommender.data.tasks import Task, funnel_chain
-from multitask_recommender.foundation.settings_base import Settings
 from multitask_recommender.models.baselines.neighbours import ItemNeighbours, keep_largest
 from multitask_recommender.models.recommender import (
+    HistorySettings,
     InnerProducts,
     Knowledge,
     LearningCurve,
@@ -35,7 +35,7 @@ LARGEST_CATALOGUE = 30_000
 _BLOCK = 1024
 
 
-class EaseSettings(Settings):
+class EaseSettings(HistorySettings):
     """Parameters of EASE.
 
     Attributes:
@@ -192,6 +192,7 @@ class Ease(Recommender[EaseSettings]):
 
     def score(self, queries: Queries) -> dict[str, FloatArray]:
         """Multiply histories with the weights."""
+        queries = queries.weighted(self.settings.recency)
         scores = {
             task: or_popularity(multiply(queries.relevant(task, weights.shape[0]), weights), popular)
             for task, (weights, popular) in self._learnt.items()
@@ -234,7 +235,7 @@ class FirstStepEase(Ease):
         return {name: funnel_chain(tasks, name)[0] for name in self.scored_tasks(tasks)}
 
 
-class ImplicitALSSettings(Settings):
+class ImplicitALSSettings(HistorySettings):
     """Parameters of iALS.
 
     Attributes:
@@ -292,7 +293,7 @@ class ImplicitALS(Recommender[ImplicitALSSettings]):
 
     def _user_factors(self, queries: Queries) -> dict[str, tuple[FloatArray, BoolArray]]:
         """Return task to (B, d) factors and (B,), whether no relevant item is known; the factors are 0 then."""
-        result = {}
+        result, queries = {}, queries.weighted(self.settings.recency)
         for task, (model, popular) in self._learnt.items():
             history = queries.relevant(task, len(popular))
             none = np.diff(history.indptr) == 0
@@ -329,7 +330,7 @@ class ImplicitALS(Recommender[ImplicitALSSettings]):
             self._learnt[task] = (model, array(own, "popularity"))
 
 
-class RandomWalkSettings(Settings):
+class RandomWalkSettings(HistorySettings):
     """Parameters of RP3beta.
 
     Attributes:

@@ -115,17 +115,20 @@ class ItemRidge(Recommender[ItemRidgeSettings]):
 
     def score(self, queries: Queries) -> dict[str, FloatArray]:
         """Solve the users' biases, and add biases and weighted profiles."""
-        scores, history = {}, queries.history
+        scores, history = {}, queries.weighted(self.settings.recency).history
         for task, weights in self._weights.items():
             own = branch(self._state, task)
             item_bias, scale = array(own, "item_bias"), array(own, "scale")
             mean, spread, low, high = scale.tolist()
             known = ~np.isnan(history.labels[task])
             user, item = history.user[known], history.item[known]
+            weight = None if history.weight is None else history.weight[known]
             label = ((history.labels[task][known].astype(np.float64) - mean) / spread).astype(np.float32)
-            user_bias = solve_user_biases(user, item, label, len(queries), item_bias, self.settings.user_shrinkage)
+            shrinkage = self.settings.user_shrinkage
+            user_bias = solve_user_biases(user, item, label, len(queries), item_bias, shrinkage, weight)
             residual = label - user_bias[user] - item_bias[item]
-            standard = multiply(_profiles(user, item, residual, (len(queries), len(item_bias))), weights)
+            own_residual = residual if weight is None else weight * residual
+            standard = multiply(_profiles(user, item, own_residual, (len(queries), len(item_bias))), weights)
             standard += user_bias[:, None] + item_bias
             if self._kinds[task] == "binary":
                 low, high = 1.0 - _CERTAIN, _CERTAIN

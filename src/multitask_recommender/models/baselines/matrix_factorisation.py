@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from multitask_recommender.data.interactions import FloatArray, IntArray, Interactions, SideInformation
 from multitask_recommender.data.queries import Queries
-from multitask_recommender.foundation.settings_base import Settings
-from multitask_recommender.models.recommender import PENALTY, Knowledge, LearningCurve, Recommender
+from multitask_recommender.models.recommender import PENALTY, HistorySettings, Knowledge, LearningCurve, Recommender
 from multitask_recommender.models.state import State, array, branch
 from multitask_recommender.models.towers.biases import solve_biases
 from multitask_recommender.models.training.loop import (
@@ -24,7 +23,7 @@ from multitask_recommender.models.training.loop import (
 from multitask_recommender.models.training.sparse_products import Pairs, pair_scores, weighted_grams, weighted_sums
 
 
-class MatrixFactorisationSettings(Settings):
+class MatrixFactorisationSettings(HistorySettings):
     """Parameters of matrix factorisation.
 
     Attributes:
@@ -125,17 +124,23 @@ class MatrixFactorisation(Recommender[MatrixFactorisationSettings]):
             own = branch(self._state, task)
             item, item_bias = array(own, "item"), array(own, "item_bias")
             mean, spread, low, high = array(own, "scale")
-            history = queries.history
+            history = queries.weighted(self.settings.recency).history
             known = ~np.isnan(history.labels[task])
             rows = (history.user[known], history.item[known], (history.labels[task][known] - mean) / spread)
-            user, user_bias = self._fold_in(rows, len(queries), item, item_bias)
+            weight = None if history.weight is None else history.weight[known]
+            user, user_bias = self._fold_in(rows, len(queries), item, item_bias, weight)
             product = user @ item.T
             product += user_bias[:, None] + item_bias[None, :]
             scores[task] = np.clip(mean + spread * product, low, high).astype(np.float32)
         return scores
 
     def _fold_in(
-        self, rows: tuple[IntArray, IntArray, FloatArray], users: int, item: FloatArray, item_bias: FloatArray
+        self,
+        rows: tuple[IntArray, IntArray, FloatArray],
+        users: int,
+        item: FloatArray,
+        item_bias: FloatArray,
+        weight: FloatArray | None = None,
     ) -> tuple[FloatArray, FloatArray]:
         """Solve the users' factors and biases by ridge regression on those of the items: the minimum of the loss.
 
@@ -144,6 +149,7 @@ class MatrixFactorisation(Recommender[MatrixFactorisationSettings]):
             users: Number of users.
             item: (items, d) factors.
             item_bias: (items,) biases.
+            weight: What every row counts; None: 1.
 
         Returns:
             (users, d) and (users,); 0 for a user without labels.
@@ -157,8 +163,9 @@ class MatrixFactorisation(Recommender[MatrixFactorisationSettings]):
         penalty[-1] = self.settings.bias_penalty
         # A user without labels has no equations, and any penalty makes the solution 0.
         ridge = torch.where(counts[:, None] > 0, counts[:, None] * penalty, 1.0).clamp(min=1e-6)
-        gram = weighted_grams(pairs, torch.ones_like(target), table) + torch.diag_embed(ridge)
-        right = weighted_sums(pairs, target, table)
+        own = torch.ones_like(target) if weight is None else torch.from_numpy(weight)
+        gram = weighted_grams(pairs, own, table) + torch.diag_embed(ridge)
+        right = weighted_sums(pairs, own * target, table)
         solution = torch.linalg.solve(gram, right).numpy()
         return solution[:, :-1], solution[:, -1]
 

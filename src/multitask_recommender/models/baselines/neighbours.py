@@ -10,12 +10,12 @@ from scipy import sparse
 
 from multitask_recommender.data.interactions import FloatArray, Interactions, SideInformation, pair_matrix
 from multitask_recommender.data.queries import Queries
-from multitask_recommender.foundation.settings_base import Settings
 from multitask_recommender.models.recommender import (
+    H,
+    HistorySettings,
     Knowledge,
     LearningCurve,
     Recommender,
-    S,
     or_popularity,
     popularity,
 )
@@ -39,7 +39,7 @@ def keep_largest(similarity: np.ndarray, k: int) -> sparse.csr_matrix:
     return sparse.csr_matrix(np.maximum(similarity, 0.0).astype(np.float32))
 
 
-class ItemNeighbours(Recommender[S]):
+class ItemNeighbours(Recommender[H]):
     """score(u, i) = sum over the neighbours j of i that u found relevant of the similarity s(i, j).
 
     Where none of a user's items has a neighbour, popularity stands in.
@@ -63,6 +63,7 @@ class ItemNeighbours(Recommender[S]):
 
     def score(self, queries: Queries) -> dict[str, FloatArray]:
         """Sum the similarities to the relevant items of the histories."""
+        queries = queries.weighted(self.settings.recency)
         return {
             task: or_popularity((queries.relevant(task, len(popular)) @ similarity).toarray(), popular)
             for task, (similarity, popular) in self._learnt.items()
@@ -91,7 +92,7 @@ class ItemNeighbours(Recommender[S]):
         return sum(similarity.nnz for similarity, _ in self._learnt.values())
 
 
-class ItemKNNSettings(Settings):
+class ItemKNNSettings(HistorySettings):
     """Parameters of item kNN.
 
     Attributes:
@@ -130,7 +131,7 @@ class ItemKNN(ItemNeighbours[ItemKNNSettings]):
         return sparse.vstack(blocks, format="csr")
 
 
-class ContentBasedSettings(Settings):
+class ContentBasedSettings(HistorySettings):
     """Parameters of content-based similarity.
 
     Attributes:

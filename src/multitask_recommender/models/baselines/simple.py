@@ -11,7 +11,7 @@ from multitask_recommender.data.interactions import FloatArray, IntArray, Intera
 from multitask_recommender.data.queries import NEW_USER, Queries
 from multitask_recommender.foundation.randomness import derive_seed
 from multitask_recommender.foundation.settings_base import Settings
-from multitask_recommender.models.recommender import Knowledge, LearningCurve, Recommender
+from multitask_recommender.models.recommender import HistorySettings, Knowledge, LearningCurve, Recommender
 from multitask_recommender.models.state import State, array, branch
 from multitask_recommender.models.towers.biases import solve_biases, solve_user_biases
 
@@ -157,7 +157,7 @@ class UserMean(Recommender[NoSettings]):
         self._items, self._means = side.items, {task: state[task] for task in self.scored_tasks(side.tasks)}
 
 
-class BiasSettings(Settings):
+class BiasSettings(HistorySettings):
     """Parameters of the user + item bias baseline.
 
     Attributes:
@@ -197,7 +197,7 @@ class UserItemBias(Recommender[BiasSettings]):
 
     def score(self, queries: Queries) -> dict[str, FloatArray]:
         """Solve the users' biases and add those of the items."""
-        scores, history = {}, queries.history
+        scores, history = {}, queries.weighted(self.settings.recency).history
         for task, kind in self._kinds.items():
             mean, item_bias = (array(branch(self._state, task), name) for name in ("mean", "item"))
             known = ~np.isnan(history.labels[task])
@@ -208,6 +208,7 @@ class UserItemBias(Recommender[BiasSettings]):
                 len(queries),
                 item_bias,
                 self.settings.user_shrinkage,
+                None if history.weight is None else history.weight[known],
             )
             score = (mean + user_bias).astype(np.float32)[:, None] + item_bias[None, :]
             scores[task] = np.clip(score, 0, 1) if kind == "binary" else score

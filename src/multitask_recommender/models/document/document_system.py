@@ -14,9 +14,8 @@ from multitask_recommender.data.interactions import FloatArray, SideInformation
 from multitask_recommender.data.queries import Queries
 from multitask_recommender.data.tasks import retrieval_tasks
 from multitask_recommender.foundation.errors import SettingsError
-from multitask_recommender.foundation.settings_base import Settings
 from multitask_recommender.models.document.user_embedding import UserEmbedding, UserEmbeddingSettings
-from multitask_recommender.models.recommender import PENALTY, USER_EMBEDDING, Knowledge
+from multitask_recommender.models.recommender import PENALTY, USER_EMBEDDING, HistorySettings, Knowledge
 from multitask_recommender.models.towers.sparse_features import FeatureTable
 from multitask_recommender.models.towers.two_tower import (
     LabelScales,
@@ -31,7 +30,7 @@ from multitask_recommender.models.training.sparse_products import DesignMatrix
 _ACTIVATIONS = {"identity": nn.Identity, "tanh": nn.Tanh, "relu": nn.ReLU}
 
 
-class DocumentSystemSettings(Settings):
+class DocumentSystemSettings(HistorySettings):
     """Parameters of the document's recommender.
 
     Attributes:

@@ -58,8 +58,8 @@ class UserEmbedding(TrainableModule):
     z_u = W h_u + C c_u, and the loss of a user is ||h_u - W' z_u||^2 + lambda ||z_u||^2. An encoder R other than the
     linear one makes it z_u = R(W h_u) + C c_u.
 
-    ``h_u`` is the user's row of the history matrix scaled to length 1 (one over the root of the number of items), so
-    that heavy users do not drown the others; ``c_u`` are the context features. The source document writes the loss
+    ``h_u`` is the user's row of the history matrix (ones, or the weights of the rows) scaled to length 1, so that
+    heavy users do not drown the others; ``c_u`` are the context features. The source document writes the loss
     as sum_u ||h_u - W'W||^2 + lambda ||h_u||^2 without saying what W multiplies. Our reading: the prime is a transpose,
     W'W projects the history onto k directions, and the penalty is on the embedding. Without context the minimum is
     known: :func:`optimal_loss`.
@@ -117,11 +117,15 @@ class UserEmbedding(TrainableModule):
             (B, k) projections, and (B,) squared lengths of h: 1, or 0 without history.
         """
         count = torch.bincount(batch.row_user, minlength=len(batch.users))
-        value = count.clamp(min=1).to(self.weight.dtype).rsqrt()
+        square = count.to(self.weight.dtype)
+        if batch.row_weight is not None:
+            square = torch.zeros_like(square).index_add(0, batch.row_user, batch.row_weight.square())
+        value = torch.where(count > 0, square, 1.0).rsqrt()
         if seen is not None:
             value = value / (1.0 - self.history_dropout)
         rows = batch if seen is None else seen
-        return weighted_sums(rows.pairs, value[rows.row_user], self.weight), (count > 0).to(self.weight.dtype)
+        entries = value[rows.row_user] if rows.row_weight is None else value[rows.row_user] * rows.row_weight
+        return weighted_sums(rows.pairs, entries, self.weight), (count > 0).to(self.weight.dtype)
 
     def forward(self, batch: UserBatch, seen: UserBatch | None = None) -> Tensor:
         """Embed users.

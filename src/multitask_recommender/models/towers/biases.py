@@ -8,9 +8,15 @@ from multitask_recommender.data.interactions import FloatArray, IntArray
 
 
 def solve_user_biases(
-    user: IntArray, item: IntArray, residual: FloatArray, users: int, item_bias: FloatArray, shrinkage: float
+    user: IntArray,
+    item: IntArray,
+    residual: FloatArray,
+    users: int,
+    item_bias: FloatArray,
+    shrinkage: float,
+    weight: FloatArray | None = None,
 ) -> FloatArray:
-    """Solve the users' biases, given those of the items: b_u = sum_i (r_ui - b_i) / (shrinkage + |R(u)|).
+    """Solve the users' biases, given those of the items: b_u = sum_i w_ui (r_ui - b_i) / (shrinkage + sum_i w_ui).
 
     Args:
         user: (rows,) users.
@@ -19,12 +25,14 @@ def solve_user_biases(
         users: Number of users.
         item_bias: (items,) biases of the items.
         shrinkage: In rows.
+        weight: (rows,) w; None: 1.
 
     Returns:
         (users,) biases; 0 for a user without rows.
     """
-    total = np.bincount(user, residual.astype(np.float64) - item_bias[item], users)
-    rows = np.bincount(user, minlength=users)
+    left = residual.astype(np.float64) - item_bias[item]
+    total = np.bincount(user, left if weight is None else weight * left, users)
+    rows = np.bincount(user, weight, minlength=users)
     return np.divide(total, shrinkage + rows, out=np.zeros(users), where=rows > 0).astype(np.float32)
 
 

@@ -91,14 +91,14 @@ class LogisticRows(NamedTuple):
         design: (items, k).
         offset: (n,).
         label: (n,) 0 or 1.
-        weight: What a row counts.
+        weight: What a row counts, or (n,) what each does.
     """
 
     pairs: Pairs
     design: Tensor
     offset: Tensor
     label: Tensor
-    weight: float
+    weight: float | Tensor
 
 
 def minimise_logistic(

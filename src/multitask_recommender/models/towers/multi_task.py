@@ -161,7 +161,8 @@ class MultiTaskModule(TwoTowerModule):
 
     def encode_users(self, batch: UserBatch, seen: UserBatch | None = None) -> Tensor:
         """Return the shared vectors x (B, D) of users in training; ``seen`` as in :meth:`UserSide.encode_history`."""
-        hidden = 0.0 if seen is None else self.settings.history_dropout
+        random = seen is not None and self.settings.hidden == "random"
+        hidden = self.settings.history_dropout if random else 0.0
         history = self.users.encode_history(batch, seen, hidden)
         return self.users.identity[batch.users] + history + self.users.encode_context(batch)
 
@@ -304,7 +305,9 @@ class MultiTaskModule(TwoTowerModule):
         offset = (vectors[owner * parts + part[asked]] * items[item]).sum(1)
         which = torch.eye(len(self.tasks))[place].expand(len(items), -1)
         design = torch.cat([items[:, : through.shape[1]] @ through.T, which], dim=1)
-        weight = self.weights[name] / float(self.label_share[place])
+        weight: float | Tensor = self.weights[name] / float(self.label_share[place])
+        if batch.row_weight is not None:
+            weight = weight * batch.row_weight[asked]
         pairs = Pairs.of(owner, item, len(batch.users))
         return LogisticRows(pairs, design, offset, batch.label(name)[asked], weight)
 
@@ -371,20 +374,33 @@ class MultiTaskModule(TwoTowerModule):
         label, kind = batch.label(name), self.tasks[name].kind
         if kind != "retrieval":
             asked = ~torch.isnan(label)
-            rows = (0.25 if kind == "binary" else 2.0) * asked.to(self.constant.dtype)
+            counted = asked.to(self.constant.dtype) if batch.row_weight is None else asked * batch.row_weight
+            rows = (0.25 if kind == "binary" else 2.0) * counted
             return Curvature(rows, rows.new_zeros(len(batch.users)))
         positive = label > 0
-        counts = torch.bincount(batch.row_user[positive], minlength=len(batch.users))
+        own = None if batch.row_weight is None else batch.row_weight[positive]
+        counts = torch.bincount(batch.row_user[positive], own, minlength=len(batch.users))
         popularity = batch.of_catalogue(self.items.popularity)
         settings = self.settings
         return retrieval_curvature(
-            settings.retrieval_loss, positive, counts, batch.share, settings.positive_weight, popularity
+            settings.retrieval_loss,
+            positive,
+            counts,
+            batch.share,
+            settings.positive_weight,
+            popularity,
+            batch.row_weight,
         )
 
     def losses(self, batch: UserBatch) -> dict[str, Tensor]:
         """Return the tasks' losses on a batch with a part of the histories and identities hidden, and the penalties."""
-        seen, asked = None, batch
-        if self.settings.history_dropout > 0:
+        seen, asked, retrieved = None, batch, batch
+        if self.settings.hidden == "later":
+            moment = 0.05 + 0.9 * torch.rand(len(batch.users), generator=batch.generator)
+            hidden = batch.position >= (moment * batch.counts)[batch.row_user]
+            seen = batch.part(~hidden).weighted(self.settings.seen_recency)
+            asked = retrieved = batch.part(hidden)
+        elif self.settings.history_dropout > 0:
             hidden = torch.rand(len(batch.row_item), generator=batch.generator) < self.settings.history_dropout
             seen, asked = batch.part(~hidden), batch.part(hidden)
         shown = None
@@ -392,7 +408,7 @@ class MultiTaskModule(TwoTowerModule):
             shown = (
                 torch.rand(len(self.items.identity), 1, generator=batch.generator) >= self.settings.item_dropout
             ).float()
-        sums = self.task_sums(self.user_vectors(batch, seen), self.item_vectors(shown), batch, asked)
+        sums = self.task_sums(self.user_vectors(batch, seen), self.item_vectors(shown), retrieved, asked)
         result = {name: self.weights.get(name, 1.0) * loss.mean for name, loss in sums.items()}
         result[PENALTY] = self._penalty(batch, asked)
         return result
@@ -403,8 +419,8 @@ class MultiTaskModule(TwoTowerModule):
         Args:
             users: Task to (B, d) vectors.
             items: Task to (items, d) vectors.
-            batch: The batch.
-            asked: The part of the batch that pointwise losses are taken on: what the history encoder did not see.
+            batch: The rows that retrieval tasks are trained on.
+            asked: The rows that pointwise losses are taken on: what the history encoder did not see.
         """
         return {name: self.usual_loss(name, users, items, batch, asked) for name in self.tasks}
 

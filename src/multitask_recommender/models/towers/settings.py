@@ -6,13 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from multitask_recommender.foundation.settings_base import Settings
+from multitask_recommender.data.recency import Recency
+from multitask_recommender.models.recommender import HistorySettings
 from multitask_recommender.models.towers.history_encoders import EncoderName
 from multitask_recommender.models.training.loop import TrainingSettings
 from multitask_recommender.models.training.losses import RetrievalLoss
 
 
-class MultiTaskSettings(Settings):
+class MultiTaskSettings(HistorySettings):
     """Parameters of the multi-task towers.
 
     Attributes:
@@ -26,6 +27,10 @@ class MultiTaskSettings(Settings):
         history_exponent: The sum over a history of n items is divided by n to this power.
         history_dropout: Share of a user's rows hidden from the encoder in a step; the pointwise losses are taken on
             the hidden rows alone (a denoising encoder).
+        hidden: Which rows those are. ``random``: any, and a retrieval task is trained on all rows. ``later``: those after a
+            moment that is drawn for every user and step, and all tasks are trained on them, as when the future is asked
+            for; the encoder sees what lies before.
+        seen_recency: With ``later``, how much more the latest of the rows that the encoder sees count.
         item_dropout: Share of the items that show nothing but their features in a step, so that the features learn to
             stand for an item on their own, as they have to for a new one (DropoutNet: Volkovs et al., NeurIPS 2017).
         retrieval_loss: Loss of the retrieval tasks.
@@ -52,6 +57,8 @@ class MultiTaskSettings(Settings):
     sequence_length: int = Field(default=32, ge=1)
     history_exponent: float = Field(default=0.75, ge=0, le=1)
     history_dropout: float = Field(default=0.5, ge=0, lt=1)
+    hidden: Literal["random", "later"] = "random"
+    seen_recency: Recency = Recency()
     item_dropout: float = Field(default=0.0, ge=0, lt=1)
     retrieval_loss: RetrievalLoss = "squared"
     positive_weight: float = Field(default=4.0, ge=0)

@@ -17,7 +17,7 @@ from torch import Tensor
 from multitask_recommender.data.interactions import FloatArray, Interactions, SideInformation, UserEncoder
 from multitask_recommender.data.queries import Histories, Queries
 from multitask_recommender.data.tasks import Task
-from multitask_recommender.models.recommender import InnerProducts, LearningCurve, Recommender, S, cosines
+from multitask_recommender.models.recommender import H, InnerProducts, LearningCurve, Recommender, cosines
 from multitask_recommender.models.state import State, array, branch
 from multitask_recommender.models.training.loop import (
     TrainableModule,
@@ -186,25 +186,30 @@ def task_loss(
         own = batch if bool(positive.all()) else batch.part(positive)
         user, item = own.row_user, own.row_item
         if retrieval_loss == "softmax":
-            total = softmax_loss(user_vectors, item_vectors, user, item, batch.catalogue, batch.sample_items)
+            total = softmax_loss(
+                user_vectors, item_vectors, user, item, batch.catalogue, batch.sample_items, own.row_weight
+            )
         elif retrieval_loss == "bpr":
             drawn = own.draw_items(1)
             # A drawn item that is a positive of the user is left out.
             other = ~own.observed(user, drawn)
-            total = bpr_loss(user_vectors, item_vectors, user[other], item[other], drawn[other])
+            weight = None if own.row_weight is None else own.row_weight[other]
+            total = bpr_loss(user_vectors, item_vectors, user[other], item[other], drawn[other], weight)
         else:
             if item_gram is None:
                 catalogue = batch.of_catalogue(item_vectors)
                 item_gram = catalogue.T @ catalogue
             scores = pair_scores(user_vectors, item_vectors, own.pairs)
-            total = whole_data_squared_loss(user_vectors, item_gram, scores, positive_weight, batch.share)
+            alpha = positive_weight if own.row_weight is None else positive_weight * own.row_weight
+            total = whole_data_squared_loss(user_vectors, item_gram, scores, alpha, batch.share)
         return LossSum(total, len(label), labelled=False)
     scores = pair_scores(user_vectors, item_vectors, batch.pairs)
-    total, count = (cross_entropy if task.kind == "binary" else squared_error)(label, scores)
+    pointwise = cross_entropy if task.kind == "binary" else squared_error
+    total, count = pointwise(label, scores, batch.row_weight)
     return LossSum(total, count, labelled=True)
 
 
-class NeuralRecommender(Recommender[S]):
+class NeuralRecommender(Recommender[H]):
     """Trains a :class:`TwoTowerModule` and scores with its vectors.
 
     The items' vectors are computed once per task, those of the users from the histories that they are asked with, so
@@ -282,7 +287,7 @@ class NeuralRecommender(Recommender[S]):
 
     def user_vectors(self, queries: Queries) -> Vectors:
         """Return task to (B, d) vectors of the users of some queries."""
-        rows = as_rows(queries, self._encoder, self._catalogue)
+        rows = as_rows(queries.weighted(self.settings.recency), self._encoder, self._catalogue)
         rows.grams = self._grams
         self._module.describe(rows)
         with torch.no_grad():

@@ -62,6 +62,7 @@ class HistoryResiduals(nn.Module):
             len(rows.counts),
             self.item_bias.numpy(),
             USER_SHRINKAGE,
+            None if rows.weight is None else rows.weight[asked].numpy(),
         )
         predicted = torch.from_numpy(bias)[rows.user] + self.item_bias[rows.item]
         if self.binary:
@@ -138,7 +139,7 @@ class UserSide(nn.Module):
         Args:
             batch: Users with their rows.
             seen: The part of the batch that is shown to the encoder; None: all of it.
-            hidden: The share of the rows that is not.
+            hidden: The share of the rows that is not, if any of them could be; 0: what is shown is a whole history.
 
         Returns:
             (B, D).
@@ -148,9 +149,12 @@ class UserSide(nn.Module):
             return batch.source.frozen[batch.users] / self.frozen_scale @ self.projection
         if self.history is None:
             return self.prior.new_zeros(len(batch.users), self.tower.width)
-        factor = batch.counts.clamp(min=1).to(self.history.dtype).pow(-self.settings.history_exponent)
         rows = batch if seen is None else seen
+        counts = (batch if hidden > 0 else rows).counts
+        factor = counts.clamp(min=1).to(self.history.dtype).pow(-self.settings.history_exponent)
         value = (factor / (1.0 - hidden)).index_select(0, rows.row_user)
+        if rows.row_weight is not None:
+            value = value * rows.row_weight
         table, labels = self.history, self.label_history
         summed = weighted_sums(rows.pairs, value, table)
         residual: Tensor | None = None

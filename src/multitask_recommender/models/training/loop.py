@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from multitask_recommender.data.interactions import Interactions
+from multitask_recommender.data.recency import Recency
 from multitask_recommender.foundation.errors import TrainingError
 from multitask_recommender.foundation.settings_base import Settings
 from multitask_recommender.models.recommender import LearningCurve
@@ -61,6 +62,7 @@ class UserBatch:
         generator: Source of the batch's randomness, such as dropout; None: nothing is random.
         share: What a user counts in sums over users and all items: less than 1 where a user's rows are divided among
             several places in ``users``.
+        weight: (n,) what each row counts, where it is not what the source says.
     """
 
     source: UserRows
@@ -70,6 +72,7 @@ class UserBatch:
     row_item: Tensor
     generator: torch.Generator | None
     share: float = 1.0
+    weight: Tensor | None = None
 
     @cached_property
     def pairs(self) -> Pairs:
@@ -87,6 +90,13 @@ class UserBatch:
         return torch.bincount(self.row_user, minlength=len(self.users))
 
     @cached_property
+    def row_weight(self) -> Tensor | None:
+        """(n,) what each row of a history counts; None: all count alike."""
+        if self.weight is not None:
+            return self.weight
+        return None if self.source.weight is None else self.source.weight.index_select(0, self.row)
+
+    @cached_property
     def position(self) -> Tensor:
         """(n,) place of each row among those of its user."""
         return torch.arange(len(self.row)) - (self.counts.cumsum(0) - self.counts)[self.row_user]
@@ -94,6 +104,12 @@ class UserBatch:
     def label(self, task: str) -> Tensor:
         """Return (n,) the rows' labels of a task, NaN where it does not ask."""
         return self.source.labels[task].index_select(0, self.row)
+
+    def weighted(self, recency: Recency) -> UserBatch:
+        """Return the batch with its rows weighed by their age among those of the batch."""
+        time = None if self.source.time is None else self.source.time[self.row].numpy()
+        weights = recency.weights(self.row_user.numpy(), len(self.users), time)
+        return self if weights is None else replace(self, weight=torch.from_numpy(weights))
 
     def part(self, chosen: Tensor) -> UserBatch:
         """Return the same users with those of their rows alone for which ``chosen`` (n,) is true."""
@@ -103,6 +119,7 @@ class UserBatch:
             row=self.row.index_select(0, rows),
             row_user=self.row_user.index_select(0, rows),
             row_item=self.row_item.index_select(0, rows),
+            weight=None if self.weight is None else self.weight.index_select(0, rows),
         )
 
     def divided(self, part: Tensor, parts: int) -> UserBatch:
@@ -116,6 +133,7 @@ class UserBatch:
             row_user=owner[order],
             row_item=self.row_item[order],
             share=self.share / parts,
+            weight=None if self.weight is None else self.weight[order],
         )
 
     def of_catalogue(self, items: Tensor) -> Tensor:
@@ -164,6 +182,8 @@ class UserRows:
         catalogue: (m,) items with training rows; None: those of the rows.
 
     Attributes:
+        weight: (rows,) what a row of a history counts; None: all count alike.
+        time: (rows,) seconds; None where the data has no times.
         residuals: (rows,) what biases leave of the label that the history encoder reads; None where it reads none.
         grams: Task to the Gram matrix of the item vectors over the catalogue, where these are not in training.
     """
@@ -182,6 +202,8 @@ class UserRows:
         self.offsets = torch.cat([torch.zeros(1, dtype=torch.int64), self.counts.cumsum(0)])
         self.item = torch.tensor(rows.item)
         self.labels = {task: torch.tensor(label) for task, label in rows.labels.items()}
+        self.weight = None if rows.weight is None else torch.tensor(rows.weight)
+        self.time = None if rows.time is None else torch.tensor(rows.time)
         self.context, self.frozen = context, frozen
         self.catalogue = torch.unique(self.item) if catalogue is None else catalogue
         self.present = torch.nonzero(self.counts > 0).squeeze(1)

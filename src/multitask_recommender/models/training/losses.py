@@ -23,7 +23,7 @@ def whole_data_squared_loss(
     user_vectors: Tensor,
     item_gram: Tensor,
     positive_scores: Tensor,
-    positive_weight: float,
+    positive_weight: float | Tensor,
     share: float = 1.0,
 ) -> Tensor:
     """Sum over users and all items of w_ui (y_ui - s_ui)^2, with y = 1, w = 1 + positive_weight at positives.
@@ -36,7 +36,7 @@ def whole_data_squared_loss(
         user_vectors: (B, d).
         item_gram: (d, d) V'V, the Gram matrix of the items' vectors.
         positive_scores: (p,) scores of the positive pairs of these users.
-        positive_weight: alpha, the additional weight of a positive pair.
+        positive_weight: alpha, the additional weight of a positive pair, or (p,) of each.
         share: What a user counts in the sum over all items.
 
     Returns:
@@ -54,6 +54,7 @@ def softmax_loss(
     row_item: Tensor,
     catalogue: Tensor,
     sample: Callable[[int], Tensor],
+    weight: Tensor | None = None,
     sampled: int = 1000,
 ) -> Tensor:
     """Sum over the positives of -log softmax of the item's score among the catalogue, in nats.
@@ -69,6 +70,7 @@ def softmax_loss(
         row_item: (p,) the positives' items.
         catalogue: (m,) numbers of the items that compete.
         sample: Draws so many items of the catalogue.
+        weight: (p,) what every positive counts; None: 1.
         sampled: Size of the sample.
     """
     items = len(catalogue)
@@ -79,10 +81,18 @@ def softmax_loss(
         some = sample(sampled)
         estimate = torch.logsumexp(user_vectors @ item_vectors[some].T, dim=1) + math.log(items / sampled)
         total = torch.logaddexp(positive, estimate[row_user])
-    return (total - positive).sum()
+    loss = total - positive
+    return (loss if weight is None else weight * loss).sum()
 
 
-def bpr_loss(user_vectors: Tensor, item_vectors: Tensor, row_user: Tensor, row_item: Tensor, drawn: Tensor) -> Tensor:
+def bpr_loss(
+    user_vectors: Tensor,
+    item_vectors: Tensor,
+    row_user: Tensor,
+    row_item: Tensor,
+    drawn: Tensor,
+    weight: Tensor | None = None,
+) -> Tensor:
     """Sum over the positives of -log sigmoid(s_ui - s_uj), with one other item j drawn per positive, in nats.
 
     Source: Rendle et al., BPR: Bayesian Personalized Ranking from Implicit Feedback, UAI 2009, section 4.1.
@@ -93,36 +103,40 @@ def bpr_loss(user_vectors: Tensor, item_vectors: Tensor, row_user: Tensor, row_i
         row_user: (p,) places of the positives' users, ascending.
         row_item: (p,) the positives' items.
         drawn: (p,) the items j, uniform over those of the catalogue that are no positives of the user.
+        weight: (p,) what every positive counts; None: 1.
     """
     above, below = (
         pair_scores(user_vectors, item_vectors, Pairs.of(row_user, item, len(user_vectors)))
         for item in (row_item, drawn)
     )
-    return -functional.logsigmoid(above - below).sum()
+    loss = -functional.logsigmoid(above - below)
+    return (loss if weight is None else weight * loss).sum()
 
 
-def squared_error(label: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
+def squared_error(label: Tensor, score: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Sum of (label - score)^2 over the rows with a label (NaN: none), and their number.
 
     Args:
         label: (n,).
         score: (n,).
+        weight: (n,) what every row counts in the sum; None: 1.
     """
     asked = ~torch.isnan(label)
-    return torch.where(asked, label - score, 0.0).square().sum(), asked.sum()
+    squares = torch.where(asked, label - score, 0.0).square()
+    return (squares if weight is None else weight * squares).sum(), asked.sum()
 
 
-def cross_entropy(label: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
+def cross_entropy(label: Tensor, score: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Sum of the binary cross-entropy of logits over the rows with a label (NaN: none), in nats, and their number.
 
     Args:
         label: (n,) 0 or 1.
         score: (n,) logits.
+        weight: (n,) what every row counts in the sum; None: 1.
     """
     asked = ~torch.isnan(label)
-    total = functional.binary_cross_entropy_with_logits(
-        score, label.nan_to_num(0.0), weight=asked.to(score.dtype), reduction="sum"
-    )
+    counted = asked.to(score.dtype) if weight is None else asked * weight
+    total = functional.binary_cross_entropy_with_logits(score, label.nan_to_num(0.0), weight=counted, reduction="sum")
     return total, asked.sum()
 
 
@@ -144,7 +158,13 @@ class Curvature(NamedTuple):
 
 
 def retrieval_curvature(
-    loss: RetrievalLoss, positive: Tensor, counts: Tensor, share: float, positive_weight: float, popularity: Tensor
+    loss: RetrievalLoss,
+    positive: Tensor,
+    counts: Tensor,
+    share: float,
+    positive_weight: float,
+    popularity: Tensor,
+    weight: Tensor | None = None,
 ) -> Curvature:
     """Return the bound for a retrieval loss.
 
@@ -154,12 +174,14 @@ def retrieval_curvature(
     Args:
         loss: Which loss.
         positive: (n,) whether a row is a positive.
-        counts: (B,) positives of every user.
+        counts: (B,) positives of every user, or the sum of their weights.
         share: What a user counts in sums over all items.
         positive_weight: See :func:`whole_data_squared_loss`.
         popularity: (m,) share of the training rows of every item of the catalogue.
+        weight: (n,) what every row counts; None: 1.
     """
-    own, number = positive.to(popularity.dtype), counts.to(popularity.dtype)
+    own = positive.to(popularity.dtype) if weight is None else positive * weight
+    number = counts.to(popularity.dtype)
     if loss == "softmax":
         return Curvature(torch.zeros_like(own), number, popularity)
     if loss == "bpr":
