@@ -1,4 +1,5 @@
-# make run    installs what is missing, runs the whole study, prints the headline table
+# make run    installs what is missing, runs the study of the core models, prints the headline table
+# make study  the same with all models
 # make test   installs what is missing, runs linter, type checker and tests
 # Both need Python 3.11 or newer, make, git, gcc and a package index.
 PYTHON ?= python3
@@ -9,7 +10,7 @@ DATA_WHEEL := recbole==1.2.1
 export KEDRO_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint data new-dataset lab viz map notebooks bench-quality bench-scale clean
+.PHONY: help run study test lint data new-dataset lab viz map notebooks bench-quality bench-scale clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -32,8 +33,11 @@ $(VENV)/.data: Makefile | $(BIN)/python
 
 data: $(VENV)/.data ## get the data: MovieLens-100k inside a wheel
 
-run: $(VENV)/.runtime $(VENV)/.data ## the whole study and its headline table
+run: $(VENV)/.runtime $(VENV)/.data ## the study of the core models and its headline table
 	$(BIN)/kedro run
+
+study: $(VENV)/.runtime $(VENV)/.data ## the study of all models
+	$(BIN)/kedro run --params study.core_only=false
 
 new-dataset: $(VENV)/.runtime ## a commented starting point for your own data: make new-dataset NAME=my_books FROM=path/to/files
 	$(BIN)/python -m multitask_recommender.new_dataset '$(NAME)' $(if $(FROM),'$(FROM)')

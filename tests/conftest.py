@@ -57,7 +57,10 @@ class FixedProjection:
         self.vectors, self.dimension = vectors, vectors.shape[1]
 
     def encode(self, queries: Queries) -> np.ndarray:
-        return queries.known(len(self.vectors)) @ self.vectors
+        rows = queries.history
+        weight = np.ones(len(rows), np.float32) if rows.weight is None else rows.weight
+        shape = (len(queries), len(self.vectors))
+        return sparse.csr_matrix((weight, (rows.user, rows.item)), shape=shape) @ self.vectors
 
 
 def everyone(rows: Interactions, side: SideInformation) -> Queries:

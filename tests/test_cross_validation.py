@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 import pickle
 
@@ -8,18 +9,25 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from conftest import TASKS, make_interactions, make_side
+from conftest import TASKS, everyone, make_interactions, make_side
+from multitask_recommender.data.folds import Folding, SplitRule
 from multitask_recommender.evaluation.cross_validation import (
     CrossValidationSettings,
+    Grid,
     best_candidates,
     candidates,
-    check_labels,
     cross_validate,
+    usable_folds,
     validation_errors,
 )
 from multitask_recommender.foundation.errors import StudyError, TrainingError
 from multitask_recommender.foundation.randomness import derive_seed
 from multitask_recommender.models.variants import VARIANTS
+
+
+def rule(folds: int, folding: Folding = "random") -> SplitRule:
+    return SplitRule("random", "trained", folding, folds)
+
 
 BUDGET = CrossValidationSettings(candidates=4, workers=1)
 
@@ -50,7 +58,7 @@ def test_it_chooses_the_better_candidate_per_task() -> None:
     rows, side = make_interactions(60, 30, 8, seed=2), make_side(60, 30)
     variant = VARIANTS["user_item_bias"]
     parameters = variant.parameters(search={"user_shrinkage": [1e6, 5.0]})
-    choice = cross_validate(variant, parameters, rows, lambda _: side, 3, BUDGET, 1, "random")
+    choice = cross_validate(variant, parameters, rows, lambda _: side, BUDGET, 1, rule(3))
     assert set(choice.chosen) == {"like", "rating"}
     for task, chosen in choice.chosen.items():
         errors = choice.table[choice.table["task"] == task].groupby("candidate")["error"].mean()
@@ -69,7 +77,7 @@ def test_results_do_not_depend_on_the_number_of_workers() -> None:
     parameters = variant.parameters(settings=settings, search={"penalty": [0.1, 10.0]})
     tables = [
         cross_validate(
-            variant, parameters, rows, lambda _: side, 2, CrossValidationSettings(candidates=2, workers=n), 1, "random"
+            variant, parameters, rows, lambda _: side, CrossValidationSettings(candidates=2, workers=n), 1, rule(2)
         ).table
         for n in (1, 2)
     ]
@@ -81,12 +89,12 @@ def test_a_diverging_candidate_loses_and_all_diverging_is_an_error() -> None:
     variant = VARIANTS["two_stage"]
     settings = {"dimension": 4, "training": {"epochs": 3, "batches": 2, "gradient_clip": None}}
     parameters = variant.parameters(settings=settings, search={"training.learning_rate": [1e30, 0.01]})
-    choice = cross_validate(variant, parameters, rows, lambda _: side, 2, BUDGET, 1, "random")
+    choice = cross_validate(variant, parameters, rows, lambda _: side, BUDGET, 1, rule(2))
     assert choice.chosen == {"training.learning_rate": 0.01}
     assert math.isinf(choice.table["error"].max())
     hopeless = variant.parameters(settings=settings, search={"training.learning_rate": [1e30, 1e31]})
     with pytest.raises(TrainingError, match=r"two_stage.*random"):
-        cross_validate(variant, hopeless, rows, lambda _: side, 2, BUDGET, 1, "random")
+        cross_validate(variant, hopeless, rows, lambda _: side, BUDGET, 1, rule(2))
 
 
 def test_a_constant_model_has_error_one() -> None:
@@ -127,19 +135,66 @@ def test_bad_blocks_are_refused(block: dict[str, object]) -> None:
 
 def test_a_task_without_positives_in_a_fold_is_refused() -> None:
     rows = make_interactions(20, 30, 8, seed=2)
-    check_labels(rows, TASKS, 3, "shared_bottom", "random")
+    usable_folds(rows, TASKS, "shared_bottom", rule(3))
     assert rows.fold is not None
     rows.labels["like"][rows.fold == 1] = 0.0
     with pytest.raises(
         StudyError, match=r"'like' has no positive label .* in fold 2 of 3[\s\S]*'shared_bottom', random"
     ):
-        check_labels(rows, TASKS, 3, "shared_bottom", "random")
+        usable_folds(rows, TASKS, "shared_bottom", rule(3))
     rows.labels["like"][:] = 0.0
     rows.labels["like"][np.flatnonzero(rows.fold == 0)[0]] = 1.0
     with pytest.raises(StudyError, match="outside fold 1 of 3"):
-        check_labels(rows, {"like": TASKS["like"]}, 3, "shared_bottom", "random")
+        usable_folds(rows, {"like": TASKS["like"]}, "shared_bottom", rule(3))
 
 
 def test_an_error_of_training_survives_another_process_and_says_where() -> None:
     error = pickle.loads(pickle.dumps(TrainingError("It is nan in epoch 2.", "lower it").within("fold 2 of 5")))
     assert str(error) == "It is nan in epoch 2.\n  where: fold 2 of 5\n  what to do: lower it"
+
+
+def test_slices_of_time_without_a_label_are_passed_over() -> None:
+    rows = make_interactions(20, 30, 8, seed=2)
+    assert rows.fold is not None
+    rows.labels["like"][rows.fold == 1] = 0.0
+    assert usable_folds(rows, TASKS, "shared_bottom", rule(2, "forward")) == [0]
+    rows.labels["like"][:] = 0.0
+    with pytest.raises(StudyError, match="'like' has no positive label"):
+        usable_folds(rows, TASKS, "shared_bottom", rule(2, "forward"))
+
+
+def test_ways_to_ask_cost_no_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, side = make_interactions(60, 30, 8, seed=2), make_side(60, 30)
+    variant = VARIANTS["item_knn"]
+    parameters = variant.parameters(
+        search={"normalisation": [0.4, 0.5], "recency.weight": [0.0, 5.0], "recency.reach": [1.0, 3.0]}
+    )
+    grid = Grid.of(parameters.search or {}, 4, 0)
+    assert len(grid.fits) == 2
+    # Where no row counts more, the reach does not matter.
+    assert [list(way.values()) for way in grid.ways] == [[0.0, 1.0], [5.0, 1.0], [5.0, 3.0]]
+    fits = []
+    fit = variant.recommender.fit
+    monkeypatch.setattr(variant.recommender, "fit", lambda self, *args: fits.append(1) or fit(self, *args))
+    choice = cross_validate(variant, parameters, rows, lambda _: side, BUDGET, 1, rule(3))
+    assert len(fits) == 2 * len(TASKS)
+    assert len(choice.table) == 6 * len(TASKS)
+    for task, chosen in choice.chosen.items():
+        own = choice.table[choice.table["task"] == task]
+        assert json.loads(own.loc[own["error"].idxmin(), "parameters"]) == chosen
+
+
+@pytest.mark.parametrize("name", ["ease", "single_task", "wide_shared_bottom", "user_item_bias"])
+def test_a_model_asked_in_another_way_is_one_that_was_made_so(name: str) -> None:
+    rows, side = make_interactions(40, 30, 8, seed=2), make_side(40, 30)
+    variant = VARIANTS[name]
+    parameters = variant.parameters()
+    changed = parameters.with_values({"recency": {"weight": 8.0, "reach": 2.0}})
+    scores = []
+    for first in (parameters.settings, changed):
+        model = variant.make(first, side.tasks)
+        model.fit(rows, side, 3)
+        model.ask_with(changed)
+        scores.append(model.score(everyone(rows, side)))
+    for task in scores[0]:
+        np.testing.assert_array_equal(scores[0][task], scores[1][task])

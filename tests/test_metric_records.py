@@ -130,7 +130,7 @@ def test_labels_of_axes_say_unit_and_direction() -> None:
 
 
 def long_table(rows: Interactions) -> ibis.expr.types.Table:
-    columns = {"split": "s", "user": rows.user, "item": rows.item, **rows.labels}
+    columns = {"split": "s", "user": rows.user, "item": rows.item, "position": np.arange(len(rows)), **rows.labels}
     columns |= {f"relevant_{name}": values for name, values in rows.relevant.items()}
     return ibis.memtable(pd.DataFrame(columns))
 
@@ -147,7 +147,8 @@ def measured(train: Interactions, test: Interactions, score: np.ndarray, groups:
     predictions, ranked_lists = (
         pd.concat([table.assign(task=task) for task in TASKS], ignore_index=True) for table in (pairs, ranked)
     )
-    tables = (long_table(train), groups, long_table(test), predictions, ranked_lists)
+    nothing = long_table(train).limit(0)
+    tables = (long_table(train), nothing, groups, long_table(test), predictions, ranked_lists)
     return nodes.measure(VARIANTS["popularity"], DATASET, SETTINGS, SPLITS, *tables)[0]
 
 

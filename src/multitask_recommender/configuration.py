@@ -8,7 +8,7 @@ from typing import Any
 
 from kedro.config import OmegaConfigLoader
 
-from multitask_recommender.data.splits import NEED_TIME
+from multitask_recommender.data.description import IN_TIME
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def without_base_data(base: Mapping[str, Any], overlay: Mapping[str, Any], kind:
         kept.pop("dataset", None)
         strategies = (kept.get("splits") or {}).get("strategies", [])
         stated = "strategies" in (overlay.get("splits") or {})
-        usable = [name for name in strategies if name not in NEED_TIME]
+        usable = [name for name in strategies if name not in IN_TIME]
         if not interactions.get("timestamp") and not stated and usable != list(strategies):
             logger.warning("The interactions have no timestamps: left with the split strategies %s", ", ".join(usable))
             kept["splits"] = {**kept["splits"], "strategies": usable}

@@ -11,14 +11,17 @@ import duckdb
 from pydantic import Field, field_validator, model_validator
 
 from multitask_recommender.data.dates import check_formats
+from multitask_recommender.data.folds import Candidates, Folding, SplitRule
 from multitask_recommender.data.label_expressions import NOT_NAMES
 from multitask_recommender.data.tasks import Task
 from multitask_recommender.foundation.settings_base import Described, Settings
 
-SplitName = Literal["random", "chronological", "temporal", "cold_items"]
-Candidates = Literal["trained", "new", "all"]
+SplitName = Literal["random", "chronological", "temporal", "leave_last_out", "given", "cold_items", "cold_users"]
+IN_TIME = ("chronological", "temporal", "leave_last_out")
+"""Splits whose test is the future; they need timestamps."""
 
 
+TimeUnit = Literal["days", "hours", "minutes", "seconds", "milliseconds", "microseconds", "nanoseconds", "order"]
 Missing = list[str | int | float]
 RowHandling = Literal["refuse", "drop"]
 Duplicates = Literal["refuse", "first", "last"]
@@ -79,6 +82,37 @@ class Events(Described):
     others: RowHandling = "refuse"
 
 
+class GivenParts(Described):
+    """Which rows the data itself divides into training, validation and test rows.
+
+    Attributes:
+        column: Column that names the part; ``(file)`` where every part has a file of its own.
+        train: Values of the training rows.
+        validation: Values of the validation rows.
+        test: Values of the test rows.
+        unused: Values of rows that the split ``given`` leaves out.
+    """
+
+    column: str
+    train: list[str] = Field(default=["train"], min_length=1)
+    validation: list[str] = Field(default=["validation"])
+    test: list[str] = Field(default=["test"], min_length=1)
+    unused: list[str] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _check(self) -> GivenParts:
+        values = [value for part in self.parts.values() for value in part]
+        for value in values:
+            if values.count(value) > 1:
+                raise ValueError(f"the value '{value}' stands for two parts")
+        return self
+
+    @property
+    def parts(self) -> dict[str, list[str]]:
+        """Part to its values."""
+        return {name: getattr(self, name) for name in ("train", "validation", "test", "unused")}
+
+
 class InteractionTable(Described):
     """Which column of ``raw_interactions`` is what.
 
@@ -92,15 +126,19 @@ class InteractionTable(Described):
         decimal: What divides the whole part of signals and timestamps from the fraction.
         timestamp: Column with a number that grows with time, or null.
         timestamp_formats: Where it is a date instead: its formats, such as ``%Y-%m-%d %H:%M:%S``.
+        timestamp_unit: What the number counts since 1970; ``order``: it only grows with time. Null: by its size, see
+            ``tables.py``.
         signals: Numeric columns, by the name that label expressions use.
-        events: Where rows are events of several kinds; ``duplicates: refuse`` then means the maximum, as events of a
-            pair are in order.
-        duplicates: What happens to rows that repeat a pair: ``refuse`` them, keep the ``first`` or ``last`` by time (by
-            place in the file where there is no time), or make one row of them with the ``maximum``, ``minimum``,
-            ``sum`` or ``mean`` of every signal; ``count`` makes one row with the number of rows as the signal ``count``
-            and the maximum of every other signal. The time is that of the last row.
+        events: Where rows are events of several kinds; ``duplicates: refuse`` then means ``keep``, as events of a pair
+            are in order.
+        duplicates: What happens to rows that repeat a pair: ``refuse`` them, ``keep`` them all as events (the labels of
+            a pair come from them by ``of_pair`` of each task), keep the ``first`` or ``last`` by time (by place in the
+            file where there is no time), or make one row of them with the ``maximum``, ``minimum``, ``sum`` or ``mean``
+            of every signal; ``count`` makes one row with the number of rows as the signal ``count`` and the maximum of
+            every other signal. The time is that of the last row.
         unreadable: What happens to rows without identifiers, or with a timestamp or signal that cannot be read or is
             outside its range.
+        part: Where the data says itself what is training and what is test, for the split ``given``.
         unknown_users: What happens to rows of users that ``raw_users`` does not have; ``keep`` adds the user, with
             all features missing.
         unknown_items: The same for items.
@@ -115,10 +153,12 @@ class InteractionTable(Described):
     decimal: Literal[".", ","] = "."
     timestamp: str | None = None
     timestamp_formats: list[str] = Field(default_factory=list)
+    timestamp_unit: TimeUnit | None = None
     signals: dict[str, Signal] = Field(default_factory=dict)
     events: Events | None = None
-    duplicates: Literal["refuse", "first", "last", "maximum", "minimum", "sum", "mean", "count"] = "refuse"
+    duplicates: Literal["refuse", "keep", "first", "last", "maximum", "minimum", "sum", "mean", "count"] = "refuse"
     unreadable: RowHandling = "refuse"
+    part: GivenParts | None = None
     unknown_users: Literal["refuse", "drop", "keep"] = "refuse"
     unknown_items: Literal["refuse", "drop", "keep"] = "refuse"
 
@@ -131,6 +171,11 @@ class InteractionTable(Described):
                 f"'duplicates: {self.duplicates}' would keep one event of a pair; with 'events' name a merge"
             )
         return self
+
+    @property
+    def keeps_events(self) -> bool:
+        """Whether a user may meet an item many times, each time in a row of its own."""
+        return self.duplicates == "keep" or (self.events is not None and self.duplicates == "refuse")
 
     @property
     def signal_names(self) -> list[str]:
@@ -388,10 +433,12 @@ class DatasetSettings(Described):
 
 
 _INTERACTION_COLUMNS = frozenset(
-    {"row", "user", "item", "user_id", "item_id", "timestamp", "raw_timestamp", "event", "fault", "file"}
-    | {"invisible_user_id", "invisible_item_id", "occurrence", "key"}
+    {"row", "user", "item", "user_id", "item_id", "timestamp", "raw_timestamp", "time", "event", "fault", "file"}
+    | {"invisible_user_id", "invisible_item_id", "occurrence", "key", "given_part"}
 )
-_LABEL_COLUMNS = frozenset({"row", "user", "item", "item_id", "timestamp", "split", "part", "fold", "position"})
+_LABEL_COLUMNS = frozenset(
+    {"row", "user", "item", "item_id", "timestamp", "time", "given_part", "split", "part", "fold", "position"}
+)
 _SIDE_COLUMNS = frozenset(
     {"row", "user", "item", "user_id", "item_id", "title", "fault", "occurrence", "key"}
     | {"invisible_user_id", "invisible_item_id"}
@@ -425,6 +472,11 @@ class SplitSettings(Settings):
         random_test_share: Share of test rows of the split ``random``.
         validation_share: Share of validation rows; 0 for none.
         folds: Number of cross-validation folds inside the training rows.
+        hidden_share: Of the split ``cold_users``, the share of a new user's rows that is to be found.
+        leave_last_out: Name of the task whose last positive row the split ``leave_last_out`` tests; null: the last
+            row of any kind. In YAML, ``{leave_last_out: task}`` in the list of strategies says the same.
+        folding: ``{given: forward}`` where the parts that the data names follow each other in time; else its folds are
+            random. Those of the other splits follow from what they test (see ``folds.py``).
         candidates: Split to the items that may be recommended on it: ``trained`` (those with training rows, the
             default), ``new`` (those without: which of the new items does a user get? the default of ``cold_items``), or
             ``all``.
@@ -436,7 +488,23 @@ class SplitSettings(Settings):
     test_share: float = Field(default=0.2, gt=0, lt=1)
     validation_share: float = Field(default=0.1, ge=0, lt=1)
     folds: int = Field(ge=2)
+    hidden_share: float = Field(default=0.2, gt=0, lt=1)
+    leave_last_out: str | None = None
+    folding: dict[Literal["given"], Literal["random", "forward"]] = Field(default_factory=dict)
     candidates: dict[SplitName, Candidates] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_task(cls, values: object) -> object:
+        if not isinstance(values, dict) or not isinstance(values.get("strategies"), list):
+            return values
+        names, task = [], values.get("leave_last_out")
+        for entry in values["strategies"]:
+            if isinstance(entry, dict) and list(entry) == ["leave_last_out"]:
+                task = entry["leave_last_out"]
+                entry = "leave_last_out"
+            names.append(entry)
+        return {**values, "strategies": names, "leave_last_out": task}
 
     @model_validator(mode="after")
     def _check(self) -> SplitSettings:
@@ -446,10 +514,22 @@ class SplitSettings(Settings):
             raise ValueError("a split strategy is listed twice")
         return self
 
+    def rule(self, split: str) -> SplitRule:
+        """Return what else there is to know of a split."""
+        return SplitRule(split, self.candidates_of(split), self.folding_of(split), self.folds)
+
     @property
     def names(self) -> list[str]:
         """The split strategies in the declared order."""
         return list(self.strategies)
+
+    def folding_of(self, split: str) -> Folding:
+        """Return how the folds of a split are made."""
+        if split == "given":
+            return self.folding.get("given", "random")
+        if split in IN_TIME:
+            return "forward"
+        return "users" if split == "cold_users" else "random"
 
     def candidates_of(self, split: str) -> Candidates:
         """Return which items may be recommended on a split."""

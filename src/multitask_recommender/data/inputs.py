@@ -9,6 +9,7 @@ import ibis
 import ibis.expr.types as ir
 
 from multitask_recommender.data.description import DatasetSettings
+from multitask_recommender.data.events import as_pairs, pair_rules
 from multitask_recommender.data.interactions import Interactions, SideInformation, read_features, read_interactions
 from multitask_recommender.data.queries import Histories
 
@@ -33,16 +34,21 @@ class TrainingTables:
     user_features: ir.Table
     item_features: ir.Table
 
-    def rows(self, split: str) -> Interactions:
-        """Read the training rows of a split."""
+    def events(self, split: str) -> Interactions:
+        """Read the training rows of a split, where a user may meet an item many times."""
         return read_interactions(self.behaviour_sequences, split, self.dataset.tasks)
+
+    def rows(self, split: str) -> Interactions:
+        """Read the pairs that the training rows of a split make."""
+        return as_pairs(self.events(split), pair_rules(self.dataset.tasks))
 
     def known(self, split: str, validation_rows: ir.Table) -> Histories:
         """Read all rows of a split that are known before the test, to ask with."""
-        columns = ["split", "user", "position", "item", *self.dataset.tasks]
+        columns = ["split", "user", "position", "item", "time", *self.dataset.tasks]
         columns += [f"relevant_{name}" for name in self.dataset.tasks]
         both = ibis.union(self.behaviour_sequences.select(columns), validation_rows.select(columns))
-        return Histories(read_interactions(both, split, self.dataset.tasks), self.side(split).user_features)
+        events = read_interactions(both, split, self.dataset.tasks)
+        return Histories(as_pairs(events, pair_rules(self.dataset.tasks)), self.side(split).user_features)
 
     @cached_property
     def shape(self) -> tuple[int, int]:

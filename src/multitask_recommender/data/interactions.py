@@ -125,20 +125,21 @@ def read_interactions(table: ir.Table, split: str, tasks: dict[str, Task]) -> In
         tasks: The tasks by name.
 
     Returns:
-        The rows, sorted by user and by position in the behaviour sequence, or by item where there is none.
+        The rows, sorted by user and by position in the behaviour sequence.
     """
-    order = ["user", "position" if "position" in table.columns else "item"]
-    return interactions_of(table.filter(table.split == split).order_by(order).to_pyarrow(), tasks)
+    return interactions_of(table.filter(table.split == split).order_by("user", "position").to_pyarrow(), tasks)
 
 
 def interactions_of(rows: pa.Table, tasks: Iterable[str]) -> Interactions:
     """Turn sorted rows (user, item, one column per task, ``relevant_<task>``, perhaps fold) into arrays."""
+    time = rows["time"].to_numpy() if "time" in rows.column_names else None
     return Interactions(
         user=rows["user"].to_numpy(),
         item=rows["item"].to_numpy(),
         labels={name: rows[name].to_numpy().astype(np.float32) for name in tasks},
         relevant={name: rows[f"relevant_{name}"].to_numpy() for name in tasks},
         fold=rows["fold"].to_numpy().astype(np.int64) if "fold" in rows.column_names else None,
+        time=None if time is None or np.isnan(time.astype(np.float64)).any() else time.astype(np.float64),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -51,32 +52,71 @@ def _task_labels(table: ir.Table, name: str, task: Task) -> _TaskLabels:
 
 
 def _contradictions(
-    values: dict[str, ir.NumericValue], tasks: dict[str, Task]
+    values: dict[str, ir.NumericValue], tasks: dict[str, Task], first: dict[str, ir.NumericValue] | None = None
 ) -> Iterator[tuple[str, str, ir.BooleanValue]]:
     """Where a task is positive and the task before it is not: (task, task before, where), the last steps first.
 
     Between two of them, ``values`` changes: where contradictions imply the step before, it becomes 1.
+
+    Args:
+        values: Task to its labels.
+        tasks: The tasks by name.
+        first: Where rows are events, task to the time of the first positive event of the row's pair, infinite without
+            one: the step before has to be positive at that time or earlier, in a row of its own. None: rows are pairs.
     """
     for name in sorted(tasks, key=lambda name: -len(funnel_chain(tasks, name))):
         before = tasks[name].after
         if before is None or tasks[before].kind == "regression":
             continue
-        wrong = ((values[name] > 0) & (values[before] <= 0)).fill_null(False)
+        if first is None:
+            wrong = ((values[name] > 0) & (values[before] <= 0)).fill_null(False)
+        else:
+            wrong = ((values[name] > 0) & (first[before] > first[_OWN_TIME])).fill_null(False)
         yield name, before, wrong
         if tasks[name].contradictions == "imply":
             values[before] = wrong.ifelse(1.0, values[before])
+            if first is not None:
+                first[before] = ibis.least(first[before], first[name])
+
+
+_OWN_TIME = ""
+"""Stands in the place of a task for the time of the row itself."""
+
+
+def _with_first_times(
+    interactions: ir.Table, dataset: DatasetSettings
+) -> tuple[ir.Table, dict[str, ir.NumericValue] | None]:
+    """Add when every task was positive first for the pair of a row, where rows are events.
+
+    Returns:
+        The interactions, and task to the time (see :func:`_contradictions`); None where rows are pairs.
+    """
+    if not dataset.interactions.keeps_events or not any(task.after for task in dataset.tasks.values()):
+        return interactions, None
+    found = {name: _task_labels(interactions, name, task).value for name, task in dataset.tasks.items()}
+    time = interactions.timestamp.fill_null(0.0).cast("float64")
+    events = interactions.select(
+        "user", "item", **{f"at_{n}": (value > 0).ifelse(time, None) for n, value in enumerate(found.values())}
+    )
+    pairs = events.group_by("user", "item").aggregate(
+        **{f"first_{n}": events[f"at_{n}"].min().fill_null(math.inf) for n in range(len(found))}
+    )
+    joined = interactions.inner_join(pairs, ["user", "item"]).cache()
+    times: dict[str, ir.NumericValue] = {name: joined[f"first_{n}"] for n, name in enumerate(found)}
+    return joined, {**times, _OWN_TIME: joined.timestamp.fill_null(0.0).cast("float64")}
 
 
 def label_interactions(interactions: ir.Table, dataset: DatasetSettings) -> ir.Table:
     """Compute the label of every task on every interaction.
 
     Returns:
-        Table (row, user, item, timestamp, item_id, one float64 column per task, ``relevant_<task>``): null where
-        the task does not ask.
+        Table (row, user, item, timestamp, time, given_part, item_id, a float64 column per task, ``relevant_<task>``):
+        null where the task does not ask.
     """
+    interactions, first = _with_first_times(interactions, dataset)
     found = {name: _task_labels(interactions, name, task) for name, task in dataset.tasks.items()}
     values = {name: own.value for name, own in found.items()}
-    for _ in _contradictions(values, dataset.tasks):
+    for _ in _contradictions(values, dataset.tasks, first):
         pass
     # In one step, because a task may carry the name of the signal that it and others are made from, such as ``rating``.
     labels, relevance = {}, {}
@@ -85,7 +125,8 @@ def label_interactions(interactions: ir.Table, dataset: DatasetSettings) -> ir.T
         labels[name] = (value > 0).cast("float64").nullif(0) if task.kind == "retrieval" else value
         is_relevant = value > 0 if relevant is None else value.notnull() & relevant
         relevance[f"relevant_{name}"] = is_relevant.fill_null(False)
-    return interactions.select("row", "user", "item", "item_id", "timestamp", **labels, **relevance).order_by("row")
+    kept = ("row", "user", "item", "item_id", "timestamp", "time", "given_part")
+    return interactions.select(*kept, **labels, **relevance).order_by("row")
 
 
 def settle_contradictions(
@@ -99,14 +140,17 @@ def settle_contradictions(
     Raises:
         DataError: If there are such rows and the task refuses them.
     """
+    columns_before = interactions.columns
+    interactions, first = _with_first_times(interactions, dataset)
     found = {name: _task_labels(interactions, name, task) for name, task in dataset.tasks.items()}
     values = {name: own.value for name, own in found.items()}
     kept = interactions.row.notnull()
     done = []
-    for name, before, contradicts in _contradictions(values, dataset.tasks):
+    for name, before, contradicts in _contradictions(values, dataset.tasks, first):
         wrong = contradicts & kept
         handling = dataset.tasks[name].contradictions
         what = f"'{name}' is positive and '{before}', which it comes after, is not"
+        what += " by then" if first is not None else ""
         if handling == "refuse":
             columns = [column for own in (name, before) for column in _columns(found[own].parsed)]
             _refuse(
@@ -123,7 +167,9 @@ def settle_contradictions(
             done.append(("raw_interactions", f"{what}: {effect}", count))
         if handling == "drop":
             kept = kept & ~contradicts
-    return interactions.filter(kept) if any("dropped" in reason for _, reason, _ in done) else interactions, done
+    if any("dropped" in reason for _, reason, _ in done):
+        interactions = interactions.filter(kept)
+    return interactions.select(columns_before), done
 
 
 def _columns(parsed: dict[str, LabelExpression]) -> list[str]:

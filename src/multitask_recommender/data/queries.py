@@ -10,6 +10,7 @@ from scipy import sparse
 
 from multitask_recommender.data.interactions import IntArray, Interactions, pair_matrix
 from multitask_recommender.data.recency import Recency
+from multitask_recommender.data.tasks import Task
 
 NEW_USER = -1
 """Number of a user who is not among those of the training."""
@@ -63,6 +64,10 @@ class Queries:
     def known(self, items: int) -> sparse.csr_matrix:
         """Return (B, items), nonzero at the items of the histories."""
         return pair_matrix(self.history.user, self.history.item, (len(self), items))
+
+    def left_out(self, name: str, task: Task, items: int) -> sparse.csr_matrix:
+        """Return (B, items), nonzero at the items that a list of a task does not hold, because they are known."""
+        return self.relevant(name, items) if task.known == "own_task" else self.known(items)
 
     def relevant(self, task: str, items: int) -> sparse.csr_matrix:
         """Return (B, items) with a one at the items that the user found relevant, however often, or its weight.

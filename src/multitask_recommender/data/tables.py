@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import time as clock
 from collections.abc import Mapping
 
 import ibis
@@ -29,6 +30,21 @@ from multitask_recommender.data.raw_columns import FAULT, FILE, ROW
 from multitask_recommender.foundation.errors import DataError
 
 _SHOWN_ROWS = 5
+_KEPT = ("row", "user_id", "item_id", "timestamp", "time", "given_part")
+"""What is kept of an interaction beside its signals."""
+_UNITS = {
+    "days": 86_400.0,
+    "hours": 3_600.0,
+    "minutes": 60.0,
+    "seconds": 1.0,
+    "milliseconds": 1e-3,
+    "microseconds": 1e-6,
+    "nanoseconds": 1e-9,
+}
+"""Seconds of every unit of time."""
+_UNIT_KEY = "dataset.interactions.timestamp_unit"
+_SIZES = {"seconds": 1e8, "milliseconds": 1e11, "microseconds": 1e14, "nanoseconds": 1e17}
+"""Least size of numbers that are taken for times of day in a unit."""
 _FINITE = "a number, and a finite one"
 # Spaces of any kind and characters that take no place, such as a byte order mark, at both ends of a text.
 _AROUND = r"^[\s\p{Z}\p{Cf}\p{Cc}]+|[\s\p{Z}\p{Cf}\p{Cc}]+$"
@@ -136,8 +152,8 @@ def standardise_interactions(
 
     Returns:
         Table with row (position in the raw files), fault, file (null for a table of one file), user_id, item_id and
-        whether they held invisible characters, timestamp (null without one), event (null without one) and, for every
-        signal, its number (null where the text is not a number, NaN where it is not a finite one) and
+        whether they held invisible characters, timestamp (null without one), event and ``raw_part`` (null without one)
+        and, for every signal, its number (null where the text is not a number, NaN where it is not a finite one) and
         ``raw_<signal>``, the text (null where it stands for no value).
 
     Raises:
@@ -153,6 +169,8 @@ def standardise_interactions(
         wanted["dataset.interactions.timestamp"] = settings.timestamp
     if settings.events is not None:
         wanted["dataset.interactions.events.column"] = settings.events.column
+    if settings.part is not None:
+        wanted["dataset.interactions.part.column"] = settings.part.column
     of_files = {f"dataset.interactions.signals.{n}.files": FILE for n, s in settings.signals.items() if s.files}
     require_columns(raw, name, wanted | of_files)
     _require_values(raw, name, wanted)
@@ -167,6 +185,7 @@ def standardise_interactions(
         "invisible_item_id": _invisible(table[settings.item_id]),
         "timestamp": ibis.null("float64"),
         "event": ibis.null("string") if settings.events is None else _text(table[settings.events.column]),
+        "raw_part": ibis.null("string") if settings.part is None else _text(table[settings.part.column]),
     }
     if settings.timestamp is not None:
         time = columns["raw_timestamp"] = _text(table[settings.timestamp])
@@ -556,13 +575,23 @@ def _merge(table: ir.Table, settings: InteractionTable, signals: list[str], repo
     values = {signal: merged(table[signal]) for signal in signals}
     if settings.duplicates == "count":
         values["count"] = table.count().cast("float64")
-    pairs = table.group_by("user_id", "item_id").aggregate(
-        row=table.row.min(), timestamp=table.timestamp.max(), **values
-    )
-    pairs = pairs.select("row", "user_id", "item_id", "timestamp", *settings.signal_names).cache()
+    values |= {name: table[name].max() for name in ("timestamp", "time", "given_part")}
+    if settings.part is not None:
+        pair = ibis.window(group_by=["user_id", "item_id"])
+        several = table.mutate(low=table.given_part.min().over(pair), high=table.given_part.max().over(pair))
+        refuse_rows(
+            several.filter(several.low != several.high),
+            name,
+            settings.part.column,
+            "The rows of a pair, which are to be joined, stand in several parts.",
+            "keep them apart as events ('dataset.interactions.duplicates: keep'), or correct the parts.",
+            value="given_part",
+        )
+    pairs = table.group_by("user_id", "item_id").aggregate(row=table.row.min(), **values)
+    pairs = pairs.select(*_KEPT, *settings.signal_names).cache()
     left = int(table.count().execute()) - int(pairs.count().execute())
     if left:
-        how = "maximum" if settings.duplicates == "refuse" else settings.duplicates
+        how = settings.duplicates
         report.add(name, f"joined with another row of the same pair ({how} of every signal)", left)
     return pairs
 
@@ -594,6 +623,75 @@ def _check_files(table: ir.Table, settings: InteractionTable) -> None:
                 f"say in which of them it is this signal: '{key}.{name}.files: [{found[-1]}]', or name all of them.",
                 column=signal.column,
             )
+
+
+def _settle_times(table: ir.Table, settings: InteractionTable, name: str, report: _Report) -> ir.Table:
+    """Add ``time``, seconds since 1970 (null where the timestamps only say an order), and refuse times that cannot be.
+
+    Without a declared unit the size of the largest number says it: numbers of 11 or fewer digits of which the first 9
+    are reached (1973) are seconds, those a thousand, a million or a milliard times as large milli-, micro- and
+    nanoseconds; smaller ones say an order alone.
+    """
+    if settings.timestamp is None:
+        return table.mutate(time=ibis.null("float64"))
+    unit: str | None = "seconds" if settings.timestamp_formats else settings.timestamp_unit
+    if unit is None:
+        unit = _unit_by_size(table, settings.timestamp, name)
+    if unit == "order":
+        return table.mutate(time=ibis.null("float64"))
+    table = table.mutate(time=table.timestamp * _UNITS[unit])
+    latest = clock.time() + _UNITS["days"]
+    counted = "" if settings.timestamp_formats else f", counted in {unit},"
+    if settings.unreadable == "refuse":
+        refuse_rows(
+            table.filter(table.time > latest),
+            name,
+            settings.timestamp,
+            f"The time{counted} lies in the future.",
+            f"correct the rows, say what the number counts in '{_UNIT_KEY}' ('order' if it is no time of day), or set "
+            "'dataset.interactions.unreadable: drop'.",
+            value="raw_timestamp",
+        )
+    return report.keep(table, table.time <= latest, name, f"unreadable: '{settings.timestamp}' lies in the future")
+
+
+def _unit_by_size(table: ir.Table, column: str, name: str) -> str:
+    """Return the unit of the timestamps by their size, and refuse several sizes."""
+    sizes = {size: ((table.timestamp >= low) & (table.timestamp < 1000 * low)) for size, low in _SIZES.items()}
+    counts = table.aggregate(**{size: inside.sum() for size, inside in sizes.items()}).execute().iloc[0].fillna(0)
+    found = [size for size in sizes if counts[size] > 0]
+    if not found:
+        return "order"
+    unit = max(found, key=lambda size: counts[size])
+    others = [size for size in found if size != unit]
+    if others:
+        refuse_rows(
+            table.filter(ibis.or_(*[sizes[size] for size in others])),
+            name,
+            column,
+            f"Timestamps are in mixed units: most are {unit} by their size, others {' and '.join(others)}.",
+            f"bring them to one unit, or say that they are of one in '{_UNIT_KEY}'.",
+            value="raw_timestamp",
+        )
+    return unit
+
+
+def _settle_parts(table: ir.Table, settings: InteractionTable, name: str) -> ir.Table:
+    """Add ``given_part``, the part that the data puts a row into; null where it names none."""
+    if settings.part is None:
+        return table.mutate(given_part=ibis.null("string"))
+    parts = settings.part.parts
+    known = [(table.raw_part == value, part) for part, values in parts.items() for value in values]
+    table = table.mutate(given_part=ibis.cases(*known, else_=None))
+    refuse_rows(
+        table.filter(table.given_part.isnull()),
+        name,
+        settings.part.column,
+        f"The part is none of {', '.join(value for values in parts.values() for value in values)}.",
+        "list it under 'train', 'validation', 'test' or 'unused' in 'dataset.interactions.part'.",
+        value="raw_part",
+    )
+    return table
 
 
 def _settle_interactions(
@@ -633,6 +731,8 @@ def _settle_interactions(
                 value="raw_timestamp",
             )
         table = report.keep(table, readable, name, f"unreadable: '{settings.timestamp}' is not {what}")
+    table = _settle_times(table, settings, name, report)
+    table = _settle_parts(table, settings, name)
     for signal_name, signal in settings.signals.items():
         value, text = table[signal_name], table[f"raw_{signal_name}"]
         outside = ((value < signal.minimum) | (value > signal.maximum) | value.isnan()).fill_null(False)
@@ -656,8 +756,11 @@ def _settle_interactions(
             )
         table = report.keep(table, ~(outside | unreadable), name, f"unreadable: '{signal.column}' is not {limits}")
     signals = [signal for signal in settings.signal_names if signal in table.columns]
-    table = table.select("row", "user_id", "item_id", "timestamp", *signals).cache()
-    if settings.events is not None or settings.duplicates in MERGED:
+    columns = [*_KEPT, *signals]
+    table = table.select(*columns).cache()
+    if settings.keeps_events:
+        return table
+    if settings.duplicates in MERGED:
         return _merge(table, settings, signals, report, name)
     order = ["row"] if settings.timestamp is None else ["timestamp", "row"]
     return _settle_repeated(table, name, key, pair, order, settings.duplicates, report)
@@ -748,9 +851,10 @@ def validate_tables(
         seed: Seed of the numbers.
 
     Returns:
-        interactions (row, user, item, user_id, item_id, timestamp, signals), users (user, user_id, features), items
-        (item, item_id, title, features), and what was left out (table, reason, rows). ``user`` and ``item`` count from
-        0, in an order that no renaming changes (see :mod:`numbering <multitask_recommender.data.numbering>`).
+        interactions (row, user, item, user_id, item_id, timestamp, time, given_part, signals), users (user, user_id,
+        features), items (item, item_id, title, features), and what was left out (table, reason, rows). ``user`` and
+        ``item`` count from 0, in an order that no renaming changes (see :mod:`numbering
+        <multitask_recommender.data.numbering>`).
 
     Raises:
         DataError: On an empty table, and on every fault that is not declared to be handled otherwise: a missing or
@@ -790,7 +894,7 @@ def validate_tables(
     interactions = (
         interactions.inner_join(users.select("user", "user_id"), "user_id")
         .inner_join(items.select("item", "item_id"), "item_id")
-        .select("row", "user", "item", "user_id", "item_id", "timestamp", *names.signal_names)
+        .select("row", "user", "item", *_KEPT[1:], *names.signal_names)
         .order_by("row")
     )
     return (
@@ -813,9 +917,9 @@ def settle_new_interactions(
         name: Catalog name of the raw table.
 
     Returns:
-        The interactions on known items (row, user, item, user_id, item_id, timestamp, signals), where ``user`` counts
-        the users of the table from 0 in the order of their identifiers; those on unknown items (user_id, item_id); and
-        what was left out (table, reason, rows).
+        The interactions on known items (row, user, item, user_id, item_id, timestamp, time, given_part, signals), where
+        ``user`` counts the users of the table from 0 in the order of their identifiers; those on unknown items
+        (user_id, item_id); and what was left out (table, reason, rows).
 
     Raises:
         DataError: As :func:`validate_tables`, but for unknown users and items.
@@ -825,6 +929,6 @@ def settle_new_interactions(
     unknown = table.anti_join(items, "item_id").select("user_id", "item_id").order_by("user_id", "item_id")
     known = table.inner_join(items.select("item", "item_id"), "item_id")
     known = known.mutate(user=ibis.dense_rank().over(order_by=known.user_id).cast("int64"))
-    known = known.select("row", "user", "item", "user_id", "item_id", "timestamp", *settings.signal_names)
+    known = known.select("row", "user", "item", *_KEPT[1:], *settings.signal_names)
     report.count(unknown, name, "on an item that the training did not know")
     return known.order_by("row"), unknown, report.table()

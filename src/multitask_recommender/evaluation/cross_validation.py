@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from multitask_recommender.data.description import Candidates
+from multitask_recommender.data.events import as_pairs, pair_rules
+from multitask_recommender.data.folds import Candidates, FoldRows, SplitRule, fold_masks, fold_rows
 from multitask_recommender.data.interactions import FloatArray, Interactions, SideInformation
 from multitask_recommender.data.queries import Histories
 from multitask_recommender.data.splits import candidate_items
@@ -24,7 +25,7 @@ from multitask_recommender.foundation.errors import StudyError, TrainingError
 from multitask_recommender.foundation.jobs import run_jobs
 from multitask_recommender.foundation.randomness import derive_seed
 from multitask_recommender.foundation.settings_base import Settings
-from multitask_recommender.models.recommender import Recommender
+from multitask_recommender.models.recommender import ASKED_WITH, Recommender
 from multitask_recommender.models.variants import Variant, VariantParameters
 
 logger = logging.getLogger(__name__)
@@ -77,15 +78,24 @@ def validation_errors(
     held_out: Interactions,
     side: SideInformation,
     rule: Candidates = "trained",
+    known: Interactions | None = None,
 ) -> dict[str, float]:
     """Measure a fitted model on held-out rows, one error per task, comparable between tasks.
 
     Regression: RMSE over the standard deviation of the training labels; binary: log loss over the entropy of the
     training base rate; retrieval, and every task of a model whose scores only order items: 1 - NDCG@10 of the held-out
-    relevant rows under full ranking of the candidates that the split declares, over the users who have any. The rows
-    outside the fold are the histories that users are asked with.
+    relevant pairs under full ranking of the candidates that the split declares, over the users who have any.
+
+    Args:
+        variant: The model.
+        model: The same, fitted.
+        train: The pairs that it was fitted on.
+        held_out: The pairs to measure on.
+        side: The side information.
+        rule: Which items the split lets recommend.
+        known: The pairs that users are asked with; None: ``train``.
     """
-    histories = Histories(train, side.user_features)
+    histories = Histories(train if known is None else known, side.user_features)
     catalogue = candidate_items(rule, train.item, side.items)
     predicted: dict[str, FloatArray] = {}
     ndcg: dict[str, list[metrics.Values]] = {}
@@ -93,7 +103,7 @@ def validation_errors(
         rows = (held_out.user >= block[0]) & (held_out.user <= block[-1])
         queries = histories.of(block)
         scores = model.score(queries)
-        order, known = model.ranking_scores(scores), queries.known(side.items)
+        order = model.ranking_scores(scores)
         for task, values in scores.items():
             if side.tasks[task].kind != "retrieval" and variant.predicts(side.tasks[task]):
                 predicted.setdefault(task, np.empty(len(held_out), np.float32))
@@ -101,8 +111,13 @@ def validation_errors(
                 continue
             relevant = rows & held_out.relevant[task]
             user, item = held_out.user[relevant], held_out.item[relevant]
+            left_out = queries.left_out(task, side.tasks[task], side.items)
+            wanted = metrics.outside(left_out, user - block[0], item)
+            user, item = user[wanted], item[wanted]
             judged, positives = np.unique(user, return_counts=True)
-            lists = metrics.top_items(order[task][judged - block[0]], known[judged - block[0]], catalogue, _K, judged)
+            lists = metrics.top_items(
+                order[task][judged - block[0]], left_out[judged - block[0]], catalogue, _K, judged
+            )
             hits = metrics.find_hits(lists, judged, user, item, side.items)
             ndcg.setdefault(task, []).append(metrics.ndcg(hits, positives))
     errors: dict[str, float] = {}
@@ -128,11 +143,18 @@ class Choice:
 
     Attributes:
         chosen: Searched parameter to value; for a model per task, task to such a dictionary.
-        table: Every fit: columns candidate, parameters (JSON), fold, task, error.
+        table: Every measurement: columns candidate, parameters (JSON), fold, task, error.
     """
 
     chosen: dict[str, Any]
     table: pd.DataFrame
+
+
+def _by_error(table: pd.DataFrame) -> list[int]:
+    """Return the candidates measured on the most folds by their mean error over tasks and folds, the smallest first."""
+    folds = table.groupby("candidate")["fold"].nunique()
+    means = table.groupby("candidate")["error"].mean()[folds == folds.max()]
+    return means.sort_values(kind="stable").index.tolist()
 
 
 def best_candidates(table: pd.DataFrame, number: int) -> list[int]:
@@ -140,39 +162,99 @@ def best_candidates(table: pd.DataFrame, number: int) -> list[int]:
 
     Only candidates measured on the most folds compete; a tie goes to the one that stands first in the grid.
     """
-    folds = table.groupby("candidate")["fold"].nunique()
-    means = table.groupby("candidate")["error"].mean()[folds == folds.max()]
-    return sorted(means.sort_values(kind="stable").index[:number].tolist())
+    return sorted(_by_error(table)[:number])
 
 
-def check_labels(train: Interactions, tasks: dict[str, Task], folds: int, model: str, split: str) -> None:
-    """Refuse a task that can't be learnt, or can't be measured, in a fold.
+def read_when_asked(path: str) -> bool:
+    """Return whether a parameter (nested ones with dots) changes how a fitted model is asked, and not its training."""
+    return not ASKED_WITH.isdisjoint(path.split("."))
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The parameter combinations that are tried: fits, each asked in several ways.
+
+    Attributes:
+        fits: Values of the parameters of the training.
+        ways: Values of the parameters that a fitted model is asked with; every fit is measured with all of them, which
+            costs no training.
+    """
+
+    fits: list[dict[str, Any]]
+    ways: list[dict[str, Any]]
+
+    @classmethod
+    def of(cls, search: dict[str, list[Any]], limit: int, seed: int) -> Grid:
+        """Make the grid of a search space, with at most ``limit`` fits."""
+        asked = {path: values for path, values in search.items() if read_when_asked(path)}
+        trained = {path: values for path, values in search.items() if path not in asked}
+        ways = [dict(zip(asked, values, strict=True)) for values in itertools.product(*asked.values())]
+        return cls(candidates(trained, limit, seed), _different(ways))
+
+    def __len__(self) -> int:
+        return len(self.fits) * len(self.ways)
+
+    def __getitem__(self, candidate: int) -> dict[str, Any]:
+        fit, way = divmod(candidate, len(self.ways))
+        return {**self.fits[fit], **self.ways[way]}
+
+    def fits_of(self, candidates: list[int]) -> list[int]:
+        """Return the fits of some candidates, in their order and each once."""
+        return list(dict.fromkeys(candidate // len(self.ways) for candidate in candidates))
+
+
+def _different(ways: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leave out ways that differ in nothing: where no row counts more, it does not matter how far that reaches."""
+    seen: dict[str, dict[str, Any]] = {}
+    for way in ways:
+        off = [path.removesuffix(".weight") for path, value in way.items() if path.endswith(".weight") and value == 0]
+        told = {path: value for path, value in way.items() if not path.startswith(tuple(f"{name}." for name in off))}
+        seen.setdefault(json.dumps([told, sorted(off)]), way)
+    return list(seen.values())
+
+
+def usable_folds(train: Interactions, tasks: dict[str, Task], model: str, split: SplitRule) -> list[int]:
+    """Return the folds in which every task can be learnt and measured.
+
+    Random folds are alike, so that one without labels is a fault of the data; slices of time and groups of users may
+    lack a rare label, and are passed over.
 
     Args:
         train: Training rows with their folds.
         tasks: The tasks of the model.
-        folds: Number of folds.
         model: Name of the model, for the message.
-        split: Name of the split, for the message.
+        split: The split.
 
     Raises:
-        StudyError: If the rows inside or outside a fold have no positive label (no label, for a regression task).
+        StudyError: If the rows inside or outside a random fold have no positive label (no label, for a regression
+            task), or those of every other one.
     """
     assert train.fold is not None
-    for name, task in tasks.items():
-        label = train.labels[name]
-        useful = ~np.isnan(label) if task.kind == "regression" else label > 0
-        inside = np.bincount(train.fold[useful], minlength=folds)
-        for fold in range(folds):
-            for count, place in ((inside[fold], "in"), (inside.sum() - inside[fold], "outside")):
-                if count == 0:
+    usable, problem = [], ""
+    for fold in range(split.folds):
+        inside, _, held_out = fold_masks(split.folding, train.fold, fold, split.folds)
+        lacking = ""
+        for name, task in tasks.items():
+            label = train.labels[name]
+            useful = ~np.isnan(label) if task.kind == "regression" else label > 0
+            for rows, place in ((held_out, "in"), (inside, "outside")):
+                if not lacking and not (rows & useful).any():
                     what = "label" if task.kind == "regression" else "positive label"
-                    raise StudyError(
-                        f"Task '{name}' has no {what} among the training rows {place} fold {fold + 1} of {folds}.\n"
-                        f"  where: model '{model}', {split} split, 'dataset.tasks.{name}'\n"
+                    lacking = (
+                        f"Task '{name}' has no {what} among the training rows {place} fold {fold + 1} of "
+                        f"{split.folds}.\n"
+                        f"  where: model '{model}', {split.name} split, 'dataset.tasks.{name}'\n"
                         "  what to do: check the task's label expression, use fewer folds ('splits.folds'), or leave "
                         "the task out."
                     )
+        if lacking and split.folding == "random":
+            raise StudyError(lacking)
+        problem = problem or lacking
+        if not lacking:
+            usable.append(fold)
+    if not usable:
+        raise StudyError(problem)
+    return usable
 
 
 def cross_validate(
@@ -180,29 +262,25 @@ def cross_validate(
     parameters: VariantParameters,
     train: Interactions,
     side_without: Callable[[int], SideInformation],
-    folds: int,
     settings: CrossValidationSettings,
     seed: int,
-    split: str,
-    rule: Candidates = "trained",
+    split: SplitRule,
 ) -> Choice:
     """Choose parameters by k-fold cross-validation with successive halving.
 
-    Every candidate is fitted on the complement of the first fold and measured on it; the better half goes on to the
-    next fold, and so on, until one is left (Jamieson and Talwalkar, AISTATS 2016, with folds as the resource) or the
-    folds are used up, when the one with the smallest mean error is chosen. A model per task keeps, at every fold, the
-    better half of each of its tasks.
+    Every fit is made without the first fold (see ``folds.py``) and measured on it, in all ways that it can be asked;
+    the better half of the fits goes on to the next fold, and so on, until one is left (Jamieson and Talwalkar, AISTATS
+    2016, with folds as the resource) or the folds are used up, when the candidate with the smallest mean error is
+    chosen. A model per task keeps, at every fold, the better half of each of its tasks.
 
     Args:
         variant: The model.
         parameters: Its settings and search space.
         train: Training rows with their folds.
         side_without: Fold to the side information of the rows outside it.
-        folds: Number of folds.
         settings: Budget.
         seed: The study's seed; every fit derives its own.
-        split: Name of the split, for seeds and messages.
-        rule: Which items the split lets recommend.
+        split: The split.
 
     Returns:
         The choice.
@@ -212,55 +290,68 @@ def cross_validate(
         TrainingError: If every candidate diverges.
     """
     assert train.fold is not None
-    check_labels(train, side_without(0).tasks, folds, variant.name, split)
-    grid = candidates(parameters.search or {}, settings.candidates, derive_seed(seed, variant.name, "search"))
+    folds = usable_folds(train, side_without(0).tasks, variant.name, split)
+    grid = Grid.of(parameters.search or {}, settings.candidates, derive_seed(seed, variant.name, "search"))
     tasks = variant.scored_tasks(side_without(0).tasks)
     # Each group of tasks shares one choice of parameters.
     groups = [[task] for task in tasks] if variant.per_task else [tasks]
     columns = ["candidate", "parameters", "fold", "task", "error"]
     table = pd.DataFrame(columns=columns)
     failure: TrainingError | None = None
-    alive = {place: list(range(len(grid))) for place in range(len(groups))}
-    for fold in range(folds):
-        if max(map(len, alive.values())) == 1:
+    alive = {place: list(range(len(grid.fits))) for place in range(len(groups))}
+    ways = len(grid.ways)
+    for fold in folds:
+        # One fit that can be asked in several ways is measured on one fold, as one of two fits would be.
+        open_groups = [place for place, fits in alive.items() if len(fits) > 1 or (ways > 1 and fold == folds[0])]
+        if not open_groups:
             break
         side = side_without(fold)
-        inside, held_out = train.where(train.fold != fold), train.where(train.fold == fold)
-        fit_seed = derive_seed(seed, variant.name, split, "fold", fold)
+        rules = pair_rules(side.tasks)
+        parts = FoldRows(*(as_pairs(part, rules) for part in fold_rows(split.folding, train, fold, split.folds)))
+        fit_seed = derive_seed(seed, variant.name, split.name, "fold", fold)
 
         def measure(
             job: tuple[int, list[str]],
             side: SideInformation = side,
-            inside: Interactions = inside,
-            held_out: Interactions = held_out,
+            parts: FoldRows = parts,
             fit_seed: int = fit_seed,
-        ) -> dict[str, float] | TrainingError:
+        ) -> list[dict[str, float]] | TrainingError:
             number, own = job
             some = side.with_tasks(own) if variant.per_task else side
-            model = variant.make(parameters.with_values(grid[number]), some.tasks)
+            each = [parameters.with_values({**grid.fits[number], **way}) for way in grid.ways]
+            model = variant.make(each[0], some.tasks)
             try:
-                model.fit(inside, some, fit_seed)
+                model.fit(parts.train, some, fit_seed)
             except TrainingError as failed:
                 return failed
-            return validation_errors(variant, model, inside, held_out, some, rule)
+            errors = []
+            for way in each:
+                model.ask_with(way)
+                own_errors = validation_errors(
+                    variant, model, parts.train, parts.held_out, some, split.candidates, parts.known
+                )
+                errors.append(own_errors)
+            return errors
 
-        jobs = [
-            (number, group) for place, group in enumerate(groups) if len(alive[place]) > 1 for number in alive[place]
-        ]
-        title = f"{variant.name}, {split}: cross-validation, fold {fold + 1} of {folds}"
+        jobs = [(number, groups[place]) for place in open_groups for number in alive[place]]
+        title = f"{variant.name}, {split.name}: cross-validation, fold {fold + 1} of {split.folds}"
         results = run_jobs(measure, jobs, settings.workers, title)
         rows = []
         for (number, group), result in zip(jobs, results, strict=True):
             if isinstance(result, TrainingError):
-                failure = result.within(f"model '{variant.name}', {split} split, fold {fold + 1} of {folds}")
-                result = dict.fromkeys(group, math.inf)
-            rows += [(number, json.dumps(grid[number]), fold, task, value) for task, value in result.items()]
+                where = f"model '{variant.name}', {split.name} split, fold {fold + 1} of {split.folds}"
+                failure = result.within(where)
+                result = [dict.fromkeys(group, math.inf)] * ways
+            for way, errors in enumerate(result):
+                candidate = number * ways + way
+                rows += [(candidate, json.dumps(grid[candidate]), fold, task, value) for task, value in errors.items()]
         new = pd.DataFrame(rows, columns=columns)
         table = new if table.empty else pd.concat([table, new], ignore_index=True)
-        for place, group in enumerate(groups):
-            kept = math.ceil(len(alive[place]) / 2)
+        for place in open_groups:
             if len(alive[place]) > 1:
-                alive[place] = best_candidates(table[table["task"].isin(group)], kept)
+                ranked = _by_error(table[table["task"].isin(groups[place])])
+                kept = math.ceil(len(alive[place]) / 2)
+                alive[place] = sorted(grid.fits_of(ranked)[:kept])
     best = [grid[0] for _ in groups]
     for place, group in enumerate(groups if len(table) else []):
         own = table[table["task"].isin(group)]
@@ -276,5 +367,5 @@ def cross_validate(
         best[place] = grid[number]
     chosen: dict[str, Any] = dict(zip(tasks, best, strict=True)) if variant.per_task else best[0]
     if len(table):
-        logger.info("%s, %s: chose %s", variant.name, split, json.dumps(chosen))
+        logger.info("%s, %s: chose %s", variant.name, split.name, json.dumps(chosen))
     return Choice(chosen, table)

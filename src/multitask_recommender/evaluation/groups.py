@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import ibis.expr.types as ir
 import numpy as np
 import pandas as pd
 
 from multitask_recommender.data.features import MISSING
-from multitask_recommender.data.interactions import BoolArray, IntArray
+from multitask_recommender.data.interactions import BoolArray, IntArray, Interactions
 
 COLUMNS = ["split", "side", "entity", "group"]
 EVERYONE = "all"
@@ -23,18 +23,25 @@ class Group:
     """Users and items whose test rows are measured apart from the others.
 
     Attributes:
-        name: ``all``, or such as ``hot_users`` or ``cold_items``.
+        name: ``all``, or such as ``hot_users``, ``cold_items`` or ``visited_pairs``.
         users: (users,), true for those of the group.
         items: (items,), true for those of the group.
+        visited: (pairs,) user x number of items + item of the pairs with earlier events, where the group rests on them.
+        new: Whether it holds the other pairs.
     """
 
     name: str
     users: BoolArray
     items: BoolArray
+    visited: IntArray | None = None
+    new: bool = False
 
     def contains(self, user: IntArray, item: IntArray) -> BoolArray:
         """Say of pairs (n,) of a user and an item whether they belong to the group."""
-        return self.users[user] & self.items[item]
+        inside = self.users[user] & self.items[item]
+        if self.visited is not None:
+            inside &= np.isin(user * len(self.items) + item, self.visited) != self.new
+        return inside
 
 
 def entities_with_features(matrix: ir.Table, vocabulary: ir.Table, key: str, activity: str | None) -> ir.Table:
@@ -101,6 +108,27 @@ def read_groups(table: pd.DataFrame, split: str) -> list[Group]:
         Group(EVERYONE, every_user, every_item),
         *(Group(f"{name}_users", users == name, every_item) for name in TEMPERATURES),
         *(Group(f"{name}_items", every_user, items == name) for name in TEMPERATURES),
+    ]
+
+
+def groups_of_pairs(everyone: Group, test: Interactions, known: Sequence[tuple[IntArray, IntArray]]) -> list[Group]:
+    """Return the groups of visited and of new pairs: those with and without events before the test.
+
+    Args:
+        everyone: The group ``all``.
+        test: The test pairs.
+        known: (pairs,) users and (pairs,) items of the known pairs.
+
+    Returns:
+        Both groups; none where no test pair has earlier events.
+    """
+    items = len(everyone.items)
+    visited = np.intersect1d(test.user * items + test.item, np.concatenate([u * items + i for u, i in known]))
+    if not len(visited):
+        return []
+    return [
+        replace(everyone, name="visited_pairs", visited=visited),
+        replace(everyone, name="new_pairs", visited=visited, new=True),
     ]
 
 

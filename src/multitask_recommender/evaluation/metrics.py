@@ -187,6 +187,13 @@ def top_items(
     return result
 
 
+def outside(matrix: sparse.csr_matrix, row: IntArray, column: IntArray) -> BoolArray:
+    """Return (n,) whether a matrix is 0 at the places (row, column), (n,) each."""
+    if not len(row):
+        return np.zeros(0, dtype=bool)
+    return np.asarray(matrix[row, column]).ravel() == 0
+
+
 def find_hits(lists: IntArray, list_users: IntArray, user: IntArray, item: IntArray, items: int) -> BoolArray:
     """Mark the entries of the lists that are among the relevant pairs.
 

@@ -10,8 +10,7 @@ import ibis.expr.types as ir
 import pandas as pd
 from pydantic import Field, field_validator
 
-from multitask_recommender.data.description import DatasetSettings, SplitSettings
-from multitask_recommender.data.splits import NEED_TIME
+from multitask_recommender.data.description import IN_TIME, DatasetSettings, SplitSettings
 from multitask_recommender.evaluation.metric_records import ALL, METRICS, ListMetric, RowMetric, compared_metrics
 from multitask_recommender.foundation.errors import SettingsError
 from multitask_recommender.foundation.settings_base import Settings
@@ -128,7 +127,7 @@ def left_out_of(dataset: DatasetSettings) -> pd.DataFrame:
         if (reason := impossible(variant, dataset)) is not None
     ]
     if dataset.interactions.timestamp is None:
-        lines += [(f"split {name}", "the interactions have no timestamps") for name in NEED_TIME]
+        lines += [(f"split {name}", "the interactions have no timestamps") for name in IN_TIME]
     if dataset.items.title is None:
         lines.append(("titles in recommendations", "the data set has none; they show the identifier"))
     for side, described in (("user", dataset.users.features), ("item", dataset.items.features)):
@@ -199,7 +198,11 @@ def left_out_of_tests(
         Table (what, reason).
     """
     trained = behaviour_sequences.select("split", "item").distinct().mutate(trained=ibis.literal(True))
-    joined = test_labels.left_join(trained, ["split", "item"])
+    pairs = test_labels.group_by("split", "user", "item").aggregate(
+        **{name: test_labels[name].max() for name in dataset.tasks},
+        **{f"relevant_{name}": test_labels[f"relevant_{name}"].any() for name in dataset.tasks},
+    )
+    joined = pairs.left_join(trained, ["split", "item"])
     counts = {"rows": joined.count()}
     known = joined.trained.fill_null(False)
     for place, name in enumerate(dataset.tasks):

@@ -17,8 +17,8 @@ from multitask_recommender.models import state as states
 from multitask_recommender.models.state import State
 
 S = TypeVar("S", bound=Settings)
-ASKED_WITH = "recency"
-"""Group of settings that are read when a model is asked, and not in its training."""
+ASKED_WITH = frozenset({"recency", "wide_weight", "wide_labels_share"})
+"""Settings that are read when a model is asked, and not in its training."""
 
 
 InnerProducts = dict[str, tuple[FloatArray, FloatArray]]
@@ -106,7 +106,7 @@ class Recommender(ABC, Generic[S]):
         """
 
     def ask_with(self, settings: S) -> None:
-        """Take settings that differ from those of the training in the group ``ASKED_WITH`` alone."""
+        """Take settings that differ from those of the training in those of ``ASKED_WITH`` alone."""
         self.settings = settings
 
     @abstractmethod

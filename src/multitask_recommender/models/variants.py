@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field, create_model, model_validator
 
+from multitask_recommender.data.folds import SplitRule
 from multitask_recommender.data.tasks import Task, TaskKind
 from multitask_recommender.foundation.settings_base import Settings
 from multitask_recommender.models.architectures import aitm, cross_stitch, esmm, mmoe, ple, shared_bottom, stem
@@ -25,25 +26,51 @@ from multitask_recommender.models.towers.settings import MultiTaskSettings
 Kind = Literal["baseline", "single_task", "multi_task", "ablation"]
 
 
+class InTime(Settings):
+    """What differs on splits whose test is the future.
+
+    Attributes:
+        settings: Parameter (nested ones with dots) to its value.
+        search: Parameter to the values that are chosen from, beside or instead of those of other splits; null: it is
+            not searched.
+    """
+
+    settings: dict[str, Any] = Field(default_factory=dict)
+    search: dict[str, list[Any] | None] = Field(default_factory=dict)
+
+
 class VariantParameters(Settings):
     """The YAML block of a model.
 
     Attributes:
         settings: Parameters that are not searched.
         search: Parameter (nested ones with dots) to the values that cross-validation chooses from.
+        in_time: What differs on splits whose test is the future.
     """
 
     settings: Settings
     search: dict[str, list[Any]] | None = None
+    in_time: InTime = InTime()
 
     @model_validator(mode="after")
     def _check(self) -> VariantParameters:
-        for name, values in (self.search or {}).items():
-            if not values:
-                raise ValueError(f"search of '{name}' lists no value")
-            for value in values:
-                self.with_values({name: value})
+        with_values(self.settings, self.in_time.settings)
+        for search in (self.search or {}, self.in_time.search):
+            for name, values in search.items():
+                if values is not None and not values:
+                    raise ValueError(f"search of '{name}' lists no value")
+                for value in values or ():
+                    self.with_values({name: value})
         return self
+
+    def for_split(self, split: SplitRule) -> VariantParameters:
+        """Return the block as it holds on a split."""
+        if not split.in_time:
+            return self
+        settings = with_values(self.settings, self.in_time.settings)
+        search = {**(self.search or {}), **self.in_time.search}
+        found = {name: values for name, values in search.items() if values is not None}
+        return self.model_copy(update={"settings": settings, "search": found, "in_time": InTime()})
 
     def with_values(self, values: dict[str, Any]) -> Settings:
         """Return the settings with searched parameters set, checked as if they stood in the YAML file."""
@@ -99,7 +126,7 @@ class Variant:
         based_on: Name of the model whose chosen settings it takes over with a change, instead of being tuned.
         leaves_out: Kind of the tasks that it is not trained on.
         funnel: Whether it is for tasks that form a funnel.
-        first_split: Whether it is run on the first split alone, and recommends nothing.
+        compared_only: Whether others are only compared with it, so that it recommends nothing.
         package: Name of an optional package that it needs.
         item_features: Whether it is nothing without item features.
         own_control: Name of the single-task model of the same sort and size, where ``single_task`` is of another.
@@ -117,7 +144,7 @@ class Variant:
     based_on: str | None = None
     leaves_out: TaskKind | None = None
     funnel: bool = False
-    first_split: bool = False
+    compared_only: bool = False
     package: str | None = None
     item_features: bool = False
     own_control: str | None = None
@@ -167,10 +194,6 @@ class Variant:
             return f"leaving out the tasks of kind '{self.leaves_out}' leaves all tasks or none"
         return None
 
-    def runs_on(self, splits: list[str]) -> list[str]:
-        """Return the splits that the model is run on."""
-        return splits[:1] if self.first_split else splits
-
     def scored_tasks(self, tasks: dict[str, Task]) -> list[str]:
         """Return the names of the tasks for which the model gives scores."""
         return [name for name, task in tasks.items() if task.kind in self.recommender.ranks]
@@ -178,7 +201,7 @@ class Variant:
     @property
     def recommends(self) -> bool:
         """Whether lists of recommendations are made with it: not with a model that the study only compares with."""
-        return not self.first_split
+        return not self.compared_only
 
     def trained_to_rank(self, name: str, tasks: dict[str, Task]) -> bool:
         """Return whether the model learns an order of the catalogue for a task.
@@ -198,14 +221,14 @@ class Variant:
 def _architecture(
     name: str, recommender: type[Recommender], settings: type[Settings], title: str, funnel: bool = False
 ) -> Variant:
-    """A tuned multi-task model beside the core ones: on the first split."""
+    """A tuned multi-task model beside the core ones."""
     return Variant(
-        name, recommender, settings, "multi_task", title, core=False, quick=False, funnel=funnel, first_split=True
+        name, recommender, settings, "multi_task", title, core=False, quick=False, funnel=funnel, compared_only=True
     )
 
 
 def _derived(name: str, kind: Kind, title: str, **more: Any) -> Variant:
-    """The shared-bottom model with something changed: on the first split."""
+    """The shared-bottom model with something changed."""
     return Variant(
         name,
         shared_bottom.SharedBottom,
@@ -215,7 +238,7 @@ def _derived(name: str, kind: Kind, title: str, **more: Any) -> Variant:
         core=False,
         quick=False,
         based_on="shared_bottom",
-        first_split=True,
+        compared_only=True,
         **more,
     )
 
@@ -313,7 +336,7 @@ _ALL = (
         per_task=True,
         core=False,
         quick=False,
-        first_split=True,
+        compared_only=True,
     ),
     Variant(
         "single_task",
@@ -342,7 +365,7 @@ _ALL = (
         per_task=True,
         core=False,
         quick=False,
-        first_split=True,
+        compared_only=True,
     ),
     _architecture("mmoe", mmoe.MMoE, mmoe.MMoESettings, "MMoE"),
     _architecture("cross_stitch", cross_stitch.CrossStitch, cross_stitch.CrossStitchSettings, "Cross-stitch"),

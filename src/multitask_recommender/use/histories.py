@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union
 
 import numpy as np
 
+from multitask_recommender.data.events import as_pairs, pair_rules
 from multitask_recommender.data.interactions import Interactions
 from multitask_recommender.data.label_values import label_values
-from multitask_recommender.data.tasks import Task
+from multitask_recommender.data.tasks import PairRule, Task
 from multitask_recommender.foundation.errors import RequestError
 
 if TYPE_CHECKING:
@@ -46,10 +47,7 @@ class HistoryReader:
         }
         events = interactions["events"]
         self._signals |= dict.fromkeys(events["kinds"] if events else (), (0.0, 1.0))
-        # Where rows of a pair are joined in another way, their labels cannot be told from those before: the last count.
-        self.merges = interactions["duplicates"] == "maximum" or (
-            events is not None and interactions["duplicates"] == "refuse"
-        )
+        self.rules = pair_rules(tasks, interactions["duplicates"])
         if interactions["duplicates"] == "count":
             self._signals["count"] = (1.0, math.inf)
 
@@ -157,32 +155,23 @@ def _events(history: History) -> Iterable[Event]:
     return history if isinstance(history, Sequence) else history.to_dict("records")  # type: ignore[return-value]
 
 
-def joined(parts: Sequence[Interactions], merges: bool) -> Interactions:
+def joined(parts: Sequence[Interactions], rules: Mapping[str, PairRule]) -> Interactions:
     """Put histories together, the earlier part first, so that an item stands once in a history: at its last place.
 
     Args:
         parts: Rows whose ``user`` is the place of a query; a query's rows are in the order of time.
-        merges: Whether the labels of rows of one item are joined by their maximum; otherwise the last ones count.
+        rules: Task to how the label of a pair comes from its rows.
 
     Returns:
         Rows sorted by query and time.
     """
     user = np.concatenate([part.user for part in parts])
     order = np.argsort(user, kind="stable")
-    item = np.concatenate([part.item for part in parts])[order]
-    user = user[order]
+    item = np.concatenate([part.item for part in parts])
     labels = {name: np.concatenate([part.labels[name] for part in parts])[order] for name in parts[0].labels}
     relevant = {name: np.concatenate([part.relevant[name] for part in parts])[order] for name in labels}
-    key = user * (int(item.max(initial=0)) + 1) + item
-    _, backwards, inverse = np.unique(key[::-1], return_index=True, return_inverse=True)
-    if len(backwards) == len(key):
-        return Interactions(user, item, labels, relevant)
-    last, group = len(key) - 1 - backwards, inverse[::-1]
-    if merges:
-        for name in labels:
-            most = np.full(len(last), np.nan, np.float32)
-            np.fmax.at(most, group, labels[name])
-            some = np.zeros(len(last), bool)
-            np.logical_or.at(some, group, relevant[name])
-            labels[name], relevant[name] = most[group], some[group]
-    return Interactions(user, item, labels, relevant).where(np.sort(last))
+    times = [part.time for part in parts if part.time is not None or len(part)]
+    time = None
+    if times and all(own is not None for own in times):
+        time = np.concatenate([own for own in times if own is not None])[order]
+    return as_pairs(Interactions(user[order], item[order], labels, relevant, time=time), rules)

@@ -298,7 +298,7 @@ class LoadedRecommender:
         stored = self._histories.of(users[known])
         history = replace(stored.history, user=known[stored.history.user])
         if rows is not None:
-            history = joined([history, rows], self.history_reader.merges)
+            history = joined([history, rows], self.history_reader.rules)
         contexts = self._contexts.unknown(len(users)).tolil() if len(known) < len(users) else stored.context
         if 0 < len(known) < len(users):
             contexts[known] = stored.context
@@ -327,11 +327,12 @@ class LoadedRecommender:
     ) -> Iterator[tuple[int, str, pd.DataFrame]]:
         number = 0
         for block, order in self._scored(queries):
-            known = block.known(self.run.side.items)
+            left_out = {name: block.left_out(name, self.run.tasks[name], self.run.side.items) for name in tasks}
             for place in range(len(block)):
-                own = known.indices[known.indptr[place] : known.indptr[place + 1]]
-                open_to = allowed if include_known else _without(allowed, own)
                 for task in tasks:
+                    known = left_out[task]
+                    own = known.indices[known.indptr[place] : known.indptr[place + 1]]
+                    open_to = allowed if include_known else _without(allowed, own)
                     score = order[task][place]
                     yield number, task, self._of_items(_best(score, open_to, n), score)
                 number += 1

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from multitask_recommender.data.events import as_pairs, pair_rules
 from multitask_recommender.data.interactions import (
     EVERYTHING,
     NO_FOLD,
@@ -89,8 +90,9 @@ def read_run(folder: Path, name: str | None) -> FittedRun:
     user_ids = _table(folder, "users", ["user", "user_id"], "user")["user_id"].to_pylist()
     items = _table(folder, "items", ["item", "item_id", "title"], "item")
     item_ids = items["item_id"].to_pylist()
-    columns = ["user", "position", "item", *tasks, *(f"relevant_{task}" for task in tasks)]
-    rows = interactions_of(_table(folder, "behaviour_sequences", columns, "user", "position"), tasks)
+    columns = ["user", "position", "item", "time", *tasks, *(f"relevant_{task}" for task in tasks)]
+    events = interactions_of(_table(folder, "behaviour_sequences", columns, "user", "position"), tasks)
+    rows = as_pairs(events, pair_rules(tasks))
     features = [
         features_of(_table(folder, f"{key}_features", [key, "column", "weight"], key, "column"), key, count)
         for key, count in (("user", len(user_ids)), ("item", len(item_ids)))
@@ -154,8 +156,8 @@ def _choose(folder: Path, name: str | None) -> str:
         return _PREFERRED if _PREFERRED in there else (core or there)[0]
     if name not in VARIANTS:
         raise RequestError(f"There is no model '{name}'.", str(folder / "06_models"), instead)
-    if VARIANTS[name].first_split:
-        problem = f"The model '{name}' recommends nothing: the study only compares with it, on the first split."
+    if not VARIANTS[name].recommends:
+        problem = f"The model '{name}' recommends nothing: the study only compares with it."
     else:
         problem = f"The model '{name}' was not run."
     raise RequestError(problem, str(folder / "06_models" / name), instead)

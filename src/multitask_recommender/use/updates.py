@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -55,7 +55,7 @@ def answer(recommender: LoadedRecommender, events: NewEvents, n: int) -> Iterato
     for begin in range(0, len(users), _BLOCK):
         own = slice(*np.searchsorted(events.rows.user, [begin, begin + _BLOCK]))
         rows = events.rows.where(np.arange(own.start, own.stop))
-        rows = Interactions(rows.user - begin, rows.item, rows.labels, rows.relevant)
+        rows = replace(rows, user=rows.user - begin)
         lists = recommender.lists(recommender.grown(users[begin : begin + _BLOCK], rows), n)
         tables = [table.assign(user_id=events.user_ids[begin + place], task=task) for place, task, table in lists]
         yield pa.Table.from_pandas(pd.concat(tables)[RECOMMENDATIONS.names], RECOMMENDATIONS, preserve_index=False)

@@ -27,9 +27,9 @@ class MultiTaskSettings(HistorySettings):
         history_exponent: The sum over a history of n items is divided by n to this power.
         history_dropout: Share of a user's rows hidden from the encoder in a step; the pointwise losses are taken on
             the hidden rows alone (a denoising encoder).
-        hidden: Which rows those are. ``random``: any, and a retrieval task is trained on all rows. ``later``: those after a
-            moment that is drawn for every user and step, and all tasks are trained on them, as when the future is asked
-            for; the encoder sees what lies before.
+        hidden: Which rows those are. ``random``: any, and a retrieval task is trained on all rows. ``later``: those
+            after a moment that is drawn for every user and step, and all tasks are trained on them, as when the future
+            is asked for; the encoder sees what lies before.
         seen_recency: With ``later``, how much more the latest of the rows that the encoder sees count.
         item_dropout: Share of the items that show nothing but their features in a step, so that the features learn to
             stand for an item on their own, as they have to for a new one (DropoutNet: Volkovs et al., NeurIPS 2017).

@@ -10,7 +10,8 @@ import pandas as pd
 
 from multitask_recommender.data import features, labels, splits, tables
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
-from multitask_recommender.data.splits import WITHOUT_FILE_ORDER
+from multitask_recommender.data.interactions import EVERYTHING
+from multitask_recommender.data.splits import IN_FILE_ORDER
 from multitask_recommender.evaluation import comparisons, study
 
 logger = logging.getLogger(__name__)
@@ -54,16 +55,16 @@ def validate_tables(
     checked, contradictions = labels.settle_contradictions(checked, dataset)
     if contradictions:
         dropped = pd.concat([dropped, pd.DataFrame(contradictions, columns=dropped.columns)], ignore_index=True)
-    ties = splits.check_splits(checked, split_settings)
+    ties = splits.check_splits(labels.label_interactions(checked, dataset), split_settings)
     labels.check_labels(checked, dataset)
     for row in dropped.itertuples():
         logger.warning("%s: %d x %s", row.table, row.rows, row.reason)
     return checked, users, items, dropped, pd.DataFrame(ties, columns=["what", "reason"])
 
 
-def assign_splits(interactions: ir.Table, split_settings: SplitSettings) -> ir.Table:
+def assign_splits(labelled_interactions: ir.Table, split_settings: SplitSettings) -> ir.Table:
     """Divide the interactions by every declared strategy (see ``splits.assign_splits``)."""
-    return splits.assign_splits(interactions, split_settings)
+    return splits.assign_splits(labelled_interactions, split_settings)
 
 
 def label_interactions(interactions: ir.Table, dataset: DatasetSettings) -> ir.Table:
@@ -77,35 +78,35 @@ def separate_parts(
     """Divide the labelled interactions into files that the later pipelines may read.
 
     Returns:
-        behaviour_sequences: training rows (split, user, position, item, fold, labels), sorted by user and time: the
-            behaviour sequences ``h``; validation_rows, the same without folds, whose ``position`` is that among all
-            rows known before the test; test_pairs (split, user, item), without labels; test_labels (split, user, item,
-            labels, relevance), which only ``evaluation`` reads.
+        behaviour_sequences: training rows (split, user, position, item, time, fold, labels, relevance), sorted by user
+            and time: the behaviour sequences ``h``; validation_rows, the same without folds, whose ``position`` is that
+            among all rows known before the test; test_pairs (split, user, item), each once and without labels;
+            test_labels, the test rows as those of validation, which only ``evaluation`` reads.
     """
     joined = labelled.inner_join(splits_table, "row")
     tasks, relevance = list(dataset.tasks), [f"relevant_{name}" for name in dataset.tasks]
-    known = joined.filter(joined.part != "test")
+    known = joined.filter(joined.part != "unused")
     # Rows of one time are in an order that names and files do not change, and that is not the same for all users.
     pair = known.user.cast("string") + ibis.literal("/") + known.item.cast("string")
     known = known.mutate(tie=pair.hexdigest("md5").substr(0, 8))
     time = known.timestamp
     if dataset.interactions.timestamp is None:
         # The order of the file stands in, save where the split does not depend on it either.
-        time = known.split.isin(WITHOUT_FILE_ORDER).ifelse(0, known.row)
-    order = [time, known.tie, known.item]
+        time = known.split.isin([*IN_FILE_ORDER, EVERYTHING]).ifelse(known.row, 0)
+    order = [known.part == "test", time, known.tie, known.item, known.row]
     known = known.mutate(position=ibis.row_number().over(group_by=["split", "user"], order_by=order).cast("int64"))
-    columns = ["split", "user", "position", "item", *tasks, *relevance]
+    columns = ["split", "user", "position", "item", "time", *tasks, *relevance]
     sequences = known.filter(known.part == "train").select(
-        "split", "user", "position", "item", "fold", *tasks, *relevance
+        "split", "user", "position", "item", "time", "fold", *tasks, *relevance
     )
     validation = known.filter(known.part == "validation").select(columns)
-    test = joined.filter(joined.part == "test").select("split", "user", "item", *tasks, *relevance)
+    test = known.filter(known.part == "test").select(columns)
     keys = ["split", "user", "item"]
     return (
         sequences.order_by("split", "user", "position"),
         validation.order_by("split", "user", "position"),
-        test.select(keys).order_by(keys),
-        test.order_by(keys),
+        test.select(keys).distinct().order_by(keys),
+        test.order_by("split", "user", "position"),
     )
 
 

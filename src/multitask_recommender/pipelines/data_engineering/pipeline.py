@@ -39,13 +39,13 @@ def create_pipeline() -> Pipeline:
                 ["interactions", "users", "items", "dropped_rows", "split_notes"],
                 name="validate_tables",
             ),
-            node(nodes.assign_splits, ["interactions", "params:splits"], "splits", name="assign_splits"),
             node(
                 nodes.label_interactions,
                 ["interactions", "params:dataset"],
                 "labelled_interactions",
                 name="label_interactions",
             ),
+            node(nodes.assign_splits, ["labelled_interactions", "params:splits"], "splits", name="assign_splits"),
             node(
                 nodes.separate_parts,
                 ["labelled_interactions", "splits", "params:dataset"],

@@ -9,14 +9,17 @@ import numpy as np
 import pandas as pd
 
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
+from multitask_recommender.data.events import as_pairs, pair_rules
 from multitask_recommender.data.interactions import BoolArray, IntArray, Interactions, read_interactions
 from multitask_recommender.data.splits import candidate_items
+from multitask_recommender.data.tasks import Task
 from multitask_recommender.evaluation import metrics
 from multitask_recommender.evaluation.groups import (
     EVERYONE,
     Group,
     entities_with_features,
     find_temperatures,
+    groups_of_pairs,
     overall,
     read_groups,
 )
@@ -173,6 +176,13 @@ def _measurable(
     return [*of_rows, *((metric, k, judged.first(k)) for k in ks for metric in LIST_METRICS if judged.rows)]
 
 
+def _may_be_listed(test: Interactions, known: list[Interactions], name: str, task: Task, items: int) -> BoolArray:
+    """Return (rows,) whether the item of a test pair is not left out of the lists of a task because it is known."""
+    left_out = [part if task.known == "any_task" else part.where(part.relevant[name]) for part in known]
+    keys = [part.user * items + part.item for part in left_out]
+    return ~np.isin(test.user * items + test.item, np.concatenate(keys))
+
+
 def _totals(metric: Metric[Any], k: int, of: Any) -> pd.DataFrame:
     """Per-user totals of one metric: table (metric, k, user, total, count), without rows if it has none."""
     user, total, count = metric.totals(of) or ([], [], [])
@@ -185,6 +195,7 @@ def measure(
     settings: EvaluationSettings,
     splits: SplitSettings,
     behaviour_sequences: ir.Table,
+    validation_rows: ir.Table,
     entity_groups: pd.DataFrame,
     test_labels: ir.Table,
     predictions: pd.DataFrame,
@@ -204,15 +215,19 @@ def measure(
     keys = ["split", "task", "seed"]
     scored, listed = dict(iter(predictions.groupby(keys))), dict(iter(ranked_lists.groupby(keys)))
     for split in predictions["split"].drop_duplicates():
-        test = read_interactions(test_labels, split, dataset.tasks)
-        train = read_interactions(behaviour_sequences, split, dataset.tasks)
+        rules = pair_rules(dataset.tasks)
+        test = as_pairs(read_interactions(test_labels, split, dataset.tasks), rules, "item")
+        train = as_pairs(read_interactions(behaviour_sequences, split, dataset.tasks), rules)
+        known = [train, as_pairs(read_interactions(validation_rows, split, dataset.tasks), rules)]
         groups = read_groups(entity_groups, split)
         users, items = len(groups[0].users), len(groups[0].items)
+        groups += groups_of_pairs(groups[0], test, [(part.user, part.item) for part in known])
         catalogue = candidate_items(splits.candidates_of(split), train.item, items)
         item_users, training_users = np.bincount(train.item, minlength=items), len(np.unique(train.user))
         own: list[pd.DataFrame] = []
         for name, task in dataset.tasks.items():
-            asked, relevant = ~np.isnan(test.labels[name]), test.relevant[name]
+            asked = ~np.isnan(test.labels[name])
+            relevant = test.relevant[name] & _may_be_listed(test, known, name, task, items)
             pairs = test.user[relevant], test.item[relevant]
             row_metrics = [
                 metric

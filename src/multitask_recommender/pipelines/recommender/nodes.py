@@ -99,26 +99,23 @@ def tune(
     """
     results: list[pd.DataFrame] = []
     chosen: dict[str, Any] = {}
-    for split in variant.runs_on(splits.names) if study.runs(variant, tables.dataset) else []:
-        side = tables.side(split)
+    for split in splits.names if study.runs(variant, tables.dataset) else []:
+        side, rule = tables.side(split), splits.rule(split)
+        own = parameters.for_split(rule)
         choice = cross_validate(
             variant,
-            parameters,
-            tables.rows(split),
+            own,
+            tables.events(split),
             partial(with_encoder, side, user_embedding, split),
-            splits.folds,
             cross_validation,
             study.seed,
-            split,
-            splits.candidates_of(split),
+            rule,
         )
         results.append(choice.table.assign(model=variant.name, split=split))
         if variant.per_task:
-            chosen[split] = {
-                task: parameters.with_values(values).model_dump() for task, values in choice.chosen.items()
-            }
+            chosen[split] = {task: own.with_values(values).model_dump() for task, values in choice.chosen.items()}
         else:
-            chosen[split] = parameters.with_values(choice.chosen).model_dump()
+            chosen[split] = own.with_values(choice.chosen).model_dump()
     return (pd.concat(results) if results else pd.DataFrame(columns=CV_COLUMNS))[CV_COLUMNS], chosen
 
 
@@ -137,7 +134,7 @@ def derive(
     """
     chosen = {
         split: with_values(variant.settings.model_validate(base[split]), parameters.changes).model_dump()
-        for split in variant.runs_on(splits.names)
+        for split in splits.names
         if split in base and study.runs(variant, dataset)
     }
     return pd.DataFrame(columns=CV_COLUMNS), chosen
@@ -264,15 +261,17 @@ class Ranked(NamedTuple):
 def _ranked(
     model: Recommender, side: SideInformation, histories: Histories, users: IntArray, catalogue: BoolArray, length: int
 ) -> Iterator[Ranked]:
-    """Score and rank users block by block, by what is known of them; known items are left out of the lists."""
+    """Score and rank users block by block, by what is known of them; lists leave out what their task declares."""
     size = _block_size(side)
     for begin in range(0, len(users), size):
         block = users[begin : begin + size]
         queries = histories.of(block)
         scores = model.score(queries)
         order = model.ranking_scores(scores)
-        known = queries.known(side.items)
-        lists = {task: metrics.top_items(score, known, catalogue, length, block) for task, score in order.items()}
+        left_out = {task: queries.left_out(task, side.tasks[task], side.items) for task in order}
+        lists = {
+            task: metrics.top_items(score, left_out[task], catalogue, length, block) for task, score in order.items()
+        }
         yield Ranked(block, scores, order, lists)
 
 

@@ -9,6 +9,8 @@ import ibis.expr.types as ir
 import pandas as pd
 
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
+from multitask_recommender.data.events import as_pairs, pair_rules
+from multitask_recommender.data.folds import FoldRows, fold_rows
 from multitask_recommender.data.inputs import TrainingTables
 from multitask_recommender.evaluation.cross_validation import CrossValidationSettings, validation_errors
 from multitask_recommender.evaluation.study import StudySettings
@@ -46,21 +48,21 @@ def measure_task_affinity(
         return pd.DataFrame(columns=COSINE_COLUMNS), pd.DataFrame(columns=GAIN_COLUMNS)
     split = splits.names[0]
     settings = variant.settings.model_validate(chosen[split])
-    rows, side = everything.rows(split), everything.side(split)
-    assert rows.fold is not None
-    fold_of = rows.fold
+    rows, side, rule = everything.events(split), everything.side(split), splits.rule(split)
 
     def measure(job: tuple[int, list[str]]) -> tuple[dict[str, float], list[tuple[int, str, str, float]]]:
         fold, tasks = job
         some, own = rows.with_tasks(tasks), side.with_tasks(tasks)
-        inside, held_out = some.where(fold_of != fold), some.where(fold_of == fold)
+        rules = pair_rules(own.tasks)
+        parts = FoldRows(*(as_pairs(part, rules) for part in fold_rows(rule.folding, some, fold, rule.folds)))
         model = variant.make(settings, own.tasks)
         cosines = GradientCosines()
         if tasks == names:
             assert isinstance(model, NeuralRecommender)
             model.observe = cosines
-        model.fit(inside, own, derive_seed(study.seed, "task affinity", split, fold))
-        return validation_errors(variant, model, inside, held_out, own, splits.candidates_of(split)), cosines.rows
+        model.fit(parts.train, own, derive_seed(study.seed, "task affinity", split, fold))
+        errors = validation_errors(variant, model, parts.train, parts.held_out, own, rule.candidates, parts.known)
+        return errors, cosines.rows
 
     groups = [[name] for name in names]
     groups += [list(pair) for pair in combinations(names, 2) if len(names) > 2]

@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
+from multitask_recommender.data.events import as_pairs, pair_rules
+from multitask_recommender.data.folds import SplitRule, fold_rows
 from multitask_recommender.data.inputs import TrainingTables
 from multitask_recommender.data.interactions import EVERYTHING, NO_FOLD, Interactions, SideInformation
 from multitask_recommender.data.queries import Histories
@@ -62,17 +64,10 @@ def tune_user_embedding(
     chosen: dict[str, Any] = {}
     for split in splits.names:
         task = _ranking_task(dataset.tasks)
-        rows, side = tables.rows(split).with_tasks(task), tables.side(split).with_tasks(task)
+        rows, side = tables.events(split).with_tasks(task), tables.side(split).with_tasks(task)
+        rule = splits.rule(split)
         choice = cross_validate(
-            USER_EMBEDDING,
-            parameters,
-            rows,
-            partial(_same_side, side),
-            splits.folds,
-            cross_validation,
-            study.seed,
-            split,
-            splits.candidates_of(split),
+            USER_EMBEDDING, parameters, rows, partial(_same_side, side), cross_validation, study.seed, rule
         )
         results.append(choice.table.assign(split=split))
         chosen[split] = parameters.with_values(choice.chosen).model_dump()
@@ -80,11 +75,12 @@ def tune_user_embedding(
 
 
 def _fit_without(
-    settings: UserEmbeddingSettings, rows: Interactions, side: SideInformation, seed: int, split: str, fold: int
+    settings: UserEmbeddingSettings, rows: Interactions, side: SideInformation, seed: int, split: SplitRule, fold: int
 ) -> tuple[UserEmbeddingModel, list[dict[str, float]]]:
     model = UserEmbeddingModel(settings)
-    kept = rows if rows.fold is None or fold == NO_FOLD else rows.where(rows.fold != fold)
-    curve = model.fit(kept, side, derive_seed(seed, USER_EMBEDDING.name, split, fold))
+    kept = rows if fold == NO_FOLD else fold_rows(split.folding, rows, fold, split.folds).train
+    pairs = as_pairs(kept, pair_rules(side.tasks))
+    curve = model.fit(pairs, side, derive_seed(seed, USER_EMBEDDING.name, split.name, fold))
     return model, curve.epochs
 
 
@@ -112,10 +108,10 @@ def train_user_embedding(
     vectors, curves = [], []
     for split in [*splits.names, EVERYTHING]:
         settings = UserEmbeddingSettings.model_validate(chosen[split if split in chosen else splits.names[0]])
-        rows, side = tables.rows(split), tables.side(split)
+        events, rows, side = tables.events(split), tables.rows(split), tables.side(split)
         note_fit(made_from, split, settings.model_dump(mode="json"), rows, side)
         folds = [NO_FOLD] if split == EVERYTHING else [NO_FOLD, *range(splits.folds)]
-        fit = partial(_fit_without, settings, rows, side, study.seed, split)
+        fit = partial(_fit_without, settings, events, side, study.seed, splits.rule(split))
         results = run_jobs(fit, folds, cross_validation.workers, f"user_embedding, {split}: training")
         state[split] = {str(fold): model.state() for fold, (model, _) in zip(folds, results, strict=True)}
         whole, epochs = results[0]

@@ -1,0 +1,86 @@
+"""From events to pairs: a user may meet an item many times, and models read one row a pair."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from multitask_recommender.data.interactions import BoolArray, FloatArray, IntArray, Interactions
+from multitask_recommender.data.tasks import PairRule, Task
+
+Order = Literal["time", "item"]
+
+
+def pair_rules(tasks: Mapping[str, Task], merged: str | None = None) -> dict[str, PairRule]:
+    """Return how the label of a pair comes from those of its events, per task.
+
+    Args:
+        tasks: The tasks by name.
+        merged: ``duplicates`` of data whose rows were joined to pairs already: events that come later are joined alike.
+    """
+    if merged == "maximum":
+        return dict.fromkeys(tasks, "maximum")
+    return {name: task.pair_rule for name, task in tasks.items()}
+
+
+def as_pairs(rows: Interactions, rules: Mapping[str, PairRule], order: Order = "time") -> Interactions:
+    """Make one row of the events of a pair.
+
+    Its labels come from the labelled events of the pair by the rule of each task. It is relevant for a task if the
+    event that the label is taken from is (``first``, ``last``), else if any of them is. Its place and time are those of
+    the last event, its fold too.
+
+    Args:
+        rows: Events sorted by user and, within a user, by time.
+        rules: Task to its rule.
+        order: Whether the pairs of a user stand in the order of time or of the items.
+
+    Returns:
+        The pairs, sorted by user.
+    """
+    key = rows.user * (int(rows.item.max(initial=0)) + 1) + rows.item
+    by_pair = np.argsort(key, kind="stable")
+    starts = np.flatnonzero(np.append(True, np.diff(key[by_pair]) != 0)[: len(key)])
+    last = by_pair[np.append(starts[1:], len(key)) - 1] if len(key) else by_pair
+    if len(starts) < len(key):
+        merged = {name: _merge(rows.labels[name], rows.relevant[name], by_pair, starts, rules[name]) for name in rules}
+        labels = {name: label for name, (label, _) in merged.items()}
+        pairs = replace(rows.where(last), labels=labels, relevant={name: some for name, (_, some) in merged.items()})
+    elif order == "time":
+        return rows
+    else:
+        pairs = rows.where(last)
+    # Pairs stand by user and item now.
+    return pairs if order == "item" else pairs.where(np.argsort(last, kind="stable"))
+
+
+def _merge(
+    label: FloatArray, relevant: BoolArray, by_pair: IntArray, starts: IntArray, rule: PairRule
+) -> tuple[FloatArray, BoolArray]:
+    """Return (pairs,) labels and relevance of the pairs, whose events stand together in ``by_pair``."""
+    values, known = label[by_pair].astype(np.float64), ~np.isnan(label[by_pair])
+    counts = np.add.reduceat(known.astype(np.int64), starts)
+    none = counts == 0
+    if rule in ("first", "last"):
+        places = np.arange(len(by_pair))
+        if rule == "first":
+            chosen = np.minimum.reduceat(np.where(known, places, len(places)), starts)
+        else:
+            chosen = np.maximum.reduceat(np.where(known, places, -1), starts)
+        chosen = by_pair[np.where(none, 0, chosen)]
+        found = label[chosen].copy()
+        found[none] = np.nan
+        return found, relevant[chosen] & ~none
+    with np.errstate(invalid="ignore"):
+        if rule in ("sum", "mean"):
+            total = np.add.reduceat(np.where(known, values, 0.0), starts)
+            merged = total if rule == "sum" else total / np.maximum(counts, 1)
+        elif rule == "minimum":
+            merged = np.fmin.reduceat(values, starts)
+        else:
+            merged = np.fmax.reduceat(values, starts)
+    merged[none] = np.nan
+    return merged.astype(np.float32), np.logical_or.reduceat(relevant[by_pair], starts)
