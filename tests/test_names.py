@@ -226,10 +226,9 @@ KNOW_NO_NEW_ITEM = ["popularity", "item_mean", "user_item_bias", "item_knn", "rp
 
 def chance(project: Project, split: str, task: str, relevant: str) -> tuple[float, float]:
     """Expected NDCG@10 of a random order, and its standard error over the users, by 2000 draws."""
-    rows = {
-        name: pd.read_parquet(next(project.outputs.rglob(f"{name}.parquet"))).query("split == @split")
-        for name in ("behaviour_sequences", "validation_rows", "test_labels")
-    }
+    rows = {}
+    for name in ("behaviour_sequences", "validation_rows", "test_labels"):
+        rows[name] = pd.read_parquet(next(project.outputs.rglob(f"{name}.parquet"))).query("split == @split")
     test = rows["test_labels"][rows["test_labels"][relevant]]
     items = 1 + max(frame["item"].max() for frame in rows.values())
     trained = np.isin(np.arange(items), rows["behaviour_sequences"]["item"])
