@@ -48,7 +48,7 @@ lint: $(VENV)/.development
 	$(BIN)/mypy
 
 test: $(VENV)/.development lint ## linter, type checker and tests
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 lab: $(VENV)/.development $(VENV)/.data ## JupyterLab on the notebooks
 	KEDRO_LOGGING_CONFIG=$(CURDIR)/conf/logging.yml $(BIN)/jupyter lab notebooks

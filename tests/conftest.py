@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from scipy import sparse
 
+from commands import run_kedro
 from multitask_recommender import load_recommender
 from multitask_recommender.data.interactions import Interactions, SideInformation
 from multitask_recommender.data.queries import Histories, Queries
 from multitask_recommender.data.tasks import Task
+from multitask_recommender.foundation.jobs import single_threaded
 from multitask_recommender.use.recommender import LoadedRecommender
 
 ROOT = Path(__file__).parents[1]
+
+# The cores are for several processes of tests: the threads of one small fit would only wait for each other.
+single_threaded()
 
 TASKS = {
     "watch": Task(kind="retrieval"),
@@ -112,6 +120,13 @@ class Project:
             shutil.copy(ROOT / name, folder)
         (folder / "src").mkdir()  # The package itself is the installed one.
 
+    @classmethod
+    def at(cls, folder: Path) -> Project:
+        """A copy that is there already."""
+        project = cls.__new__(cls)
+        project.folder = folder
+        return project
+
     @property
     def raw(self) -> Path:
         return self.folder / "tests" / "data" / "tiny_study"
@@ -120,9 +135,13 @@ class Project:
     def outputs(self) -> Path:
         return self.folder / "data" / "test"
 
-    def run(self, *options: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "kedro", "run", "--env", "test", *options]
+    def run(self, *options: str, fresh: bool = False) -> subprocess.CompletedProcess[str]:
+        """Run ``kedro run``; fresh in a Python of its own, with another order of sets, otherwise in a fork of one."""
+        arguments = ["run", "--env", "test", *options]
         environment = {**os.environ, "KEDRO_DISABLE_TELEMETRY": "1"}
+        if not fresh:
+            return run_kedro(arguments, self.folder, environment)
+        command = [sys.executable, "-m", "kedro", *arguments]
         return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, env=environment, check=False)
 
     def files(self) -> dict[str, bytes]:
@@ -139,9 +158,17 @@ class Project:
         path = self.raw / f"{table}.tsv"
         path.write_text(change(path.read_text()))  # type: ignore[operator]
 
-    def shuffle_test_labels(self, split: str) -> None:
-        """Permute the raw ratings among the test rows of a split of the last run."""
-        splits = pd.read_parquet(self.outputs / "03_primary" / "splits.parquet")
+    def configure(self, change: Callable[[dict[str, Any]], None]) -> Project:
+        """Rewrite the parameters of the tests: ``change`` changes what was read."""
+        path = self.folder / "conf" / "test" / "parameters.yml"
+        parameters = yaml.safe_load(path.read_text())
+        change(parameters)
+        path.write_text(yaml.safe_dump(parameters, sort_keys=False))
+        return self
+
+    def shuffle_test_labels(self, split: str, divided: Project) -> None:
+        """Permute the raw ratings among the test rows of a split, of which a run of the same project tells."""
+        splits = pd.read_parquet(divided.outputs / "03_primary" / "splits.parquet")
         test = splits.loc[(splits["split"] == split) & (splits["part"] == "test"), "row"].to_numpy()
         path = self.raw / "interactions.tsv"
         table = pd.read_csv(path, sep="\t", dtype=str)
@@ -156,22 +183,51 @@ def project(tmp_path: Path) -> Project:
     return Project(tmp_path)
 
 
+OTHER_SPLITS = ["chronological", "temporal", "cold_items"]
+
+
+def with_other_splits(project: Project) -> Project:
+    """The project, which divides its rows otherwise than by chance from now on."""
+    return project.configure(lambda parameters: parameters["splits"].update(strategies=OTHER_SPLITS))
+
+
+def made_once(
+    factory: pytest.TempPathFactory,
+    name: str,
+    *options: str,
+    prepare: Callable[[Project], Project] = lambda project: project,
+    fresh: bool = False,
+) -> Project:
+    """The tiny study after one run, which the first of the processes of the tests makes for all of them."""
+    own = factory.getbasetemp()
+    place = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    folder, finished = place / name, place / f"{name}.finished"
+    with (place / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not finished.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            result = prepare(Project(folder)).run(*options, fresh=fresh)
+            assert result.returncode == 0, result.stderr
+            finished.touch()
+    return Project.at(folder)
+
+
 @pytest.fixture(scope="session")
 def every_model(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The tiny study with all models after one whole run; tests that use it must not change it."""
-    project = Project(tmp_path_factory.mktemp("every_model"))
-    result = project.run("--params", "study.quick=false")
-    assert result.returncode == 0, result.stderr
-    return project
+    return made_once(tmp_path_factory, "every_model", "--params", "study.quick=false")
 
 
 @pytest.fixture(scope="session")
 def finished_project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The tiny study after one whole run; tests that use it must not change it."""
-    project = Project(tmp_path_factory.mktemp("study"))
-    result = project.run()
-    assert result.returncode == 0, result.stderr
-    return project
+    return made_once(tmp_path_factory, "study", fresh=True)
+
+
+@pytest.fixture(scope="session")
+def other_splits(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The tiny study on the other splits after one whole run; tests that use it must not change it."""
+    return made_once(tmp_path_factory, "other_splits", prepare=with_other_splits)
 
 
 @pytest.fixture(scope="session")

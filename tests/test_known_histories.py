@@ -88,9 +88,7 @@ def fitted(finished_project: Project, tmp_path_factory: pytest.TempPathFactory) 
     """A finished study to change."""
     folder = tmp_path_factory.mktemp("changed") / "study"
     shutil.copytree(finished_project.folder, folder)
-    project = Project.__new__(Project)
-    project.folder = folder
-    return project
+    return Project.at(folder)
 
 
 def outputs(project: Project, model: str) -> dict[str, bytes]:

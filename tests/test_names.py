@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,9 @@ import ibis
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 from scipy import sparse
 
-from conftest import Project
+from conftest import OTHER_SPLITS, Project, with_other_splits
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
 from multitask_recommender.data.numbering import refine
 from multitask_recommender.evaluation import metrics
@@ -22,7 +20,7 @@ from multitask_recommender.pipelines.data_engineering import nodes
 
 Frames = dict[str, pd.DataFrame]
 KEYS = ["split", "model", "task", "metric", "k", "group", "seed"]
-RANDOM_FIRST = ["random", "chronological", "temporal", "cold_items"]
+RANDOM_FIRST = ["random", *OTHER_SPLITS]
 
 
 def made(times: str, described: bool) -> Frames:
@@ -180,14 +178,6 @@ def assert_same_figures(first: Project, second: Project) -> None:
     pd.testing.assert_series_equal(figures(first), figures(second), rtol=1e-6, atol=1e-9)
 
 
-def configure(project: Project, change: Callable[[dict[str, Any]], None]) -> Project:
-    path = project.folder / "conf" / "test" / "parameters.yml"
-    text = yaml.safe_load(path.read_text())
-    change(text)
-    path.write_text(yaml.safe_dump(text, sort_keys=False))
-    return project
-
-
 def ran(project: Project, *options: str) -> Project:
     result = project.run(*options)
     assert result.returncode == 0, result.stderr
@@ -199,12 +189,9 @@ def test_names_move_no_figure_of_any_model(every_model: Project, project: Projec
     assert_same_figures(every_model, ran(project, "--params", "study.quick=false"))
 
 
-def test_names_and_rows_move_no_figure_of_other_splits(tmp_path: Path) -> None:
-    projects = [Project(tmp_path / name) for name in ("first", "second")]
-    rename_files(projects[1], rows=True)
-    for project in projects:
-        ran(configure(project, lambda text: text["splits"].update(strategies=RANDOM_FIRST[1:])))
-    assert_same_figures(*projects)
+def test_names_and_rows_move_no_figure_of_other_splits(other_splits: Project, project: Project) -> None:
+    rename_files(project, rows=True)
+    assert_same_figures(other_splits, ran(with_other_splits(project)))
 
 
 def bring(project: Project, frames: Frames, strategies: list[str]) -> Project:
@@ -221,7 +208,7 @@ def bring(project: Project, frames: Frames, strategies: list[str]) -> Project:
         text["dataset"] = description(frames)
         text["splits"]["strategies"] = strategies
 
-    return configure(project, change)
+    return project.configure(change)
 
 
 def test_names_move_no_figure_without_times(tmp_path: Path) -> None:
@@ -233,12 +220,15 @@ def test_names_move_no_figure_without_times(tmp_path: Path) -> None:
     assert_same_figures(*projects)
 
 
+KNOW_NOTHING = ["random", "global_mean", "user_mean"]
+KNOW_NO_NEW_ITEM = ["popularity", "item_mean", "user_item_bias", "item_knn", "rp3beta", "ease"]
+
+
 def chance(project: Project, split: str, task: str, relevant: str) -> tuple[float, float]:
     """Expected NDCG@10 of a random order, and its standard error over the users, by 2000 draws."""
-    rows = {
-        name: pd.read_parquet(next(project.outputs.rglob(f"{name}.parquet"))).query("split == @split")
-        for name in ("behaviour_sequences", "validation_rows", "test_labels")
-    }
+    rows = {}
+    for name in ("behaviour_sequences", "validation_rows", "test_labels"):
+        rows[name] = pd.read_parquet(next(project.outputs.rglob(f"{name}.parquet"))).query("split == @split")
     test = rows["test_labels"][rows["test_labels"][relevant]]
     items = 1 + max(frame["item"].max() for frame in rows.values())
     trained = np.isin(np.arange(items), rows["behaviour_sequences"]["item"])
@@ -260,15 +250,14 @@ def test_models_that_know_nothing_are_at_chance(project: Project) -> None:
     ran(
         bring(project, made("seconds", described=False), RANDOM_FIRST),
         "--params",
-        "study.quick=false,study.core_only=true",
+        f"study.models={' '.join([*KNOW_NOTHING, *KNOW_NO_NEW_ITEM])}",
         "--pipelines",
         "data_engineering,user_embedding,recommender,evaluation",
     )
     found = figures(project)
     for split in RANDOM_FIRST:
-        names = ["random", "global_mean", "user_mean"]
-        if split == "cold_items":  # New items have no interactions, and these have no features either.
-            names += ["popularity", "item_mean", "user_item_bias", "item_knn", "rp3beta", "ease"]
+        # New items have no interactions, and these have no features either.
+        names = [*KNOW_NOTHING, *(KNOW_NO_NEW_ITEM if split == "cold_items" else [])]
         for task, relevant in (("watch", "relevant_watch"), ("like", "relevant_like")):
             expected, error = chance(project, split, task, relevant)
             for name in names:

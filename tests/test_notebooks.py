@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from nbclient.exceptions import CellExecutionError
 
-from conftest import ROOT, Project
+from conftest import ROOT, Project, made_once
 
 sys.path.insert(0, str(ROOT / "notebooks"))
 from execute import execute
@@ -23,10 +23,7 @@ SWEEP = "05_when_does_multitask_help.ipynb"
 @pytest.fixture(scope="session")
 def swept_project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The tiny sweep over simulated bookstores after its run, without the study."""
-    project = Project(tmp_path_factory.mktemp("sweep"))
-    result = project.run("--pipelines", "when_multitask_helps")
-    assert result.returncode == 0, result.stderr
-    return project
+    return made_once(tmp_path_factory, "sweep", "--pipelines", "when_multitask_helps")
 
 
 @pytest.mark.parametrize("name", [path.name for path in NOTEBOOKS])

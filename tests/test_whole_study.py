@@ -162,7 +162,7 @@ def test_run_record(finished_project: Project) -> None:
 
 
 def test_two_runs_give_the_same_bytes(finished_project: Project, project: Project) -> None:
-    result = project.run()
+    result = project.run(fresh=True)
     assert result.returncode == 0, result.stderr
     assert "shared_bottom" in result.stdout
     assert "wrote" in result.stdout
@@ -171,13 +171,8 @@ def test_two_runs_give_the_same_bytes(finished_project: Project, project: Projec
     assert [name for name in first if first[name] != second[name]] == []
 
 
-def test_other_splits_run_end_to_end(project: Project) -> None:
-    parameters = project.folder / "conf" / "test" / "parameters.yml"
-    text = parameters.read_text()
-    parameters.write_text(text.replace("strategies: [random]", "strategies: [chronological, temporal, cold_items]"))
-    result = project.run()
-    assert result.returncode == 0, result.stderr
-    table = pd.read_csv(project.outputs / "08_reporting" / "metrics.csv")
+def test_other_splits_run_end_to_end(other_splits: Project) -> None:
+    table = pd.read_csv(other_splits.outputs / "08_reporting" / "metrics.csv")
     assert set(table["split"]) == {"chronological", "temporal", "cold_items"}
     assert set(table["model"]) == set(CORE)
     groups = table.groupby("split")["group"].agg(set)
@@ -186,7 +181,7 @@ def test_other_splits_run_end_to_end(project: Project) -> None:
     ndcg = ndcg[ndcg["group"] == "warm_items"].set_index("model")["value"]
     # Only item features can rank items without interactions: to item kNN they are all alike.
     assert ndcg["content_based"] > ndcg["random"]
-    lists = pd.read_parquet(project.outputs / "07_model_output" / "item_knn" / "ranked_lists.parquet")
+    lists = pd.read_parquet(other_splits.outputs / "07_model_output" / "item_knn" / "ranked_lists.parquet")
     assert (lists.query("split == 'cold_items' and task == 'watch'")["score"] == 0).all()
 
 
@@ -254,11 +249,9 @@ def test_a_study_of_the_core_models_leaves_the_others_out() -> None:
 
 def test_test_labels_change_no_weight(finished_project: Project, project: Project) -> None:
     """Permuting the labels of the test rows of a split changes no weight fitted and no parameter chosen on it."""
-    options = ["--pipelines", "data_engineering,user_embedding,recommender"]
-    assert project.run("--pipelines", "data_engineering").returncode == 0
-    before = pd.read_parquet(project.outputs / "05_model_input" / "test_labels.parquet")
-    project.shuffle_test_labels("random")
-    result = project.run(*options)
+    before = pd.read_parquet(finished_project.outputs / "05_model_input" / "test_labels.parquet")
+    project.shuffle_test_labels("random", divided=finished_project)
+    result = project.run("--pipelines", "data_engineering,user_embedding,recommender")
     assert result.returncode == 0, result.stderr
     after = pd.read_parquet(project.outputs / "05_model_input" / "test_labels.parquet")
     moved = (

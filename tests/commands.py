@@ -1,0 +1,48 @@
+"""Runs commands of Kedro in forks of one process that has imported what is slow to import.
+
+A command finds what it would find in a process of its own: its arguments, folder, environment and streams; Kedro itself
+is imported anew. An error that nobody catches goes through ``sys.excepthook``, as at the end of any Python program.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+# Neither imports the settings of a project, which Kedro reads from the folder that it starts in.
+_IMPORTED = ["multitask_recommender.pipeline_registry", "ibis.backends.duckdb"]
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(_IMPORTED)
+
+
+def run_kedro(arguments: Sequence[str], folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run ``kedro`` with arguments in a folder and wait for its end."""
+    with tempfile.TemporaryDirectory() as place:
+        streams = [Path(place) / name for name in ("stdout", "stderr")]
+        process = _FORKS.Process(target=_kedro, args=(list(arguments), folder, environment, streams))
+        process.start()
+        process.join()
+        said = [stream.read_text() for stream in streams]
+    assert process.exitcode is not None
+    return subprocess.CompletedProcess(["kedro", *arguments], process.exitcode, *said)
+
+
+def _kedro(arguments: list[str], folder: Path, environment: dict[str, str], streams: list[Path]) -> None:
+    for number, path in enumerate(streams, start=1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = ["kedro", *arguments]
+    try:
+        from kedro.framework.cli import main
+
+        main()
+    except Exception:
+        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        sys.exit(1)
