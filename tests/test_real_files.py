@@ -200,6 +200,25 @@ def funnel(**handling: str) -> DatasetSettings:
     return tasks_over(["view", "cart", "buy"], tasks)
 
 
+@pytest.mark.parametrize(
+    ("task", "training", "test", "said"),
+    [
+        ("regression", [3, 3], [1, 5], r"on the temporal split: the label is 3 on every training row"),
+        ("binary", [1, 1], [0, 1], r"on the temporal split: the label is 1 on every training row"),
+        ("retrieval", [None, None], [1, 1], r"on the temporal split: none of its training rows has a label"),
+        ("regression", [1, 5], [None, None], r"no test row of any split has a label"),
+    ],
+)
+def test_parts_that_nothing_can_be_learnt_or_measured_of_are_refused(
+    task: str, training: list[float | None], test: list[float | None], said: str
+) -> None:
+    dataset = tasks_over(["r"], {"e": {"kind": task, "label": "r", "relevant": "r > 3"}})
+    parts = [(["random", *["temporal"] * 2, "random"], [1, *training, 2]), (["temporal"] * 2, test)]
+    tables = [ibis.memtable(pa.table({"split": split, "e": pa.array(own, pa.float64())})) for split, own in parts]
+    with pytest.raises(SettingsError, match=said):
+        labels.check_parts(*tables, dataset)
+
+
 def test_rows_that_contradict_a_funnel_are_handled_as_declared_and_counted() -> None:
     table = interactions_with(view=[1, 1, 0, 0], cart=[1, 0, 1, 0], buy=[1, 0, 0, 1])
     with pytest.raises(DataError, match="'buy' is positive and 'cart'") as raised:

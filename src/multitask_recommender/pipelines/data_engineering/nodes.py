@@ -81,6 +81,9 @@ def separate_parts(
             behaviour sequences ``h``; validation_rows, the same without folds, whose ``position`` is that among all
             rows known before the test; test_pairs (split, user, item), without labels; test_labels (split, user, item,
             labels, relevance), which only ``evaluation`` reads.
+
+    Raises:
+        SettingsError: If nothing can be learnt of a task on a split, or nothing measured.
     """
     joined = labelled.inner_join(splits_table, "row")
     tasks, relevance = list(dataset.tasks), [f"relevant_{name}" for name in dataset.tasks]
@@ -100,6 +103,7 @@ def separate_parts(
     )
     validation = known.filter(known.part == "validation").select(columns)
     test = joined.filter(joined.part == "test").select("split", "user", "item", *tasks, *relevance)
+    labels.check_parts(sequences, test, dataset)
     keys = ["split", "user", "item"]
     return (
         sequences.order_by("split", "user", "position"),
