@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -19,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from kedro.io import DatasetError
 from pydantic import ValidationError
 
 from conftest import Project
@@ -198,6 +200,25 @@ def funnel(**handling: str) -> DatasetSettings:
     for name, value in handling.items():
         tasks[name]["contradictions"] = value
     return tasks_over(["view", "cart", "buy"], tasks)
+
+
+@pytest.mark.parametrize(
+    ("task", "training", "test", "said"),
+    [
+        ("regression", [3, 3], [1, 5], r"on the temporal split: the label is 3 on every training row"),
+        ("binary", [1, 1], [0, 1], r"on the temporal split: the label is 1 on every training row"),
+        ("retrieval", [None, None], [1, 1], r"on the temporal split: none of its training rows has a label"),
+        ("regression", [1, 5], [None, None], r"no test row of any split has a label"),
+    ],
+)
+def test_parts_that_nothing_can_be_learnt_or_measured_of_are_refused(
+    task: str, training: list[float | None], test: list[float | None], said: str
+) -> None:
+    dataset = tasks_over(["r"], {"e": {"kind": task, "label": "r", "relevant": "r > 3"}})
+    parts = [(["random", *["temporal"] * 2, "random"], [1, *training, 2]), (["temporal"] * 2, test)]
+    tables = [ibis.memtable(pa.table({"split": split, "e": pa.array(own, pa.float64())})) for split, own in parts]
+    with pytest.raises(SettingsError, match=said):
+        labels.check_parts(*tables, dataset)
 
 
 def test_rows_that_contradict_a_funnel_are_handled_as_declared_and_counted() -> None:
@@ -660,6 +681,22 @@ def test_lines_before_the_heading_are_passed_over(write: Write) -> None:
     assert "row 2 (line 5)" in str(refused(RawTable(filepath=write(text), skip_lines=3, columns=["id", "x"])))
     assert "skip_lines" in str(refused(RawTable(filepath=write("id\n"), skip_lines=2)))
     assert "skip_lines: 1" in str(refused(RawTable(filepath=write("id,id\n1,a\n"))))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (gzip.compress(b"u,i\n"), r"packed by gzip[\s\S]*ending .gz"),
+        (b"PK\x03\x04\x14\0", r"a zip archive or a spreadsheet[\s\S]*as CSV"),
+        (b"PAR1\x15\x04", "'file_format: parquet'"),
+        ("u,i\n".encode("utf-16"), "'encoding: utf-16'"),
+    ],
+)
+def test_files_that_are_no_text_are_named(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "table.csv"
+    path.write_bytes(content)
+    with pytest.raises(DatasetError, match=said):
+        RawTable(filepath=str(path)).load()
 
 
 def test_the_line_of_a_bad_row_is_right_after_line_breaks_in_values(write: Write) -> None:

@@ -88,16 +88,24 @@ def study(
                     "filepath": path.as_posix(),
                     "file_format": "parquet",
                 }
-        # JSON is YAML.
+        # JSON is YAML; a date or a number of NumPy is read from its text.
         (overlay / "catalog.yml").write_text(json.dumps(catalog))
-        (overlay / "parameters.yml").write_text(json.dumps(dict(description)))
+        (overlay / "parameters.yml").write_text(json.dumps(dict(description), default=str))
+        (folder / ".telemetry").write_text("consent: false")  # Nor does this study send anything to anybody.
         (overlay / "globals.yml").write_text(json.dumps({"folder": (folder / "data").as_posix()}))
         return _run(folder)
 
 
 def _write(frame: pd.DataFrame, table: str, path: Path) -> None:
+    if not isinstance(frame, pd.DataFrame):
+        raise DataError(
+            table,
+            f"The table is a {type(frame).__name__}, not a DataFrame of pandas.",
+            f"make one of it, such as pandas.DataFrame({table.removeprefix('raw_')}).",
+        )
     try:
-        frame.to_parquet(path, index=False)
+        # An index with a name, as 'groupby' and 'set_index' leave it, is a column.
+        (frame.reset_index() if any(frame.index.names) else frame).to_parquet(path, index=False)
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise DataError(
             table,
@@ -126,22 +134,26 @@ def _run(folder: Path) -> Study:
     from kedro.framework.session import KedroSession
 
     configure_project("multitask_recommender")
-    with KedroSession.create(project_path=folder, env=_ENVIRONMENT, conf_source=str(folder / "conf")) as session:
+    # What a run prints and logs names files that are gone in a moment.
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        KedroSession.create(project_path=folder, env=_ENVIRONMENT, conf_source=str(folder / "conf")) as session,
+    ):
         assert isinstance(session, KedroSession)
         try:
-            # What a run prints names files that are gone in a moment.
-            with contextlib.redirect_stdout(io.StringIO()):
-                session.run()
+            session.run()
         except Exception as error:
             found = find_study_error(error)
             if found is None:
                 raise
+            if isinstance(found, DataError):
+                found.file = None
             raise found from None
         catalog = session.load_context().catalog
-    tables = {name: catalog.load(name) for name in Study.__dataclass_fields__ if name != "recommendations"}
-    lists = {
-        model: catalog.load(f"{model}.recommendations")
-        for model in tables["metrics"]["model"].unique()
-        if catalog.exists(f"{model}.recommendations")
-    }
+        tables = {name: catalog.load(name) for name in Study.__dataclass_fields__ if name != "recommendations"}
+        lists = {
+            model: catalog.load(f"{model}.recommendations")
+            for model in tables["metrics"]["model"].unique()
+            if catalog.exists(f"{model}.recommendations")
+        }
     return Study(**tables, recommendations=lists)

@@ -41,6 +41,14 @@ _INVISIBLE = "\u200b\u2060\ufeff\u00ad \u00a0\t"
 _NO_NUMBERS = np.empty(0, np.int64)
 _ARCHIVE = re.compile(r"\.(zip|tar|t[gbx]z2?|tar\.(gz|bz2|xz))$", re.IGNORECASE)
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
+_SIGNATURES = {
+    b"\x1f\x8b": ("packed by gzip", "give the file the ending .gz or .tar.gz in 'filepath'"),
+    b"PK\x03\x04": ("a zip archive or a spreadsheet", "save a spreadsheet as CSV, or end .zip, in 'filepath'"),
+    b"PAR1": ("parquet", "set 'file_format: parquet'"),
+    b"\xff\xfe": ("text in UTF-16", "set 'encoding: utf-16'"),
+    b"\xfe\xff": ("text in UTF-16", "set 'encoding: utf-16'"),
+}
+"""How files begin that are often taken for text: what they are, and what to do."""
 FileFormat = Literal["csv", "json_lines", "parquet"]
 
 
@@ -251,10 +259,12 @@ class RawTable(AbstractDataset[None, ir.Table]):
                 shutil.copyfileobj(source, binary)
             return
         decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder(self._encoding)(), translate=True)
-        lines = 0
+        lines, chunk = 0, source.read(_CHUNK)
+        for begin, (what, remedy) in _SIGNATURES.items():
+            if chunk.startswith(begin) and self._encoding == "utf-8-sig":
+                raise self._error(f"The file is no text in UTF-8: it is {what}.", remedy, inside)
         with target.open("w", encoding="utf-8", newline="\n") as text:
             while True:
-                chunk = source.read(_CHUNK)
                 try:
                     decoded = decoder.decode(chunk, final=not chunk)
                 except UnicodeDecodeError as error:
@@ -277,6 +287,7 @@ class RawTable(AbstractDataset[None, ir.Table]):
                 lines += decoded.count("\n")
                 if not chunk:
                     return
+                chunk = source.read(_CHUNK)
 
     def _read(self, path: Path, inside: str) -> tuple[pa.Table, int, int | None]:
         """Read one file: its table with the column ``(row)``, its number of rows, and the line of its first row."""

@@ -251,3 +251,41 @@ def check_labels(interactions: ir.Table, dataset: DatasetSettings) -> None:
             f"The task '{name}' cannot be learnt: {problem}.\n  where: 'dataset.tasks.{name}.label'\n"
             "  what to do: correct the expression, or remove the task."
         )
+
+
+def check_parts(training: ir.Table, test: ir.Table, dataset: DatasetSettings) -> None:
+    """Refuse a task that nothing can be learnt of in the training rows of a split, and splits that measure nothing.
+
+    Args:
+        training: Training rows of all splits.
+        test: Test rows of all splits.
+        dataset: The tasks.
+
+    Raises:
+        SettingsError: If a task has no label, one class or one number alone in the training rows of a split, or no
+            task has a label in the test rows of any split.
+    """
+    measures: dict[str, ir.Value] = {}
+    for number, name in enumerate(dataset.tasks):
+        measures |= {f"low_{number}": training[name].min(), f"high_{number}": training[name].max()}
+    found = training.group_by("split").aggregate(**measures).order_by("split").execute()
+    for _, row in found.iterrows():
+        for number, (name, task) in enumerate(dataset.tasks.items()):
+            low, high = row[f"low_{number}"], row[f"high_{number}"]
+            if pd.isna(low):
+                problem = "none of its training rows has a label"
+            elif task.kind != "retrieval" and np.float32(low) == np.float32(high):
+                problem = f"the label is {low:g} on every training row that has one"
+            else:
+                continue
+            raise SettingsError(
+                f"The task '{name}' cannot be learnt on the {row['split']} split: {problem}.\n"
+                f"  where: 'dataset.tasks.{name}.label'\n"
+                "  what to do: correct the expression, choose other shares in 'splits', remove the split from "
+                "'splits.strategies', or remove the task."
+            )
+    if not test.aggregate(any=ibis.or_(*[test[name].notnull() for name in dataset.tasks]).any()).execute().iloc[0, 0]:
+        raise SettingsError(
+            "Nothing can be measured: no test row of any split has a label.\n  where: 'dataset.tasks'\n"
+            "  what to do: correct the labels, or choose other shares or strategies in 'splits'."
+        )

@@ -824,7 +824,8 @@ def _settle_unknown(
         if advice:
             remedy = f"{advice} Or else {remedy}"
         column = getattr(settings, identifier)
-        refuse_rows(unknown, "raw_interactions", column, f"A {identifier} is not in {table}.", remedy, value=identifier)
+        problem = f"{'A' if side == 'users' else 'An'} {identifier} is not in {table}."
+        refuse_rows(unknown, "raw_interactions", column, problem, remedy, value=identifier)
     if described is not None and handling == "drop":
         report.count(unknown, "raw_interactions", f"'{getattr(settings, identifier)}' is not in {table}")
         return interactions.semi_join(known, identifier), known

@@ -142,7 +142,9 @@ def left_out_of(dataset: DatasetSettings) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["what", "reason"])
 
 
-def left_out_models(dataset: DatasetSettings, study: StudySettings, metrics: pd.DataFrame) -> pd.DataFrame:
+def left_out_models(
+    dataset: DatasetSettings, study: StudySettings, metrics: pd.DataFrame, costs: pd.DataFrame
+) -> pd.DataFrame:
     """Say which models the metrics hold nothing of: table (what, reason)."""
     lines = []
     for name, variant in VARIANTS.items():
@@ -151,6 +153,8 @@ def left_out_models(dataset: DatasetSettings, study: StudySettings, metrics: pd.
         if not study.wants(variant):
             setting = "models" if study.models else "core_only" if study.core_only and not variant.core else "quick"
             reason = f"'study.{setting}' leaves it out"
+        elif name in set(costs["model"]):
+            reason = "the tasks that it predicts have no test rows with a label"
         else:
             reason = impossible(variant, dataset) or f"it has not been run: kedro run --namespaces {name}"
         lines.append((f"model {name}", reason))

@@ -82,6 +82,9 @@ def separate_parts(
             and time: the behaviour sequences ``h``; validation_rows, the same without folds, whose ``position`` is that
             among all rows known before the test; test_pairs (split, user, item), each once and without labels;
             test_labels, the test rows as those of validation, which only ``evaluation`` reads.
+
+    Raises:
+        SettingsError: If nothing can be learnt of a task on a split, or nothing measured.
     """
     joined = labelled.inner_join(splits_table, "row")
     tasks, relevance = list(dataset.tasks), [f"relevant_{name}" for name in dataset.tasks]
@@ -101,6 +104,7 @@ def separate_parts(
     )
     validation = known.filter(known.part == "validation").select(columns)
     test = known.filter(known.part == "test").select(columns)
+    labels.check_parts(sequences, test, dataset)
     keys = ["split", "user", "item"]
     return (
         sequences.order_by("split", "user", "position"),

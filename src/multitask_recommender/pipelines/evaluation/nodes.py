@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import ibis.expr.types as ir
@@ -163,6 +164,7 @@ def _user_thirds(totals: pd.DataFrame, train: Interactions) -> pd.DataFrame:
 
 
 def _stack(tables: list[pd.DataFrame], columns: list[str], model: str) -> pd.DataFrame:
+    tables = [table for table in tables if len(table)]
     if not tables:
         return pd.DataFrame(columns=columns)
     return pd.concat(tables, ignore_index=True).assign(model=model)[columns]
@@ -276,27 +278,25 @@ def collect_cv_results(*tables: pd.DataFrame) -> pd.DataFrame:
     return collect(*tables)[["model", "split", "candidate", "parameters", "fold", "task", "error"]]
 
 
-def collect_costs(table: pd.DataFrame, *costs: dict[str, Any]) -> pd.DataFrame:
+def collect_costs(names: Sequence[str], *costs: dict[str, Any]) -> pd.DataFrame:
     """Put the models' costs into one table: means over splits and seed numbers, the peak over all.
 
     Args:
-        table: The metrics, whose models are those of the costs.
+        names: The models.
         costs: Fit costs of every model in order, then predict costs of every model in order; empty for one left out.
     """
-    names = list(table["model"].drop_duplicates())
-    half = len(costs) // 2
-    fits, predicts = ([own for own in part if own] for part in (costs[:half], costs[half:]))
     rows = []
-    for name, fit_cost, predict_cost in zip(names, fits, predicts, strict=True):
-        rows.append(
-            {
-                "model": name,
-                "parameters": max(own["parameters"] for own in fit_cost.values()),
-                "fit_seconds": np.mean([s for own in fit_cost.values() for s in own["seconds"]]),
-                "predict_seconds": np.mean([s for own in predict_cost.values() for s in own["seconds"]]),
-                "peak_mb": max(m for own in fit_cost.values() for m in own["peak_mb"]),
-            }
-        )
+    for name, fit_cost, predict_cost in zip(names, costs[: len(names)], costs[len(names) :], strict=True):
+        if fit_cost:
+            rows.append(
+                {
+                    "model": name,
+                    "parameters": max(own["parameters"] for own in fit_cost.values()),
+                    "fit_seconds": np.mean([s for own in fit_cost.values() for s in own["seconds"]]),
+                    "predict_seconds": np.mean([s for own in predict_cost.values() for s in own["seconds"]]),
+                    "peak_mb": max(m for own in fit_cost.values() for m in own["peak_mb"]),
+                }
+            )
     return pd.DataFrame(rows).round({"fit_seconds": 3, "predict_seconds": 3, "peak_mb": 1})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import ibis.expr.types as ir
 import pandas as pd
@@ -66,6 +67,9 @@ def create_pipeline(variants: Sequence[Variant]) -> Pipeline:
     def of_every_model(output: str) -> list[str]:
         return [f"{variant.name}.{output}" for variant in variants]
 
+    def collect_costs(*costs: dict[str, Any]) -> pd.DataFrame:
+        return nodes.collect_costs([variant.name for variant in variants], *costs)
+
     settings = ["params:dataset", "params:evaluation"]
     return Pipeline(
         [
@@ -90,7 +94,7 @@ def create_pipeline(variants: Sequence[Variant]) -> Pipeline:
             node(nodes.collect, of_every_model("metrics"), "metrics", name="collect_metrics"),
             node(
                 left_out_models,
-                ["params:dataset", "params:study", "metrics"],
+                ["params:dataset", "params:study", "metrics", "costs"],
                 "left_out_models",
                 name="list_models_left_out",
             ),
@@ -122,8 +126,8 @@ def create_pipeline(variants: Sequence[Variant]) -> Pipeline:
                 name="collect_cv_results",
             ),
             node(
-                nodes.collect_costs,
-                ["metrics", *of_every_model("fit_costs"), *of_every_model("predict_costs")],
+                collect_costs,
+                [*of_every_model("fit_costs"), *of_every_model("predict_costs")],
                 "costs",
                 name="collect_costs",
             ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import combinations
 from typing import Any
 
@@ -73,8 +74,9 @@ def measure_task_affinity(
     for (fold, group), (measured, rows_of_cosines) in zip(jobs, results, strict=True):
         cosines += [(split, fold, *row) for row in rows_of_cosines]
         errors |= {(fold, task, " + ".join(t for t in group if t != task)): e for task, e in measured.items()}
+    # Nothing is gained over a task that makes no error alone.
     gains = [
-        (split, fold, task, others, error, alone := errors[fold, task, ""], 1.0 - error / alone)
+        (split, fold, task, others, error, alone := errors[fold, task, ""], 1.0 - error / alone if alone else math.nan)
         for (fold, task, others), error in errors.items()
         if others
     ]
