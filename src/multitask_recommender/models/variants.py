@@ -17,7 +17,14 @@ from multitask_recommender.data.tasks import Task, TaskKind
 from multitask_recommender.foundation.settings_base import Settings
 from multitask_recommender.models.architectures import aitm, cross_stitch, esmm, mmoe, ple, shared_bottom, stem
 from multitask_recommender.models.architectures.shared_bottom import SharedBottomSettings
-from multitask_recommender.models.baselines import item_item, item_ridge, matrix_factorisation, neighbours, simple
+from multitask_recommender.models.baselines import (
+    item_item,
+    item_ridge,
+    markov,
+    matrix_factorisation,
+    neighbours,
+    simple,
+)
 from multitask_recommender.models.document import document_system
 from multitask_recommender.models.per_task import PerTask
 from multitask_recommender.models.recommender import Recommender
@@ -262,6 +269,9 @@ _ALL = (
     ),
     Variant(
         "rp3beta", item_item.RandomWalk, item_item.RandomWalkSettings, "baseline", "RP3beta", per_task=True, quick=False
+    ),
+    Variant(
+        "markov", markov.MarkovChain, markov.MarkovSettings, "baseline", "Markov chain", per_task=True, quick=False
     ),
     Variant("ease", item_item.Ease, item_item.EaseSettings, "baseline", "EASE", per_task=True, quick=False),
     Variant(
