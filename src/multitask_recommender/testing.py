@@ -109,16 +109,18 @@ class ModelUnderTest:
         return model
 
     def ask(self, *histories: Sequence[int], user: int = NEW_USER, context: bool = False) -> Queries:
-        """Make queries with histories of some items, all of them watched, liked and rated 5."""
+        """Make queries with histories of some items: every other one liked and rated 5, the rest rated 2."""
         _, side = self.study
         owner = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
         item = np.array([item for history in histories for item in history], dtype=np.int64)
-        value = {"rating": 5.0}
+        place = np.concatenate([np.arange(len(history)) for history in histories]) if len(item) else item
+        like, every = place % 2 == 0, np.ones(len(item), bool)
+        labels = {"watch": every, "like": like, "rating": np.where(like, 5.0, 2.0)}
         history = Interactions(
             owner,
             item,
-            labels={task: np.full(len(item), value.get(task, 1.0), np.float32) for task in TASKS},
-            relevant={task: np.ones(len(item), bool) for task in TASKS},
+            labels={task: label.astype(np.float32) for task, label in labels.items()},
+            relevant={"watch": every, "like": like, "rating": like},
         )
         features = np.zeros((len(histories), side.user_features.shape[1]), np.float32)
         features[:, 0] = context

@@ -23,6 +23,7 @@ from multitask_recommender.models.baselines import (
     markov,
     matrix_factorisation,
     neighbours,
+    revisit,
     simple,
 )
 from multitask_recommender.models.document import document_system
@@ -283,6 +284,7 @@ _ALL = (
         quick=False,
         funnel=True,
     ),
+    Variant("revisit", revisit.Revisit, revisit.RevisitSettings, "baseline", "Revisit", quick=False, funnel=True),
     Variant(
         "ials", item_item.ImplicitALS, item_item.ImplicitALSSettings, "baseline", "iALS", per_task=True, quick=False
     ),
