@@ -553,7 +553,7 @@ def test_a_study_may_have_no_validation_rows(strategy: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["fold", "Split", "item", "position", "part", "relevant_read", "READ", " read", "a\nb", ""]
+    "name", ["fold", "Split", "item", "position", "part", "relevant_read", "READ", " read", "a\nb", "", "self"]
 )
 def test_names_of_tasks_that_cannot_be_columns_are_refused(name: str) -> None:
     task = {"kind": "binary", "label": "score > 3"}
@@ -567,13 +567,23 @@ def test_other_names_of_tasks_are_columns(write: Write, name: str) -> None:
     prepare(write, dataset)
 
 
-@pytest.mark.parametrize("name", ["item", "Row", "event", "raw_score", "Score", "and", "not", "True", "file"])
+@pytest.mark.parametrize(
+    "name", ["item", "Row", "event", "raw_score", "Score", "and", "not", "True", "file", "self", "(row)"]
+)
 def test_names_of_signals_that_mean_something_are_refused(name: str) -> None:
     with pytest.raises(ValidationError, match="signals cannot be called"):
         described(interactions__signals={"score": {"column": "s"}, name: {"column": "t"}})
 
 
-@pytest.mark.parametrize("name", ["Title", "AGE", "raw_age", "row"])
+@pytest.mark.parametrize("name", ["place", "number", "value", "by", "x/y"])
+def test_other_names_of_features_are_columns(write: Write, name: str) -> None:
+    feature = {"kind": "category", "column": "city"}
+    dataset = described(users={"user_id": "u", "features": {name: feature}})
+    users = prepare(write, dataset, users="u,city\n" + "".join(f"{user},in {user}\n" for user in "abcdefg"))[1]
+    assert users[name].tolist() == [f"in {user}" for user in "abcdefg"]
+
+
+@pytest.mark.parametrize("name", ["Title", "AGE", "raw_age", "row", "self", "(place)"])
 def test_names_of_features_that_mean_something_are_refused(name: str) -> None:
     numeric = {"kind": "numeric", "column": "age"}
     with pytest.raises(ValidationError, match="features of users cannot be called"):

@@ -481,6 +481,7 @@ def _safe(name: str, taken: set[str]) -> str:
 
 
 _TAKEN = {
+    "self",
     "row",
     "user",
     "item",
