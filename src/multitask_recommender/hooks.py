@@ -87,6 +87,16 @@ def _refuse_runner(name: str) -> NoReturn:
     )
 
 
+class FreeDatasets:
+    """Spares a run the time of listing all data sets of the pipeline again whenever the runner releases one of them."""
+
+    @hook_impl
+    def before_pipeline_run(self, pipeline: Pipeline) -> None:
+        """Keep the pipeline's inputs and outputs, which do not change."""
+        for name in ("inputs", "outputs"):
+            setattr(pipeline, name, getattr(pipeline, name)().copy)
+
+
 class ReadableErrors:
     """Shows an error that the user can settle as its message alone, and names the file of a faulty table."""
 
