@@ -825,10 +825,20 @@ def test_a_first_description_of_files_without_headings_and_of_behaviours(project
     assert {"view_ecommerce", "purchase_ecommerce"} <= set(tables["interactions"])
 
 
+@pytest.mark.parametrize(("user", "item"), [("listener", "track_uri"), ("Player", "game"), ("student_id", "Course")])
+def test_a_first_description_knows_users_and_items_by_many_names(tmp_path: Path, user: str, item: str) -> None:
+    (tmp_path / "raw").mkdir()
+    rows = "".join(f"{n % 4},{n},{n % 5}\n" for n in range(20))
+    (tmp_path / "raw" / "log.csv").write_text(f"{user},{item},hours\n{rows}")
+    written = write_starting_point("mine", tmp_path, tmp_path / "raw")
+    names = yaml.safe_load(written[-1].read_text())["dataset"]["interactions"]
+    assert (names["user_id"], names["item_id"]) == (user, item)
+
+
 def test_files_that_nothing_can_be_made_of_write_nothing(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "notes.csv").write_text("a,b\nx,y\n")
-    with pytest.raises(ValueError, match=r"notes\.csv: a, b"):
+    with pytest.raises(ValueError, match=r"notes\.csv: a, b\n  what to do: leave FROM out"):
         write_starting_point("nothing", tmp_path, tmp_path / "raw")
     with pytest.raises(FileNotFoundError, match="does not exist"):
         write_starting_point("nothing", tmp_path, tmp_path / "absent")
