@@ -494,29 +494,53 @@ def run_data_engineering(project: Project, name: str) -> dict[str, pd.DataFrame]
     return tables | {path.stem: pd.read_csv(path) for path in folder.glob("08_reporting/*.csv")}
 
 
-def place_movielens_1m(project: Project) -> None:
+def movielens_1m_tables() -> dict[str, list[list[object]]]:
     ratings = [[u, i, 1 + (u + i) % 5, 978300000 + 10 * i + u] for u, i in pairs()]
     users = [[u, "FM"[u % 2], [1, 18, 25][u % 3], u % 4, f"0{u:04d}"] for u in range(1, 25)]
     movies = [[i, f"Café {i}, The ({1980 + i})", ["Drama", "Action|Sci-Fi"][i % 2]] for i in range(1, 21)]
+    return {"ratings": ratings, "users": users, "movies": movies}
+
+
+def place_movielens_1m(project: Project) -> None:
+    tables = movielens_1m_tables()
+    for name in ("users", "movies"):
+        place(project, f"movielens_1m/{name}.dat", table_text(tables[name], "::"), "latin-1")
+    parts = ["train", "validation", "train", "test", "train", "train"]
+    rows = [[*row[:3], parts[place % len(parts)]] for place, row in enumerate(tables["ratings"])]
+    text = "user_id,movie_id,rating,part\n" + table_text(rows, ",")
+    place(project, "movielens_1m/ratings.csv.gz", "").write_bytes(gzip.compress(text.encode()))
+
+
+def test_movielens_1m_with_given_parts(project: Project) -> None:
+    place_movielens_1m(project)
+    tables = run_data_engineering(project, "movielens_1m")
+    splits = tables["splits"].merge(tables["interactions"], on="row")
+    own = splits[splits["split"] == "given"]
+    assert (own["part"] == own["given_part"]).all()
+    assert own["part"].value_counts()["train"] == len(tables["behaviour_sequences"].query("split == 'given'"))
+    assert tables["dropped_rows"].empty
+
+
+def place_movielens_1m_published(project: Project) -> None:
     with zipfile.ZipFile(place(project, "movielens_1m/ml-1m.zip", ""), "w") as archive:
-        for name, rows in (("ratings", ratings), ("users", users), ("movies", movies)):
+        for name, rows in movielens_1m_tables().items():
             archive.writestr(f"ml-1m/{name}.dat", table_text(rows, "::").encode("latin-1"))
 
 
 def test_movielens_1m_as_published(project: Project) -> None:
-    place_movielens_1m(project)
-    tables = run_data_engineering(project, "movielens_1m")
+    place_movielens_1m_published(project)
+    tables = run_data_engineering(project, "movielens_1m_published")
     item = tables["items"].set_index("item_id").loc["3"]
     assert item["title"] == "Café 3, The (1983)"
     assert item["release_year"] == 1983
     assert list(item["genres"]) == ["Action", "Sci-Fi"]
     assert tables["users"].set_index("user_id").loc["5", "region"] == "0"
-    assert set(tables["splits"]["split"]) == {"random", "chronological", "everything"}
+    assert set(tables["splits"]["split"]) == {"random", "chronological", "temporal", "everything"}
     assert tables["dropped_rows"].empty
     archive = project.folder / "data/01_raw/movielens_1m/ml-1m.zip"
     zipfile.ZipFile(archive).extractall(archive.parent)
     archive.unlink()
-    pd.testing.assert_frame_equal(run_data_engineering(project, "movielens_1m")["items"], tables["items"])
+    pd.testing.assert_frame_equal(run_data_engineering(project, "movielens_1m_published")["items"], tables["items"])
 
 
 def place_goodbooks_10k(project: Project, wanted: list[tuple[int, int]]) -> None:

@@ -46,8 +46,8 @@ def validated(tables: dict[str, ir.Table]) -> tuple[ir.Table, ir.Table, ir.Table
 @pytest.fixture(scope="module")
 def prepared() -> dict[str, pd.DataFrame]:
     interactions, users, items = validated(raw_tables())
-    splits = nodes.assign_splits(interactions, SPLITS)
     labelled = nodes.label_interactions(interactions, DATASET)
+    splits = nodes.assign_splits(labelled, SPLITS)
     sequences, validation, pairs, labels = nodes.separate_parts(labelled, splits, DATASET)
     user_vocabulary, user_features = nodes.build_user_features(users, sequences, DATASET)
     item_vocabulary, item_features = nodes.build_item_features(items, sequences, DATASET)
@@ -161,8 +161,8 @@ def test_unseen_categories_count_as_rare() -> None:
     users = pd.read_csv(TINY / "users.tsv", sep="\t", dtype=str)
     users.loc[len(users)] = ["999", "30", "X", "unheard", "12345"]  # A user without any interaction.
     interactions, users_table, _ = validated(raw_tables(users=users))
-    splits = nodes.assign_splits(interactions, SPLITS)
     labelled = nodes.label_interactions(interactions, DATASET)
+    splits = nodes.assign_splits(labelled, SPLITS)
     sequences, *_ = nodes.separate_parts(labelled, splits, DATASET)
     vocabulary, matrix = nodes.build_user_features(users_table, sequences, DATASET)
     names = vocabulary.execute().query("split == 'random'")

@@ -18,6 +18,7 @@ from test_bring_your_own_data import (
     place_goodbooks_10k,
     place_kuairand_pure,
     place_movielens_1m,
+    place_movielens_1m_published,
     place_retailrocket,
     tiny_models,
 )
@@ -43,6 +44,7 @@ OVERLAYS: dict[str, tuple[Callable[[Project], None], list[str]]] = {
     "goodbooks_10k": (place_books_that_are_read_and_wanted, []),
     "kuairand_pure": (place_kuairand_pure, []),
     "movielens_1m": (place_movielens_1m, []),
+    "movielens_1m_published": (place_movielens_1m_published, []),
     "retailrocket": (place_retailrocket, []),
 }
 

@@ -35,7 +35,7 @@ from test_bring_your_own_data import (
     BASE_ROWS,
     described,
     lines,
-    place_movielens_1m,
+    place_movielens_1m_published,
     place_retailrocket,
     prepare,
     refused,
@@ -813,7 +813,7 @@ def test_a_first_description_of_files_runs(project: Project) -> None:
 
 
 def test_a_first_description_of_files_without_headings_and_of_behaviours(project: Project) -> None:
-    place_movielens_1m(project)
+    place_movielens_1m_published(project)
     archive = project.folder / "data/01_raw/movielens_1m/ml-1m.zip"
     write_starting_point("packed", project.folder, archive)
     tables = run_data_engineering(project, "packed")

@@ -9,7 +9,8 @@ from scipy import sparse
 from multitask_recommender.data.interactions import Interactions, SideInformation
 from multitask_recommender.data.queries import Histories
 from multitask_recommender.data.tasks import Task
-from multitask_recommender.models.baselines.revisit import Revisit, RevisitSettings, visits
+from multitask_recommender.models.architectures.shared_bottom import WideSharedBottom, WideSharedBottomSettings
+from multitask_recommender.models.baselines.revisit import Revisit, RevisitBonus, RevisitSettings, visits
 
 TASKS = {
     "view": Task(kind="retrieval"),
@@ -70,3 +71,35 @@ def test_what_was_bought_is_met_no_more_and_eager_users_count(train: Interaction
     scores = model.score(Histories(asked, side.user_features).of(np.array([0, 1])))["buy"]
     assert scores[0, 3] < 1
     assert scores[0, 2] > scores[1, 2] > 1
+
+
+def test_the_bonus_is_that_of_visits_alone(train: Interactions, side: SideInformation) -> None:
+    plain, model = (kind(RevisitSettings(item_smoothing=2.0)) for kind in (Revisit, RevisitBonus))
+    for own in (plain, model):
+        own.fit(train, side, 0)
+    asked = Histories(pairs([(0, 0, 1), (0, 2, 2), (0, 3, 3)]), side.user_features).of(np.array([0]))
+    bonus = model.score(asked)
+    assert list(bonus) == ["cart", "buy"]
+    share = train.relevant["buy"].sum() / (20 * 5)
+    rate = plain.score(asked)["buy"][0, 2] - 1
+    assert bonus["buy"][0, 2] == pytest.approx(np.log1p(rate / share), rel=1e-5)
+    assert bonus["buy"][0, [1, 3, 4]].tolist() == [0, 0, 0]
+    assert bonus["cart"][0, 0] > 0
+
+
+def test_a_wide_model_reads_visits(train: Interactions, side: SideInformation) -> None:
+    training = {"epochs": 1, "batches": 2}
+    settings = WideSharedBottomSettings.model_validate(
+        {"dimension": 2, "user_features": False, "item_features": False, "training": training, "revisit": {}}
+    )
+    model = WideSharedBottom(settings)
+    model.fit(train, side, 1)
+    asked = Histories(pairs([(0, 0, 1), (0, 2, 2)]), side.user_features).of(np.array([0]))
+    weak = model.score(asked)["buy"][0]
+    model.ask_with(settings.model_copy(update={"revisit_weight": 50.0}))
+    strong = model.score(asked)["buy"][0]
+    assert np.argmax(strong) == 2
+    np.testing.assert_allclose(strong[[1, 3, 4]], weak[[1, 3, 4]])
+    again = WideSharedBottom(settings.model_copy(update={"revisit_weight": 50.0}))
+    again.restore(model.state(), side)
+    np.testing.assert_allclose(again.score(asked)["buy"][0], strong, rtol=1e-6)

@@ -6,9 +6,10 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from multitask_recommender.data.interactions import SideInformation
-from multitask_recommender.data.tasks import Task
+from multitask_recommender.data.tasks import Task, funnel_chain
 from multitask_recommender.models.baselines.item_item import EaseSettings, FirstStepEase
 from multitask_recommender.models.baselines.item_ridge import ItemRidge, ItemRidgeSettings
+from multitask_recommender.models.baselines.revisit import RevisitBonus, RevisitSettings
 from multitask_recommender.models.blend import Blend, WidePart
 from multitask_recommender.models.recommender import Recommender
 from multitask_recommender.models.towers.experts import Experts, identity_heads
@@ -108,12 +109,17 @@ class WideSharedBottomSettings(SharedBottomSettings):
     Attributes:
         wide: Parameters of the wide part of the retrieval tasks, an EASE; null: none.
         wide_weight: Factor on it in the score.
+        revisit: Parameters of the wide part of the later steps of a funnel, the bonus of items that were met; null:
+            none.
+        revisit_weight: Factor on it in the score.
         wide_labels: Parameters of the wide part of the tasks with labels, an item ridge regression; null: none.
         wide_labels_share: Its share of the prediction, for items with training labels.
     """
 
     wide: EaseSettings | None = None
     wide_weight: float = Field(default=1.0, gt=0)
+    revisit: RevisitSettings | None = None
+    revisit_weight: float = Field(default=0.1, ge=0)
     wide_labels: ItemRidgeSettings | None = None
     wide_labels_share: float = Field(default=0.25, gt=0, le=1)
 
@@ -122,7 +128,8 @@ class WideSharedBottom(Blend[WideSharedBottomSettings]):
     """Shared-bottom towers blended with item-item weights in closed form.
 
     EASE is added to the scores of the retrieval tasks (:class:`FirstStepEase`: the steps of a funnel share the wide
-    part of its first step, which has the most data); item ridge regression is mixed into the predictions of the others.
+    part of its first step, which has the most data), and with it the bonus of items that were met in an earlier step
+    (:class:`RevisitBonus`); item ridge regression is mixed into the predictions of the others.
     """
 
     knowledge = SharedBottom.knowledge
@@ -141,4 +148,9 @@ class WideSharedBottom(Blend[WideSharedBottomSettings]):
         if self.settings.wide_labels is not None and labelled:
             ridge, share = ItemRidge(self.settings.wide_labels), self.settings.wide_labels_share
             parts["wide_labels"] = WidePart(ridge, labelled, share, mixed=True)
+        steps = RevisitBonus(self.settings.revisit or RevisitSettings()).scored_tasks(side.tasks)
+        if self.settings.revisit is not None and steps:
+            chain = {before for name in steps for before in funnel_chain(side.tasks, name)}
+            tasks = [name for name in side.tasks if name in chain]
+            parts["revisit"] = WidePart(RevisitBonus(self.settings.revisit), tasks, self.settings.revisit_weight, False)
         return parts

@@ -121,3 +121,33 @@ class Revisit(Recommender[RevisitSettings]):
     def restore(self, state: State, side: SideInformation) -> None:
         """Take rates and popularity back."""
         self._state, self._tasks = dict(state), side.tasks
+
+
+class RevisitBonus(Revisit):
+    """What a visit adds to the score of another model: log(1 + r / r_0), and nothing for the other items.
+
+    r is the rate of :class:`Revisit`, r_0 the share of all pairs that are positive in the task, so that the sum with
+    the logarithm of how much likelier than another an item is without the visit is that with it (as in naive Bayes).
+    Tasks without a step before them, and those that do not rank the catalogue, get none.
+    """
+
+    def scored_tasks(self, tasks: dict[str, Task]) -> list[str]:
+        """Return the retrieval tasks that come after another task."""
+        return [name for name, task in tasks.items() if task.kind == "retrieval" and len(funnel_chain(tasks, name)) > 1]
+
+    def fit(self, train: Interactions, side: SideInformation, seed: int) -> LearningCurve:
+        """Count visits, what became of them, and positive pairs."""
+        curve = super().fit(train, side, seed)
+        for name in self._state:
+            share = train.relevant[name].sum() / max(side.users * side.items, 1)
+            branch(self._state, name)["share"] = np.array([max(share, 1e-12)], np.float32)
+        return curve
+
+    def score(self, queries: Queries) -> dict[str, FloatArray]:
+        """Return the bonus alone."""
+        scores = {}
+        for name in self._state:
+            bonus = self.bonus(queries, name)
+            bonus.data = np.log1p(bonus.data / array(branch(self._state, name), "share")[0])
+            scores[name] = bonus.toarray()
+        return scores
