@@ -59,11 +59,13 @@ def interactions_with(**columns: list[float | None]) -> ibis.Table:
             "user_id": [f"u{n % 3}" for n in range(count)],
             "item_id": [f"i{n}" for n in range(count)],
             "timestamp": np.arange(count, dtype=float),
+            "time": np.arange(count, dtype=float),
             **{name: pd.array(own, dtype="Float64").to_numpy(float, na_value=np.nan) for name, own in columns.items()},
         }
     )
     table = ibis.memtable(frame)
-    return table.mutate(**{name: table[name].isnan().ifelse(None, table[name]) for name in columns})
+    known = {name: table[name].isnan().ifelse(None, table[name]) for name in columns}
+    return table.mutate(**known, given_part=ibis.null("string"))
 
 
 def tasks_over(signals: list[str], tasks: dict[str, Any]) -> DatasetSettings:

@@ -59,7 +59,21 @@ class _WholeFile:
 
 
 class IbisTable(_WholeFile, FileDataset):
-    """``ibis.FileDataset`` that writes whole files."""
+    """``ibis.FileDataset`` that writes whole files, and opens a file once for all nodes that read it."""
+
+    _read: tuple[tuple[int, int, int], ir.Table] | None = None
+
+    def load(self) -> ir.Table:
+        """Return the table."""
+        read = super().load
+        try:
+            status = os.stat(self._filepath)
+        except OSError:
+            return read()
+        stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
+        if self._read is None or self._read[0] != stamp:
+            self._read = stamp, read()
+        return self._read[1]
 
     def save(self, data: ir.Table) -> None:
         """Write the table."""
