@@ -202,6 +202,21 @@ def test_a_study_of_some_models_runs_end_to_end(project: Project) -> None:
     assert pd.read_csv(folder / "comparisons.csv").empty
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--env", "tets"), r"conf/tets\n  what to do: name a folder of conf/"),
+        (("--params", "splits.folds=1"), r"folds\n +Input should be greater than or equal to 2\n  what to do"),
+    ],
+)
+def test_slips_of_the_command_line_are_a_few_lines(project: Project, options: tuple[str, str], said: str) -> None:
+    result = project.run(*options)
+    assert result.returncode != 0
+    assert re.search(said, result.stderr)
+    assert "Traceback" not in result.stderr
+    assert "pydantic" not in result.stderr.split("Error: ")[-1]  # Before it stands what Kedro logs.
+
+
 def test_a_runner_that_cannot_read_the_tables_is_refused_at_the_start(project: Project) -> None:
     result = project.run("--runner", "ParallelRunner")
     assert result.returncode != 0

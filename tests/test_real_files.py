@@ -553,7 +553,7 @@ def test_a_study_may_have_no_validation_rows(strategy: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["fold", "Split", "item", "position", "part", "relevant_read", "READ", " read", "a\nb", ""]
+    "name", ["fold", "Split", "item", "position", "part", "relevant_read", "READ", " read", "a\nb", "", "self"]
 )
 def test_names_of_tasks_that_cannot_be_columns_are_refused(name: str) -> None:
     task = {"kind": "binary", "label": "score > 3"}
@@ -567,13 +567,23 @@ def test_other_names_of_tasks_are_columns(write: Write, name: str) -> None:
     prepare(write, dataset)
 
 
-@pytest.mark.parametrize("name", ["item", "Row", "event", "raw_score", "Score", "and", "not", "True", "file"])
+@pytest.mark.parametrize(
+    "name", ["item", "Row", "event", "raw_score", "Score", "and", "not", "True", "file", "self", "(row)"]
+)
 def test_names_of_signals_that_mean_something_are_refused(name: str) -> None:
     with pytest.raises(ValidationError, match="signals cannot be called"):
         described(interactions__signals={"score": {"column": "s"}, name: {"column": "t"}})
 
 
-@pytest.mark.parametrize("name", ["Title", "AGE", "raw_age", "row"])
+@pytest.mark.parametrize("name", ["place", "number", "value", "by", "x/y"])
+def test_other_names_of_features_are_columns(write: Write, name: str) -> None:
+    feature = {"kind": "category", "column": "city"}
+    dataset = described(users={"user_id": "u", "features": {name: feature}})
+    users = prepare(write, dataset, users="u,city\n" + "".join(f"{user},in {user}\n" for user in "abcdefg"))[1]
+    assert users[name].tolist() == [f"in {user}" for user in "abcdefg"]
+
+
+@pytest.mark.parametrize("name", ["Title", "AGE", "raw_age", "row", "self", "(place)"])
 def test_names_of_features_that_mean_something_are_refused(name: str) -> None:
     numeric = {"kind": "numeric", "column": "age"}
     with pytest.raises(ValidationError, match="features of users cannot be called"):
@@ -815,10 +825,20 @@ def test_a_first_description_of_files_without_headings_and_of_behaviours(project
     assert {"view_ecommerce", "purchase_ecommerce"} <= set(tables["interactions"])
 
 
+@pytest.mark.parametrize(("user", "item"), [("listener", "track_uri"), ("Player", "game"), ("student_id", "Course")])
+def test_a_first_description_knows_users_and_items_by_many_names(tmp_path: Path, user: str, item: str) -> None:
+    (tmp_path / "raw").mkdir()
+    rows = "".join(f"{n % 4},{n},{n % 5}\n" for n in range(20))
+    (tmp_path / "raw" / "log.csv").write_text(f"{user},{item},hours\n{rows}")
+    written = write_starting_point("mine", tmp_path, tmp_path / "raw")
+    names = yaml.safe_load(written[-1].read_text())["dataset"]["interactions"]
+    assert (names["user_id"], names["item_id"]) == (user, item)
+
+
 def test_files_that_nothing_can_be_made_of_write_nothing(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "notes.csv").write_text("a,b\nx,y\n")
-    with pytest.raises(ValueError, match=r"notes\.csv: a, b"):
+    with pytest.raises(ValueError, match=r"notes\.csv: a, b\n  what to do: leave FROM out"):
         write_starting_point("nothing", tmp_path, tmp_path / "raw")
     with pytest.raises(FileNotFoundError, match="does not exist"):
         write_starting_point("nothing", tmp_path, tmp_path / "absent")

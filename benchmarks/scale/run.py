@@ -156,7 +156,7 @@ def run_step(step: str, name: str, folder: Path) -> Figures:
     split = draw.SPLIT if step == "predict" else EVERYTHING
     own = rows_mb(tables.rows(split)) + features_mb(tables.side(split))
     if step == "predict":
-        own += rows_mb(tables.known(split, validation).rows)
+        own += rows_mb(tables.known(split, validation, tables.side(split)).rows)
     figures |= {"tables_mb": own, "model_mb": sum(array.nbytes for array in flatten(stored.state).values()) / 1e6}
     # What was resident before the step holds the program and the model.
     return figures | {"beyond_mb": figures["peak_mb"] - figures["before_mb"] - own}

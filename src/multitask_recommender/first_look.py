@@ -49,9 +49,14 @@ _FORMS = (
     "%d-%b-%Y",
     "%a %b %d %H:%M:%S %z %Y",
 )
-_USER = re.compile(r"user|member|reviewer|customer|visitor|reader|session|client|account|person|^uid$", re.I)
+_USER = re.compile(
+    r"user|member|reviewer|customer|visitor|reader|listener|viewer|player|buyer|subscriber|student|session|client|account"
+    r"|person|^uid$",
+    re.I,
+)
 _ITEM = re.compile(
-    r"item|movie|film|book|isbn|asin|product|video|track|song|article|news|business|game|recipe|anime|restaurant|sku|^iid$",
+    r"item|movie|film|book|isbn|asin|product|video|track|song|artist|article|news|business|game|recipe|anime|restaurant"
+    r"|course|hotel|venue|podcast|sku|^iid$",
     re.I,
 )
 _LOG = re.compile(r"rating|review|interaction|event|log|click|purchase|view|play|inter$", re.I)
@@ -344,6 +349,7 @@ def describe(found: list[LookedAt], passed_over: list[str], name: str, project: 
         raise ValueError(
             "no file was found that has a column of users and one of items; nothing was written.\n"
             + "\n".join([*looked, *(f"  {line}" for line in passed_over)])
+            + "\n  what to do: leave FROM out, and name the columns in parameters.yml as in the example it writes."
         )
     main, (user, item) = max(logs, key=lambda log: (max(own.rows for own in log[0].columns.values()), log[0].stem))
     options = _reading(main)
@@ -481,6 +487,7 @@ def _safe(name: str, taken: set[str]) -> str:
 
 
 _TAKEN = {
+    "self",
     "row",
     "user",
     "item",

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 import click
+from kedro.config import MissingConfigException
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.framework.project import pipelines
@@ -31,6 +33,9 @@ PARAMETER_GROUPS = frozenset(
     {"dataset", "splits", "study", "user_embedding", "cross_validation", "models", "evaluation", "simulation", "sweep"}
 )
 """Every top-level name of the ``parameters`` files."""
+
+_OF_PYDANTIC = re.compile(r" \[type=\w+, input_value=.*, input_type=\w+\]|\n *For further information visit \S+")
+"""What a message of pydantic says to programmers."""
 
 _RECORDED_PACKAGES = ("duckdb", "ibis-framework", "kedro", "numpy", "pandas", "scipy", "torch")
 
@@ -85,6 +90,16 @@ def _refuse_runner(name: str) -> NoReturn:
         "  where: the options of kedro run\n"
         "  what to do: leave it out; fits already run on 'cross_validation.workers' processes at the same time."
     )
+
+
+class FreeDatasets:
+    """Spares a run the time of listing all data sets of the pipeline again whenever the runner releases one of them."""
+
+    @hook_impl
+    def before_pipeline_run(self, pipeline: Pipeline) -> None:
+        """Keep the pipeline's inputs and outputs, which do not change."""
+        for name in ("inputs", "outputs"):
+            setattr(pipeline, name, getattr(pipeline, name)().copy)
 
 
 class ReadableErrors:
@@ -197,7 +212,10 @@ def _show_error(kind: type[BaseException], error: BaseException, trace: Tracebac
     elif isinstance(error, DatasetError):
         print(f"Error: {error}\n  what to do: check the file, and its entry in conf/*/catalog*.yml.", file=sys.stderr)
     elif isinstance(error, ParameterValidationError):
-        print(f"Error: {error}\n  what to do: correct conf/*/parameters_*.yml or --params.", file=sys.stderr)
+        said = _OF_PYDANTIC.sub("", str(error))
+        print(f"Error: {said}\n  what to do: correct conf/*/parameters_*.yml or --params.", file=sys.stderr)
+    elif isinstance(error, MissingConfigException):
+        print(f"Error: {error}\n  what to do: name a folder of conf/ in '--env'.", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
 

@@ -400,9 +400,6 @@ class DatasetSettings(Described):
         if wrong:
             raise ValueError(f"signals cannot be called '{min(wrong)}', a word of label expressions")
         _check_names("tasks", self.tasks, {*_LABEL_COLUMNS, *(f"relevant_{name}" for name in self.tasks)})
-        for name in self.tasks:
-            if name.startswith("(") and name.endswith(")"):
-                raise ValueError(f"tasks cannot be called '{name}': what stands in parentheses is no task")
         label_columns = {signal.column: f"dataset.interactions.signals.{name}" for name, signal in signals.items()}
         if events is not None:
             label_columns[events.column] = "dataset.interactions.events"
@@ -446,13 +443,14 @@ _SIDE_COLUMNS = frozenset(
 
 
 def _check_names(what: str, names: Iterable[str], taken: set[str]) -> None:
-    """Refuse names that are columns of the tables already, or that differ in case alone, as engines do not tell."""
+    """Refuse names that the tables use already, or that differ in case alone, as engines do not tell."""
     seen: dict[str, str] = {}
-    reserved = {name.casefold() for name in taken}
+    # Names of columns are arguments of Ibis's methods, which have one of their own.
+    reserved = {"self", *(name.casefold() for name in taken)}
     for name in names:
         folded = name.casefold()
-        if folded in reserved:
-            raise ValueError(f"{what} cannot be called '{name}', which is a column of the project's own tables")
+        if folded in reserved or (name.startswith("(") and name.endswith(")")):
+            raise ValueError(f"{what} cannot be called '{name}', a name that the project's own tables use")
         if folded in seen:
             raise ValueError(f"{what} cannot be called '{seen[folded]}' and '{name}', which differ at most in case")
         if not name.isprintable() or name != name.strip() or not name:

@@ -42,18 +42,19 @@ class TrainingTables:
         """Read the pairs that the training rows of a split make."""
         return as_pairs(self.events(split), pair_rules(self.dataset.tasks))
 
-    def known(self, split: str, validation_rows: ir.Table) -> Histories:
-        """Read all rows of a split that are known before the test, to ask with."""
+    def known(self, split: str, validation_rows: ir.Table, side: SideInformation) -> Histories:
+        """Read all rows of a split that are known before the test, to ask with, beside its side information."""
         columns = ["split", "user", "position", "item", "time", *self.dataset.tasks]
         columns += [f"relevant_{name}" for name in self.dataset.tasks]
         both = ibis.union(self.behaviour_sequences.select(columns), validation_rows.select(columns))
         events = read_interactions(both, split, self.dataset.tasks)
-        return Histories(as_pairs(events, pair_rules(self.dataset.tasks)), self.side(split).user_features)
+        return Histories(as_pairs(events, pair_rules(self.dataset.tasks)), side.user_features)
 
     @cached_property
     def shape(self) -> tuple[int, int]:
         """Numbers of users and items."""
-        return int(self.users.count().execute()), int(self.items.count().execute())
+        users, items = self.identifiers
+        return len(users), len(items)
 
     @cached_property
     def identifiers(self) -> tuple[list[str], list[str]]:

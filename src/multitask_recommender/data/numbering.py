@@ -27,6 +27,7 @@ from multitask_recommender.foundation.randomness import derive_seed, scramble
 Colours = NDArray[np.uint64]
 _MOST_ROUNDS = 10
 _BLOCK = 2**20
+_PLACE = "(place)"  # Features may have any name without parentheses.
 
 
 def refine(
@@ -63,10 +64,10 @@ def refine(
 
 
 def _first_colours(table: ir.Table, features: Iterable[str], key: int) -> Colours:
-    """(n,) hashes of a seed and the features, in the order of ``place``."""
+    """(n,) hashes of a seed and the features, in the order of the identifiers."""
     names = list(features)
     colours: list[int] = []
-    for batch in table.order_by("place").select("place", *names).to_pyarrow().to_batches(_BLOCK):
+    for batch in table.order_by(_PLACE).select(_PLACE, *names).to_pyarrow().to_batches(_BLOCK):
         columns = [batch.column(name).to_pylist() for name in names]
         values: Iterable[tuple[object, ...]] = zip(*columns, strict=True) if names else [()] * len(batch)
         for own in values:
@@ -97,9 +98,9 @@ def number_tables(
     keys, rows, tables, first = ("user", "item"), interactions, [], []
     for key, table, names in zip(keys, (users, items), features, strict=True):
         place = ibis.row_number().over(order_by=table[f"{key}_id"]).cast("int32")
-        tables.append(table.mutate(place=place).cache())
+        tables.append(table.mutate(**{_PLACE: place}).cache())
         first.append(_first_colours(tables[-1], names, derive_seed(seed, "numbers", key)))
-        rows = rows.inner_join(tables[-1].select(f"{key}_id", **{key: "place"}), f"{key}_id")
+        rows = rows.inner_join(tables[-1].select(f"{key}_id", **{key: _PLACE}), f"{key}_id")
     found = rows.select("row", "user", "item", "timestamp").to_pyarrow()
     row, user, item = (found[name].to_numpy() for name in ("row", *keys))
     time = found["timestamp"].cast("float64").to_numpy()
@@ -110,6 +111,6 @@ def number_tables(
         np.minimum.at(earliest, own, row)
         number = np.empty(len(colour), dtype=np.int64)
         number[np.lexsort((earliest, colour))] = np.arange(len(colour))
-        ranks = ibis.memtable({"place": np.arange(len(colour), dtype=np.int32), key: number})
-        numbered.append(table.inner_join(ranks, "place").drop("place").cache())
+        ranks = ibis.memtable({_PLACE: np.arange(len(colour), dtype=np.int32), key: number})
+        numbered.append(table.inner_join(ranks, _PLACE).drop(_PLACE).cache())
     return numbered[0], numbered[1]

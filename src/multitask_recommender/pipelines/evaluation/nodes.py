@@ -185,10 +185,11 @@ def _may_be_listed(test: Interactions, known: list[Interactions], name: str, tas
     return ~np.isin(test.user * items + test.item, np.concatenate(keys))
 
 
-def _totals(metric: Metric[Any], k: int, of: Any) -> pd.DataFrame:
-    """Per-user totals of one metric: table (metric, k, user, total, count), without rows if it has none."""
+def _totals(task: str, seed: int, metric: Metric[Any], k: int, of: Any) -> pd.DataFrame:
+    """Per-user totals of one metric, without rows if it has none."""
     user, total, count = metric.totals(of) or ([], [], [])
-    return pd.DataFrame({"metric": metric.name, "k": k, "user": user, "total": total, "count": count})
+    values = {"metric": metric.name, "k": k, "user": user, "total": total, "count": count}
+    return pd.DataFrame({**values, "task": task, "seed": seed})
 
 
 def measure(
@@ -252,7 +253,7 @@ def measure(
                         key = (dataset.name, split, variant.name, variant.kind, name, metric.name, k, group.name, seed)
                         rows.append((*key, metric.value(of), of.users, of.rows))
                     if group.name == EVERYONE:
-                        own += [_totals(*one).assign(task=name, seed=seed) for one in measured]
+                        own += [_totals(name, seed, *one) for one in measured]
                         by_item = _recall_by_popularity(judged, pairs[1], settings.ks)
                         thirds.append(by_item.assign(split=split, task=name, seed=seed, side="item"))
         if own:

@@ -352,7 +352,7 @@ def predict(
         )
         pairs = test_pairs.filter(test_pairs.split == split).order_by("user", "item").to_pyarrow()
         user, item = pairs["user"].to_numpy(), pairs["item"].to_numpy()
-        histories = tables.known(split, validation_rows)
+        histories = tables.known(split, validation_rows, side)
         catalogue = candidate_items(splits.candidates_of(split), rows.item, side.items)
         length = max(evaluation.ks)
         answers = [
@@ -402,7 +402,7 @@ def recommend(
     (model,) = models.values()
     trained = candidate_items("trained", rows.item, side.items)
     histories = Histories(rows, side.user_features)
-    user_id = tables.users.order_by("user").select("user_id").to_pyarrow()["user_id"].combine_chunks()
+    user_id = pa.array(tables.identifiers[0], pa.string())
     items = tables.items.order_by("item").select("item_id", "title").to_pyarrow().combine_chunks()
     with single_threaded():
         for block in _ranked(model, side, histories, np.arange(side.users), trained, study.recommendations):
