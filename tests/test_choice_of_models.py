@@ -164,7 +164,7 @@ def test_one_user_to_compare_is_said() -> None:
     )
     table = left_out_of_tests(
         ibis.memtable(rows.assign(user=9)),
-        ibis.memtable(rows[:0].assign(user=0, item=0)),
+        ibis.memtable(rows.assign(user=8)),
         ibis.memtable(rows),
         books("retrieval", "binary"),
         SplitSettings(strategies=["random"], seed=1, folds=2),
