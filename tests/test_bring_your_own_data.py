@@ -239,7 +239,7 @@ def test_zero_is_no_score_when_declared(write: Callable[..., str]) -> None:
     assert "dataset.interactions.signals.score" in str(raised.value)
 
 
-def test_events_become_signals_of_pairs(write: Callable[..., str]) -> None:
+def test_events_stay_or_become_signals_of_pairs(write: Callable[..., str]) -> None:
     text = "u,i,what\n" + "".join(f"{u},{i},view\n" for u in "abcdefg" for i in "xyz") + "a,x,buy\na,x,view\nb,y,hide\n"
     events = {"column": "what", "kinds": {"viewed": "view", "bought": "buy"}}
     interactions = {"user_id": "u", "item_id": "i", "events": events}
@@ -247,8 +247,16 @@ def test_events_become_signals_of_pairs(write: Callable[..., str]) -> None:
         prepare(write, described(interactions=interactions), text)
     assert raised.value.rows == [23]
     assert "dataset.interactions.events" in str(raised.value)
-    dataset = described(interactions={**interactions, "events": {**events, "others": "drop"}})
-    pairs, _, _, report = prepare(write, dataset, text)
+    interactions["events"] = {**events, "others": "drop"}
+    kept, _, _, report = prepare(write, described(interactions=interactions), text)
+    assert len(kept) == 23
+    assert kept.query("user_id == 'a' and item_id == 'x'")[["viewed", "bought"]].to_numpy().tolist() == [
+        [1.0, 0.0],
+        [0.0, 1.0],
+        [1.0, 0.0],
+    ]
+    assert list(report.values()) == [1]
+    pairs, _, _, report = prepare(write, described(interactions={**interactions, "duplicates": "maximum"}), text)
     assert len(pairs) == 21
     assert pairs.query("bought == 1")[["user_id", "item_id", "viewed"]].to_numpy().tolist() == [["a", "x", 1.0]]
     assert sorted(report.values()) == [1, 2]

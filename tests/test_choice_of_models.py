@@ -50,7 +50,11 @@ def test_models_are_chosen_by_name_and_family() -> None:
     assert chosen(["ease", "ials", "shared_bottom"]) == ["ease", "ials", "shared_bottom"]
     assert chosen("ease pcgrad") == ["ease", "shared_bottom", "pcgrad"]  # What it is based on runs too.
     assert chosen(["controls"]) == ["joint_adam_single_task", "single_task", "wide_single_task"]
-    core = {name for name, variant in VARIANTS.items() if variant.core} - {"content_based", "ease_first_step"}
+    core = {name for name, variant in VARIANTS.items() if variant.core} - {
+        "content_based",
+        "ease_first_step",
+        "revisit",
+    }
     assert set(chosen(["core", "mmoe"])) == core | {"mmoe"}
 
 
@@ -75,9 +79,10 @@ def left_out(dataset: DatasetSettings, **settings: object) -> dict[str, str]:
 
 def test_controls_that_are_not_run_are_named() -> None:
     everything = books("retrieval", "binary", "regression")
-    core = left_out(everything, core_only=True)
-    assert "comparison of wide_shared_bottom with its control wide_single_task" in core
-    assert "comparison of joint_adam with its control joint_adam_single_task" in core
+    alone = left_out(everything, models=["wide_shared_bottom", "joint_adam"])
+    assert "comparison of wide_shared_bottom with its control wide_single_task" in alone
+    assert "comparison of joint_adam with its control joint_adam_single_task" in alone
+    assert not any(what.startswith("comparison of") for what in left_out(everything, core_only=True))
     own = left_out(everything, models=["ease", "mmoe"])
     assert [what for what in own if what.startswith("comparison of")] == [
         "comparison of mmoe with its control single_task"
@@ -158,7 +163,8 @@ def test_one_user_to_compare_is_said() -> None:
         }
     )
     table = left_out_of_tests(
-        ibis.memtable(rows.assign(position=0)),
+        ibis.memtable(rows.assign(user=9)),
+        ibis.memtable(rows.assign(user=8)),
         ibis.memtable(rows),
         books("retrieval", "binary"),
         SplitSettings(strategies=["random"], seed=1, folds=2),

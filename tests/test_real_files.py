@@ -475,7 +475,7 @@ def test_a_signal_belongs_to_the_file_it_stands_in(tmp_path: Path) -> None:
     assert "dataset.interactions.signals.rating.files" in str(raised.value)
     found = labelled(files=["rate"])["rating"]
     assert (found.notna().sum(), found.min()) == (9, 3)
-    assert labelled(files=["rate", "view"])["rating"].notna().sum() == len(pairs)
+    assert labelled(files=["rate", "view"])["rating"].notna().sum() == len(pairs) + 9
     with pytest.raises(DataError, match="names 'rates'; the table has the files rate, view"):
         labelled(files=["rates"])
 
@@ -819,7 +819,7 @@ def test_a_first_description_of_files_without_headings_and_of_behaviours(project
     archive = project.folder / "data/01_raw/movielens_1m/ml-1m.zip"
     write_starting_point("packed", project.folder, archive)
     tables = run_data_engineering(project, "packed")
-    assert set(tables["splits"]["split"]) == {"random", "chronological", "everything"}
+    assert set(tables["splits"]["split"]) == {"random", "chronological", "temporal", "everything"}
     assert len(tables["users"]) == 24
     place_retailrocket(project)
     write_starting_point("shop", project.folder, project.folder / "data/01_raw/retailrocket")

@@ -74,6 +74,7 @@ def draw(users: int, items: int, seed: int = 0) -> dict[str, pa.Table]:
     rows = pa.table(
         {
             **{name: drawn[name] for name in ("user", "position", "item")},
+            "time": pa.nulls(len(like), pa.float64()),
             "fold": drawn["item"] % 2,
             "watch": np.ones(len(like)),
             "like": like.astype(np.float64),

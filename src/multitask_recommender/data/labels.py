@@ -18,6 +18,7 @@ from multitask_recommender.data.tasks import Task, funnel_chain
 from multitask_recommender.foundation.errors import SettingsError
 
 _LARGEST = float(np.finfo(np.float32).max)
+_KEPT = ("row", "user", "item", "item_id", "timestamp", "time", "given_part")
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def label_interactions(interactions: ir.Table, dataset: DatasetSettings) -> ir.T
         labels[name] = (value > 0).cast("float64").nullif(0) if task.kind == "retrieval" else value
         is_relevant = value > 0 if relevant is None else value.notnull() & relevant
         relevance[f"relevant_{name}"] = is_relevant.fill_null(False)
-    kept = ("row", "user", "item", "item_id", "timestamp", "time", "given_part")
+    kept = [name for name in _KEPT if name in interactions.columns]
     return interactions.select(*kept, **labels, **relevance).order_by("row")
 
 

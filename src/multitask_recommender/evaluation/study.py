@@ -188,12 +188,17 @@ def _users_compared(test_labels: ir.Table, dataset: DatasetSettings) -> pd.DataF
 
 
 def left_out_of_tests(
-    behaviour_sequences: ir.Table, test_labels: ir.Table, dataset: DatasetSettings, splits: SplitSettings
+    behaviour_sequences: ir.Table,
+    validation_rows: ir.Table,
+    test_labels: ir.Table,
+    dataset: DatasetSettings,
+    splits: SplitSettings,
 ) -> pd.DataFrame:
     """Say which tasks have nothing in the test rows of a split, and how much of it cannot be recommended.
 
     Args:
         behaviour_sequences: Training rows of all splits.
+        validation_rows: Validation rows of all splits.
         test_labels: Test rows of all splits.
         dataset: The tasks.
         splits: Which items may be recommended on every split.
@@ -206,6 +211,14 @@ def left_out_of_tests(
         **{name: test_labels[name].max() for name in dataset.tasks},
         **{f"relevant_{name}": test_labels[f"relevant_{name}"].any() for name in dataset.tasks},
     )
+    relevance = [f"relevant_{name}" for name in dataset.tasks]
+    met = ibis.union(
+        *[table.select("split", "user", "item", *relevance) for table in (behaviour_sequences, validation_rows)]
+    )
+    met = met.group_by("split", "user", "item").aggregate(
+        **{f"met_{place}": met[name].any() for place, name in enumerate(relevance)}, met=ibis.literal(True)
+    )
+    pairs = pairs.left_join(met, ["split", "user", "item"]).drop("split_right", "user_right", "item_right")
     joined = pairs.left_join(trained, ["split", "item"])
     counts = {"rows": joined.count()}
     known = joined.trained.fill_null(False)
@@ -214,6 +227,8 @@ def left_out_of_tests(
         counts[f"labels_{place}"] = joined[name].count()
         counts[f"relevant_{place}"] = relevant.sum()
         counts[f"trained_{place}"] = (relevant & known).sum()
+        own = joined.met if dataset.tasks[name].known == "any_task" else joined[f"met_{place}"]
+        counts[f"met_{place}"] = (relevant & own.fill_null(False)).sum()
     found = joined.group_by("split").aggregate(**counts).execute().set_index("split")
     users = _users_compared(test_labels, dataset)
     lines: list[tuple[str, str]] = []
@@ -235,6 +250,19 @@ def left_out_of_tests(
                     whom = f"{'one user has' if number else 'no user has'} test rows to compare by"
                     what = "no interval, so the verdict is 'undecided'" if number else "no comparison"
                     lines.append((f"comparisons by {metric.name} of {task}", f"{whom}: {what}"))
+            met_before = int(found.loc[split, f"met_{place}"])
+            if met_before:
+                keep = (
+                    "; 'known: own_task' leaves out own positives alone"
+                    if dataset.tasks[name].known == "any_task"
+                    else ""
+                )
+                lines.append(
+                    (
+                        f"{met_before} of {own['relevant']} relevant test pairs of {task}",
+                        f"their items are known of the user, and lists leave them out{keep}",
+                    )
+                )
             outside = {"trained": own["relevant"] - own["trained"], "new": own["trained"], "all": 0}[rule]
             if outside:
                 which = {"trained": "have no training rows", "new": "have training rows", "all": ""}[rule]

@@ -106,7 +106,7 @@ class Revisit(Recommender[RevisitSettings]):
     def score(self, queries: Queries) -> dict[str, FloatArray]:
         """Rank what was met before, and then the popular items."""
         scores = {}
-        for name in self._state:
+        for name in self.scored_tasks(self._tasks):
             bonus = self.bonus(queries, name)
             score = np.tile(array(branch(self._state, name), "popularity"), (len(queries), 1))
             place = np.repeat(np.arange(len(queries)), np.diff(bonus.indptr))
@@ -146,7 +146,7 @@ class RevisitBonus(Revisit):
     def score(self, queries: Queries) -> dict[str, FloatArray]:
         """Return the bonus alone."""
         scores = {}
-        for name in self._state:
+        for name in self.scored_tasks(self._tasks):
             bonus = self.bonus(queries, name)
             bonus.data = np.log1p(bonus.data / array(branch(self._state, name), "share")[0])
             scores[name] = bonus.toarray()

@@ -117,6 +117,7 @@ def separate_parts(
 def list_left_out(
     split_notes: pd.DataFrame,
     behaviour_sequences: ir.Table,
+    validation_rows: ir.Table,
     test_labels: ir.Table,
     dataset: DatasetSettings,
     split_settings: SplitSettings,
@@ -126,7 +127,7 @@ def list_left_out(
     parts = [
         study.left_out_of(dataset),
         split_notes,
-        study.left_out_of_tests(behaviour_sequences, test_labels, dataset, split_settings),
+        study.left_out_of_tests(behaviour_sequences, validation_rows, test_labels, dataset, split_settings),
         comparisons.left_out_of_comparisons(dataset, study_settings),
     ]
     left_out = pd.concat(parts, ignore_index=True).astype(str)

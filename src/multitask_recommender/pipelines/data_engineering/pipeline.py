@@ -57,6 +57,7 @@ def create_pipeline() -> Pipeline:
                 [
                     "split_notes",
                     "behaviour_sequences",
+                    "validation_rows",
                     "test_labels",
                     "params:dataset",
                     "params:splits",
