@@ -32,14 +32,16 @@ def made(times: str, described: bool) -> Frames:
         for item in random.choice(45, size=random.integers(8, 16), replace=False, p=np.arange(45, 0, -1) / 1035)
     ]
     user, item = np.array(pairs).T
-    table = pd.DataFrame({"user_id": user, "item_id": item, "rating": random.integers(1, 6, len(user))})
+    # As texts, they are in the same order as the numbers.
+    names = np.array([f"{number:02}" for number in range(62)])
+    table = pd.DataFrame({"user_id": names[user], "item_id": names[item], "rating": random.integers(1, 6, len(user))})
     if times:
         table["timestamp"] = 1e9 + random.integers(0, 10**7, len(user)) // (86400 if times == "days" else 1)
     frames = {"interactions": table.sample(frac=1, random_state=1).reset_index(drop=True)}
     if described:
-        frames["users"] = pd.DataFrame({"user_id": range(62), "age": random.integers(18, 70, 62)})
+        frames["users"] = pd.DataFrame({"user_id": names, "age": random.integers(18, 70, 62)})
         titles = [f"Film {number}" for number in random.integers(0, 30, 50)]
-        frames["items"] = pd.DataFrame({"item_id": range(50), "title": titles, "genre": random.choice(list("abc"), 50)})
+        frames["items"] = pd.DataFrame({"item_id": names[:50], "title": titles, "genre": random.choice(list("abc"), 50)})
     return frames
 
 
