@@ -16,7 +16,9 @@ from pydantic import ValidationError
 from conftest import ROOT
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
 from multitask_recommender.data.features import MISSING, RARE
+from multitask_recommender.data.inputs import TrainingTables
 from multitask_recommender.data.splits import check_splits
+from multitask_recommender.datasets import IbisTable
 from multitask_recommender.foundation.errors import DataError, SettingsError
 from multitask_recommender.pipelines.data_engineering import nodes
 
@@ -327,3 +329,15 @@ def test_tiny_study_is_what_its_script_makes(tmp_path: Path) -> None:
     for name, table in make_tables().items():
         table.to_csv(tmp_path / name, sep="\t", index=False)
         assert (tmp_path / name).read_text() == (TINY / f"{name}.tsv").read_text()
+
+
+def test_a_table_is_read_again_when_its_file_is_another(tmp_path: Path) -> None:
+    dataset = IbisTable(filepath=str(tmp_path / "users.parquet"), file_format="parquet")
+    items = ibis.memtable({"item": [0], "item_id": ["x"]})
+    for names in (["a", "b"], ["a", "c"]):
+        dataset.save(ibis.memtable({"user": [0, 1], "user_id": names}))
+        users = dataset.load()
+        assert users is dataset.load()
+        tables = TrainingTables(DATASET, items, users, items, items, items)
+        assert tables.identifiers == (names, ["x"])
+        assert tables.shape == (2, 1)

@@ -41,7 +41,9 @@ def made(times: str, described: bool) -> Frames:
     if described:
         frames["users"] = pd.DataFrame({"user_id": names, "age": random.integers(18, 70, 62)})
         titles = [f"Film {number}" for number in random.integers(0, 30, 50)]
-        frames["items"] = pd.DataFrame({"item_id": names[:50], "title": titles, "genre": random.choice(list("abc"), 50)})
+        frames["items"] = pd.DataFrame(
+            {"item_id": names[:50], "title": titles, "genre": random.choice(list("abc"), 50)}
+        )
     return frames
 
 

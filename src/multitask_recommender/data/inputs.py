@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import ibis
 import ibis.expr.types as ir
@@ -12,6 +12,12 @@ from multitask_recommender.data.description import DatasetSettings
 from multitask_recommender.data.events import as_pairs, pair_rules
 from multitask_recommender.data.interactions import Interactions, SideInformation, read_features, read_interactions
 from multitask_recommender.data.queries import Histories
+
+
+# Every node of every model asks for those of the same two tables; a file that is written again is another table.
+@lru_cache(maxsize=2)
+def _identifiers(table: ir.Table, key: str) -> list[str]:
+    return table.order_by(key).select(f"{key}_id").to_pyarrow()[f"{key}_id"].to_pylist()
 
 
 @dataclass(frozen=True)
@@ -59,10 +65,7 @@ class TrainingTables:
     @cached_property
     def identifiers(self) -> tuple[list[str], list[str]]:
         """Identifiers of the users and of the items, in the order of their numbers."""
-        return tuple(
-            table.order_by(key).select(f"{key}_id").to_pyarrow()[f"{key}_id"].to_pylist()
-            for table, key in ((self.users, "user"), (self.items, "item"))
-        )
+        return _identifiers(self.users, "user"), _identifiers(self.items, "item")
 
     def side(self, split: str) -> SideInformation:
         """Read the side information of a split, without the user embedding model."""
