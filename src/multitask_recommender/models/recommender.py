@@ -20,6 +20,7 @@ S = TypeVar("S", bound=Settings)
 
 InnerProducts = dict[str, tuple[FloatArray, FloatArray]]
 PENALTY, USER_EMBEDDING, CALIBRATOR = "(penalty)", "(user embedding)", "(calibrator)"
+NEXT_ITEMS = "(next items)"
 """Names of losses beside those of tasks, which are never called something in parentheses."""
 
 
