@@ -493,7 +493,7 @@ def test_esmm_orders_by_the_product_and_predicts_the_condition(rows: Interaction
     "changes",
     [
         {"encoder": "nonlinear"},
-        {"encoder": "sequential", "sequence_length": 4},
+        {"encoder": "sequential", "sequence_length": 4, "sequence_dimension": 4},
         {"user_embedding": "pretrained"},
         {"user_embedding": "none"},
         {"retrieval_loss": "softmax"},

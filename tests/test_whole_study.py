@@ -200,7 +200,11 @@ def test_every_model_runs_end_to_end(every_model: Project) -> None:
         name: json.loads((project.outputs / "06_models" / name / "chosen_settings.json").read_text())["random"]
         for name in ("shared_bottom", "sequential_encoder", "upgrad")
     }
-    assert chosen["sequential_encoder"] == {**chosen["shared_bottom"], "encoder": "sequential"}
+    assert chosen["sequential_encoder"] == {
+        **chosen["shared_bottom"],
+        "encoder": "sequential",
+        "sequence_weight": 0.5,
+    }
     training = {**chosen["shared_bottom"]["training"], "balancing": "upgrad"}
     assert chosen["upgrad"] == {**chosen["shared_bottom"], "training": training}
 

@@ -23,6 +23,7 @@ ASKED_WITH = frozenset({"recency", "wide_weight", "wide_labels_share", "revisit_
 
 InnerProducts = dict[str, tuple[FloatArray, FloatArray]]
 PENALTY, USER_EMBEDDING, CALIBRATOR = "(penalty)", "(user embedding)", "(calibrator)"
+NEXT_ITEMS = "(next items)"
 """Names of losses beside those of tasks, which are never called something in parentheses."""
 
 

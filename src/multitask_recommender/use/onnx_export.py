@@ -21,7 +21,6 @@ from multitask_recommender.models.per_task import PerTask
 from multitask_recommender.models.recommender import Recommender
 from multitask_recommender.models.state import array
 from multitask_recommender.models.towers.fold_in import division
-from multitask_recommender.models.towers.history_encoders import SequentialEncoder
 from multitask_recommender.models.towers.multi_task import FOLD_IN_STEPS, MultiTaskModule
 from multitask_recommender.models.towers.two_tower import NeuralRecommender, TwoTowerModule
 from multitask_recommender.models.towers.user_side import USER_SHRINKAGE, HistoryResiduals
@@ -310,7 +309,7 @@ def _supported(model: Recommender, name: str) -> MultiTaskModule:
         problem = "its towers are not linear, or its losses are others than squared and logistic"
     elif module.settings.user_embedding == "pretrained":
         problem = "it reads the vectors of another model"
-    elif module.users.history is not None and isinstance(module.users.encoder, SequentialEncoder):
+    elif module.next is not None:
         problem = "it reads histories as sequences"
     if problem is not None or not isinstance(module, MultiTaskModule):
         raise RequestError(

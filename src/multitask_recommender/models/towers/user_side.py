@@ -101,7 +101,9 @@ class UserSide(nn.Module):
             if self.history_task is not None:
                 self.label_history = nn.Parameter(torch.zeros(side.items, tower.width))
                 self.residuals = HistoryResiduals(side.items, side.tasks[self.history_task].kind == "binary")
-            self.encoder = make_history_encoder(settings.encoder, tower.width, settings.sequence_length, generator)
+            # The order of a history has a module of its own, `NextItems`.
+            name = "linear" if settings.encoder == "sequential" else settings.encoder
+            self.encoder = make_history_encoder(name, tower.width, settings.sequence_length, generator)
         elif settings.user_embedding == "pretrained":
             if side.user_encoder is None:
                 raise SettingsError("'user_embedding: pretrained' needs a variant that reads the user embedding model.")
