@@ -819,7 +819,7 @@ def test_a_first_description_of_files_without_headings_and_of_behaviours(project
     archive = project.folder / "data/01_raw/movielens_1m/ml-1m.zip"
     write_starting_point("packed", project.folder, archive)
     tables = run_data_engineering(project, "packed")
-    assert set(tables["splits"]["split"]) == {"random", "chronological", "temporal", "everything"}
+    assert set(tables["splits"]["split"]) == {"random", "chronological", "everything"}
     assert len(tables["users"]) == 24
     place_retailrocket(project)
     write_starting_point("shop", project.folder, project.folder / "data/01_raw/retailrocket")
