@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -198,3 +199,18 @@ def test_a_model_asked_in_another_way_is_one_that_was_made_so(name: str) -> None
         scores.append(model.score(everyone(rows, side)))
     for task in scores[0]:
         np.testing.assert_array_equal(scores[0][task], scores[1][task])
+
+
+def test_a_task_whose_held_out_pairs_are_all_known_takes_the_first_candidate() -> None:
+    rows = make_interactions(40, 30, 8, seed=2)
+    # Every pair was met before: lists leave out all that is held out.
+    again = [rows.where(np.repeat(np.arange(len(rows)), 2))]
+    fold = np.tile([2, 0], len(rows))
+    events = replace(
+        again[0], fold=fold, labels={"watch": again[0].labels["watch"]}, relevant={"watch": again[0].relevant["watch"]}
+    )
+    side, variant = make_side(40, 30).with_tasks(["watch"]), VARIANTS["item_knn"]
+    parameters = variant.parameters(search={"normalisation": [0.5, 0.4]})
+    choice = cross_validate(variant, parameters, events, lambda _: side, BUDGET, 1, rule(2, "forward"))
+    assert choice.chosen == {"watch": {"normalisation": 0.5}}
+    assert choice.table.empty

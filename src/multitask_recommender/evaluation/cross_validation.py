@@ -84,7 +84,8 @@ def validation_errors(
 
     Regression: RMSE over the standard deviation of the training labels; binary: log loss over the entropy of the
     training base rate; retrieval, and every task of a model whose scores only order items: 1 - NDCG@10 of the held-out
-    relevant pairs under full ranking of the candidates that the split declares, over the users who have any.
+    relevant pairs under full ranking of the candidates that the split declares, over the users who have any; none where
+    nobody has, because lists leave out all that is relevant.
 
     Args:
         variant: The model.
@@ -123,7 +124,9 @@ def validation_errors(
     errors: dict[str, float] = {}
     for task in [*predicted, *ndcg]:
         if task in ndcg:
-            errors[task] = float(1.0 - np.concatenate(ndcg[task]).mean())
+            found = np.concatenate(ndcg[task])
+            if len(found):
+                errors[task] = float(1.0 - found.mean())
             continue
         label, asked = held_out.labels[task], ~np.isnan(held_out.labels[task])
         label, prediction = label[asked], predicted[task][asked]
@@ -348,13 +351,16 @@ def cross_validate(
         new = pd.DataFrame(rows, columns=columns)
         table = new if table.empty else pd.concat([table, new], ignore_index=True)
         for place in open_groups:
-            if len(alive[place]) > 1:
-                ranked = _by_error(table[table["task"].isin(groups[place])])
+            own = table[table["task"].isin(groups[place])]
+            if len(alive[place]) > 1 and len(own):
+                ranked = _by_error(own)
                 kept = math.ceil(len(alive[place]) / 2)
                 alive[place] = sorted(grid.fits_of(ranked)[:kept])
     best = [grid[0] for _ in groups]
     for place, group in enumerate(groups if len(table) else []):
         own = table[table["task"].isin(group)]
+        if not len(own):
+            continue  # Nothing says which is better.
         number = best_candidates(own, 1)[0]
         if not np.isfinite(own.loc[own["candidate"] == number, "error"].mean()):
             assert failure is not None
