@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import numpy as np
 
+from multitask_recommender.data.events import as_pairs, pair_rules
 from multitask_recommender.data.interactions import BoolArray, Interactions
+from multitask_recommender.data.tasks import Task
 
 Folding = Literal["random", "forward", "users"]
 """How folds are made of training rows.
@@ -42,13 +45,13 @@ class SplitRule(NamedTuple):
         return self.folding == "forward"
 
 
-class FoldRows(NamedTuple):
-    """The parts of the training rows for one fold.
+class FoldPairs(NamedTuple):
+    """The parts of the training rows for one fold, as pairs.
 
     Attributes:
-        train: Rows that a model is trained on.
-        known: Rows that users are asked with.
-        held_out: Rows that it is measured on.
+        train: What a model is trained on.
+        known: What users are asked with.
+        held_out: What it is measured on.
     """
 
     train: Interactions
@@ -73,7 +76,15 @@ def fold_masks(folding: Folding, fold: np.ndarray, number: int, folds: int) -> t
     return ~held_out & (fold != folds + 1 + number), ~held_out, held_out
 
 
-def fold_rows(folding: Folding, rows: Interactions, number: int, folds: int) -> FoldRows:
-    """Return the parts of the training rows for one fold; arguments as in :func:`fold_masks`."""
-    assert rows.fold is not None
-    return FoldRows(*(rows.where(mask) for mask in fold_masks(folding, rows.fold, number, folds)))
+def fold_pairs(split: SplitRule, events: Interactions, number: int, tasks: Mapping[str, Task]) -> FoldPairs:
+    """Return the pairs that the parts of the training rows make for one fold.
+
+    Args:
+        split: The split.
+        events: Its training rows with their folds.
+        number: The fold.
+        tasks: The tasks by name.
+    """
+    assert events.fold is not None
+    rules, masks = pair_rules(tasks), fold_masks(split.folding, events.fold, number, split.folds)
+    return FoldPairs(*(as_pairs(events.where(mask), rules) for mask in masks))

@@ -14,8 +14,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from multitask_recommender.data.events import as_pairs, pair_rules
-from multitask_recommender.data.folds import Candidates, FoldRows, SplitRule, fold_masks, fold_rows
+from multitask_recommender.data.folds import Candidates, FoldPairs, SplitRule, fold_masks, fold_pairs
 from multitask_recommender.data.interactions import FloatArray, Interactions, SideInformation
 from multitask_recommender.data.queries import Histories
 from multitask_recommender.data.splits import candidate_items
@@ -309,14 +308,13 @@ def cross_validate(
         if not open_groups:
             break
         side = side_without(fold)
-        rules = pair_rules(side.tasks)
-        parts = FoldRows(*(as_pairs(part, rules) for part in fold_rows(split.folding, train, fold, split.folds)))
+        parts = fold_pairs(split, train, fold, side.tasks)
         fit_seed = derive_seed(seed, variant.name, split.name, "fold", fold)
 
         def measure(
             job: tuple[int, list[str]],
             side: SideInformation = side,
-            parts: FoldRows = parts,
+            parts: FoldPairs = parts,
             fit_seed: int = fit_seed,
         ) -> list[dict[str, float]] | TrainingError:
             number, own = job

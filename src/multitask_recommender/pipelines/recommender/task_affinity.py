@@ -10,8 +10,7 @@ import ibis.expr.types as ir
 import pandas as pd
 
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
-from multitask_recommender.data.events import as_pairs, pair_rules
-from multitask_recommender.data.folds import FoldRows, fold_rows
+from multitask_recommender.data.folds import fold_pairs
 from multitask_recommender.data.inputs import TrainingTables
 from multitask_recommender.evaluation.cross_validation import CrossValidationSettings, validation_errors
 from multitask_recommender.evaluation.study import StudySettings
@@ -54,8 +53,7 @@ def measure_task_affinity(
     def measure(job: tuple[int, list[str]]) -> tuple[dict[str, float], list[tuple[int, str, str, float]]]:
         fold, tasks = job
         some, own = rows.with_tasks(tasks), side.with_tasks(tasks)
-        rules = pair_rules(own.tasks)
-        parts = FoldRows(*(as_pairs(part, rules) for part in fold_rows(rule.folding, some, fold, rule.folds)))
+        parts = fold_pairs(rule, some, fold, own.tasks)
         model = variant.make(settings, own.tasks)
         cosines = GradientCosines()
         if tasks == names:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
 from multitask_recommender.data.events import as_pairs, pair_rules
-from multitask_recommender.data.folds import SplitRule, fold_rows
+from multitask_recommender.data.folds import SplitRule, fold_pairs
 from multitask_recommender.data.inputs import TrainingTables
 from multitask_recommender.data.interactions import EVERYTHING, NO_FOLD, Interactions, SideInformation
 from multitask_recommender.data.queries import Histories
@@ -78,8 +78,10 @@ def _fit_without(
     settings: UserEmbeddingSettings, rows: Interactions, side: SideInformation, seed: int, split: SplitRule, fold: int
 ) -> tuple[UserEmbeddingModel, list[dict[str, float]]]:
     model = UserEmbeddingModel(settings)
-    kept = rows if fold == NO_FOLD else fold_rows(split.folding, rows, fold, split.folds).train
-    pairs = as_pairs(kept, pair_rules(side.tasks))
+    if fold == NO_FOLD:
+        pairs = as_pairs(rows, pair_rules(side.tasks))
+    else:
+        pairs = fold_pairs(split, rows, fold, side.tasks).train
     curve = model.fit(pairs, side, derive_seed(seed, USER_EMBEDDING.name, split.name, fold))
     return model, curve.epochs
 
