@@ -16,8 +16,8 @@ from multitask_recommender.models.state import State, array
 from multitask_recommender.models.variants import VARIANTS, Variant
 from multitask_recommender.testing import CHECKS, ModelUnderTest, parametrize_with_checks
 
-_SHORT: dict[str, Any] = {"training": {"epochs": 3, "batches": 2}, "dimension": 4}
-_WIDE: dict[str, Any] = {"wide": {"penalty": 10.0}, "wide_labels": {"penalty": 1.0}}
+_SHORT: dict[str, Any] = {"training": {"epochs": 3, "batches": 2}, "dimension": 4, "sweeps": 6, "burn_in": 2}
+_WIDE: dict[str, Any] = {"wide": {"penalty": 10.0}, "wide_labels": {"sweeps": 4, "burn_in": 1}}
 
 
 def quick_settings(variant: Variant) -> Settings:

@@ -123,7 +123,7 @@ def test_folds_divide_the_training_rows(prepared: dict[str, pd.DataFrame]) -> No
 
 
 def test_test_pairs_carry_no_label(prepared: dict[str, pd.DataFrame]) -> None:
-    assert list(prepared["pairs"].columns) == ["split", "user", "item"]
+    assert list(prepared["pairs"].columns) == ["split", "user", "item", "time"]
 
 
 def test_sequences_are_in_order_of_time(prepared: dict[str, pd.DataFrame]) -> None:

@@ -104,10 +104,12 @@ def validation_errors(
         queries = histories.of(block)
         scores = model.score(queries)
         order = model.ranking_scores(scores)
-        for task, values in scores.items():
+        time = None if held_out.time is None else held_out.time[rows]
+        pairs = model.predict(queries, scores, held_out.user[rows] - block[0], held_out.item[rows], time)
+        for task, values in pairs.items():
             if side.tasks[task].kind != "retrieval" and variant.predicts(side.tasks[task]):
                 predicted.setdefault(task, np.empty(len(held_out), np.float32))
-                predicted[task][rows] = values[held_out.user[rows] - block[0], held_out.item[rows]]
+                predicted[task][rows] = values
                 continue
             relevant = rows & held_out.relevant[task]
             user, item = held_out.user[relevant], held_out.item[relevant]

@@ -6,10 +6,11 @@ from abc import abstractmethod
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from multitask_recommender.data.interactions import BoolArray, FloatArray, Interactions, SideInformation
+from multitask_recommender.data.interactions import FloatArray, IntArray, Interactions, SideInformation
 from multitask_recommender.data.queries import Queries
-from multitask_recommender.models.recommender import LearningCurve, Recommender, S
+from multitask_recommender.models.recommender import InnerProducts, LearningCurve, Recommender, S, TimeEffect
 from multitask_recommender.models.state import State, branch
 
 
@@ -74,16 +75,23 @@ class Blend(Recommender[S]):
             for task, wide in part.recommender.score(queries.with_tasks(part.tasks)).items():
                 weight = np.float32(part.weight)
                 if part.mixed:
-                    items = self._mixed_items(part.recommender, task)
-                    scores[task][:, items] += weight * (wide[:, items] - scores[task][:, items])
+                    scores[task] += weight * (wide - scores[task])
                 else:
                     scores[task] += weight * wide
         return scores
 
-    def _mixed_items(self, part: Recommender, task: str) -> BoolArray | slice:
-        """Return the items whose predictions are mixed: those of which the part has learnt something, if it says."""
-        labelled = getattr(part, "labelled_items", None)
-        return slice(None) if labelled is None else labelled(task)
+    def time_effects(self, queries: Queries, place: IntArray, time: NDArray[np.float64]) -> dict[str, TimeEffect]:
+        """Return those of the parts, as far as their scores count."""
+        found = self.deep.time_effects(queries, place, time)
+        for part in self._wide.values():
+            effects = part.recommender.time_effects(queries.with_tasks(part.tasks), place, time)
+            for task, effect in effects.items():
+                values = np.float32(part.weight) * effect.values
+                if task in found:
+                    kept = 1.0 - part.weight if part.mixed else 1.0
+                    values = values + np.float32(kept) * found[task].values
+                found[task] = effect._replace(values=values)
+        return found
 
     def ranking_scores(self, scores: dict[str, FloatArray]) -> dict[str, FloatArray]:
         """Order the items as the deep recommender does."""
@@ -92,6 +100,11 @@ class Blend(Recommender[S]):
     def similarities(self, item: int, task: str) -> FloatArray | None:
         """Compare items as the deep recommender does."""
         return self.deep.similarities(item, task)
+
+    def inner_products(self, queries: Queries) -> InnerProducts:
+        """Return those of the deep recommender for the tasks that no part changes."""
+        changed = {task for part in self._wide.values() for task in part.tasks}
+        return {task: vectors for task, vectors in self.deep.inner_products(queries).items() if task not in changed}
 
     def state(self) -> State:
         """Return the states of all parts."""

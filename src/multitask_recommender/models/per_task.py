@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from multitask_recommender.data.interactions import FloatArray, Interactions, SideInformation
+import numpy as np
+from numpy.typing import NDArray
+
+from multitask_recommender.data.interactions import FloatArray, IntArray, Interactions, SideInformation
 from multitask_recommender.data.queries import Queries
 from multitask_recommender.foundation.settings_base import Settings
-from multitask_recommender.models.recommender import InnerProducts, LearningCurve, Recommender
+from multitask_recommender.models.recommender import InnerProducts, LearningCurve, Recommender, TimeEffect
 from multitask_recommender.models.state import State, branch
 
 
@@ -47,6 +50,14 @@ class PerTask(Recommender[Settings]):
             name: score
             for task, part in self.parts.items()
             for name, score in part.score(queries.with_tasks([task])).items()
+        }
+
+    def time_effects(self, queries: Queries, place: IntArray, time: NDArray[np.float64]) -> dict[str, TimeEffect]:
+        """Return those of every task's own recommender."""
+        return {
+            name: effect
+            for task, part in self.parts.items()
+            for name, effect in part.time_effects(queries.with_tasks([task]), place, time).items()
         }
 
     def similarities(self, item: int, task: str) -> FloatArray | None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from multitask_recommender.data.interactions import FloatArray, Interactions, SideInformation
+from multitask_recommender.data.interactions import FloatArray, IntArray, Interactions, SideInformation
 from multitask_recommender.data.queries import Queries
 from multitask_recommender.data.recency import Recency
 from multitask_recommender.data.tasks import Task, TaskKind
@@ -55,6 +56,20 @@ class Knowledge:
     cold_items: str
     user_features: bool = False
     item_features: bool = False
+
+
+class TimeEffect(NamedTuple):
+    """What the moment adds to predictions.
+
+    Attributes:
+        values: (n,) what it adds to n predictions.
+        low: The smallest prediction.
+        high: The largest prediction.
+    """
+
+    values: FloatArray
+    low: float
+    high: float
 
 
 class HistorySettings(Settings):
@@ -120,6 +135,41 @@ class Recommender(ABC, Generic[S]):
         Returns:
             Task to (B, items) scores.
         """
+
+    def time_effects(self, queries: Queries, place: IntArray, time: NDArray[np.float64]) -> dict[str, TimeEffect]:
+        """Say what the moment adds to the scores of pairs; nothing for a model that does not look at it.
+
+        Args:
+            queries: B queries.
+            place: (n,) place of each pair's query.
+            time: (n,) seconds at which it is asked about.
+        """
+        return {}
+
+    def predict(
+        self,
+        queries: Queries,
+        scores: dict[str, FloatArray],
+        place: IntArray,
+        item: IntArray,
+        time: NDArray[np.float64] | None,
+    ) -> dict[str, FloatArray]:
+        """Return the scores of pairs at their moment.
+
+        Args:
+            queries: B queries.
+            scores: Result of :meth:`score`.
+            place: (n,) place of each pair's query.
+            item: (n,) its item.
+            time: (n,) seconds at which it is asked about; None: not known.
+
+        Returns:
+            Task to (n,).
+        """
+        found = {task: values[place, item] for task, values in scores.items()}
+        for task, effect in (self.time_effects(queries, place, time) if time is not None else {}).items():
+            found[task] = np.clip(found[task] + effect.values, effect.low, effect.high)
+        return found
 
     def ranking_scores(self, scores: dict[str, FloatArray]) -> dict[str, FloatArray]:
         """Turn the result of :meth:`score` into what orders the items; the same, unless a model says otherwise.

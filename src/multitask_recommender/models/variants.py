@@ -8,16 +8,19 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 from pydantic import Field, create_model, model_validator
 
 from multitask_recommender.data.folds import SplitRule
+from multitask_recommender.data.interactions import Interactions
 from multitask_recommender.data.tasks import Task, TaskKind
 from multitask_recommender.foundation.settings_base import Settings
 from multitask_recommender.models.architectures import aitm, cross_stitch, esmm, mmoe, ple, shared_bottom, stem
 from multitask_recommender.models.architectures.shared_bottom import SharedBottomSettings
 from multitask_recommender.models.baselines import (
+    bayesian_factors,
     item_item,
     item_ridge,
     markov,
@@ -32,6 +35,50 @@ from multitask_recommender.models.recommender import Recommender
 from multitask_recommender.models.towers.settings import MultiTaskSettings
 
 Kind = Literal["baseline", "single_task", "multi_task", "ablation"]
+
+
+class DataSize(NamedTuple):
+    """How much there is to learn from.
+
+    Attributes:
+        rows: Training rows.
+        rows_per_item: Training rows of an item that has any, on average.
+    """
+
+    rows: float
+    rows_per_item: float
+
+    @classmethod
+    def of(cls, train: Interactions) -> DataSize:
+        """Measure training rows."""
+        return cls(len(train), len(train) / max(len(np.unique(train.item)), 1))
+
+
+REFERENCE_SIZE = DataSize(80_000, 48)
+"""The size for which the values in the YAML files are meant where they follow the size: that of MovieLens-100k."""
+
+
+class BySize(Settings):
+    """How a parameter follows the size of the data: its value times the product of powers of size over reference size.
+
+    Attributes:
+        rows: Exponent of the number of training rows.
+        rows_per_item: Exponent of the rows per item.
+        most: Largest value; null: none.
+    """
+
+    rows: float = 0.0
+    rows_per_item: float = 0.0
+    most: float | None = Field(default=None, gt=0)
+
+    def scaled(self, value: float, size: DataSize) -> float:
+        """Return a value for data of this size, to three digits; a whole number stays one, of eights beyond 16."""
+        factor = (size.rows / REFERENCE_SIZE.rows) ** self.rows
+        factor *= (size.rows_per_item / REFERENCE_SIZE.rows_per_item) ** self.rows_per_item
+        found = value * factor if self.most is None else max(min(value * factor, self.most), min(value, self.most))
+        if isinstance(value, int):
+            return max(8 * round(found / 8) if found > 16 else round(found), 1)
+        return float(f"{found:.3g}")
 
 
 class InTime(Settings):
@@ -54,11 +101,13 @@ class VariantParameters(Settings):
         settings: Parameters that are not searched.
         search: Parameter (nested ones with dots) to the values that cross-validation chooses from.
         in_time: What differs on splits whose test is the future.
+        by_size: Parameter (nested ones with dots) to how its values, fixed or searched, follow the size of the data.
     """
 
     settings: Settings
     search: dict[str, list[Any]] | None = None
     in_time: InTime = InTime()
+    by_size: dict[str, BySize] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check(self) -> VariantParameters:
@@ -79,6 +128,24 @@ class VariantParameters(Settings):
         search = {**(self.search or {}), **self.in_time.search}
         found = {name: values for name, values in search.items() if values is not None}
         return self.model_copy(update={"settings": settings, "search": found, "in_time": InTime()})
+
+    def for_size(self, size: DataSize) -> VariantParameters:
+        """Return the block as it holds for data of a size."""
+        tree = self.settings.model_dump()
+        values: dict[str, Any] = {}
+        for path, rule in self.by_size.items():
+            *groups, name = path.split(".")
+            place = _walk(tree, groups)
+            if isinstance(place, dict) and isinstance(place.get(name), int | float):
+                values[path] = rule.scaled(place[name], size)
+        search = {
+            path: list(dict.fromkeys(self.by_size[path].scaled(value, size) for value in tried))
+            if path in self.by_size
+            else tried
+            for path, tried in (self.search or {}).items()
+        }
+        settings = with_values(self.settings, values)
+        return self.model_copy(update={"settings": settings, "search": search, "by_size": {}})
 
     def with_values(self, values: dict[str, Any]) -> Settings:
         """Return the settings with searched parameters set, checked as if they stood in the YAML file."""
@@ -298,6 +365,15 @@ _ALL = (
         quick=False,
     ),
     Variant(
+        "bayesian_factors",
+        bayesian_factors.BayesianFactors,
+        bayesian_factors.BayesianFactorsSettings,
+        "baseline",
+        "Bayesian factors",
+        per_task=True,
+        quick=False,
+    ),
+    Variant(
         "matrix_factorisation",
         matrix_factorisation.MatrixFactorisation,
         matrix_factorisation.MatrixFactorisationSettings,
@@ -382,8 +458,8 @@ _ALL = (
     _architecture("cgc", ple.PLE, ple.PLESettings, "CGC"),
     _architecture("ple", ple.PLE, ple.PLESettings, "PLE"),
     _architecture("stem", stem.STEM, MultiTaskSettings, "STEM"),
-    _architecture("esmm", esmm.ESMM, esmm.ESMMSettings, "ESMM", funnel=True),
-    _architecture("aitm", aitm.AITM, aitm.AITMSettings, "AITM", funnel=True),
+    _architecture("esmm", esmm.RevisitingESMM, esmm.RevisitingESMMSettings, "ESMM", funnel=True),
+    _architecture("aitm", aitm.RevisitingAITM, aitm.RevisitingAITMSettings, "AITM", funnel=True),
     _architecture("softmax_retrieval", shared_bottom.SharedBottom, SharedBottomSettings, "Softmax retrieval"),
     _architecture("bpr_retrieval", shared_bottom.SharedBottom, SharedBottomSettings, "BPR retrieval"),
     _derived("nonlinear_encoder", "multi_task", "Non-linear encoder"),

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from multitask_recommender.data.tasks import Task, funnel_chain
+from multitask_recommender.models.architectures.revisiting import Revisiting, RevisitingSettings
 from multitask_recommender.models.recommender import CALIBRATOR
 from multitask_recommender.models.towers.experts import Experts, PerTaskMatrices, PerTaskModules, identity_heads, mix
 from multitask_recommender.models.towers.multi_task import (
@@ -135,3 +136,13 @@ class AITM(MultiTaskRecommender[AITMSettings]):
     def tower(self, tasks: dict[str, Task], generator: torch.Generator) -> Tower:
         """Make a tower."""
         return AITMTower(tasks, self.settings.dimension, generator)
+
+
+class RevisitingAITMSettings(AITMSettings, RevisitingSettings):
+    """Parameters of AITM with revisits."""
+
+
+class RevisitingAITM(Revisiting[RevisitingAITMSettings]):
+    """AITM with revisits."""
+
+    towers = AITM

@@ -14,6 +14,7 @@ from torch.nn import functional
 from multitask_recommender.data.interactions import FloatArray
 from multitask_recommender.data.queries import Queries
 from multitask_recommender.data.tasks import Task, funnel_chain
+from multitask_recommender.models.architectures.revisiting import Revisiting, RevisitingSettings
 from multitask_recommender.models.architectures.shared_bottom import SharedBottomTower
 from multitask_recommender.models.recommender import InnerProducts
 from multitask_recommender.models.towers.multi_task import (
@@ -149,3 +150,13 @@ class ESMM(MultiTaskRecommender[ESMMSettings]):
             for name, chain in funnel_steps(self._module.tasks).items()
         }
         return {**scores, **joint}
+
+
+class RevisitingESMMSettings(ESMMSettings, RevisitingSettings):
+    """Parameters of ESMM with revisits."""
+
+
+class RevisitingESMM(Revisiting[RevisitingESMMSettings]):
+    """ESMM; the bonus is added to the conditional probability of a step before the steps are multiplied."""
+
+    towers = ESMM

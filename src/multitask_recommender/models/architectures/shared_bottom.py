@@ -6,10 +6,10 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from multitask_recommender.data.interactions import SideInformation
-from multitask_recommender.data.tasks import Task, funnel_chain
+from multitask_recommender.data.tasks import Task
+from multitask_recommender.models.architectures.revisiting import RevisitingSettings, revisit_parts
+from multitask_recommender.models.baselines.bayesian_factors import BayesianFactors, BayesianFactorsSettings
 from multitask_recommender.models.baselines.item_item import EaseSettings, FirstStepEase
-from multitask_recommender.models.baselines.item_ridge import ItemRidge, ItemRidgeSettings
-from multitask_recommender.models.baselines.revisit import RevisitBonus, RevisitSettings
 from multitask_recommender.models.blend import Blend, WidePart
 from multitask_recommender.models.recommender import Recommender
 from multitask_recommender.models.towers.experts import Experts, identity_heads
@@ -103,33 +103,28 @@ class PointwiseSharedBottom(SharedBottom):
     ranks = frozenset({"binary", "regression"})
 
 
-class WideSharedBottomSettings(SharedBottomSettings):
+class WideSharedBottomSettings(SharedBottomSettings, RevisitingSettings):
     """Parameters of the shared-bottom towers with wide parts.
 
     Attributes:
         wide: Parameters of the wide part of the retrieval tasks, an EASE; null: none.
         wide_weight: Factor on it in the score.
-        revisit: Parameters of the wide part of the later steps of a funnel, the bonus of items that were met; null:
-            none.
-        revisit_weight: Factor on it in the score.
-        wide_labels: Parameters of the wide part of the tasks with labels, an item ridge regression; null: none.
-        wide_labels_share: Its share of the prediction, for items with training labels.
+        wide_labels: Parameters of the wide part of the tasks with labels, Bayesian factors; null: none.
+        wide_labels_share: Its share of the prediction.
     """
 
     wide: EaseSettings | None = None
     wide_weight: float = Field(default=1.0, gt=0)
-    revisit: RevisitSettings | None = None
-    revisit_weight: float = Field(default=0.1, ge=0)
-    wide_labels: ItemRidgeSettings | None = None
-    wide_labels_share: float = Field(default=0.25, gt=0, le=1)
+    wide_labels: BayesianFactorsSettings | None = None
+    wide_labels_share: float = Field(default=0.7, gt=0, le=1)
 
 
 class WideSharedBottom(Blend[WideSharedBottomSettings]):
-    """Shared-bottom towers blended with item-item weights in closed form.
+    """Shared-bottom towers blended with item-item weights in closed form and with Bayesian factors.
 
     EASE is added to the scores of the retrieval tasks (:class:`FirstStepEase`: the steps of a funnel share the wide
     part of its first step, which has the most data), and with it the bonus of items that were met in an earlier step
-    (:class:`RevisitBonus`); item ridge regression is mixed into the predictions of the others.
+    (:class:`RevisitBonus`); the predictions of the others are mixed with those of :class:`BayesianFactors`.
     """
 
     knowledge = SharedBottom.knowledge
@@ -146,11 +141,6 @@ class WideSharedBottom(Blend[WideSharedBottomSettings]):
         if self.settings.wide is not None and ranked:
             parts["wide"] = WidePart(FirstStepEase(self.settings.wide), ranked, self.settings.wide_weight, mixed=False)
         if self.settings.wide_labels is not None and labelled:
-            ridge, share = ItemRidge(self.settings.wide_labels), self.settings.wide_labels_share
-            parts["wide_labels"] = WidePart(ridge, labelled, share, mixed=True)
-        steps = RevisitBonus(self.settings.revisit or RevisitSettings()).scored_tasks(side.tasks)
-        if self.settings.revisit is not None and steps:
-            chain = {before for name in steps for before in funnel_chain(side.tasks, name)}
-            tasks = [name for name in side.tasks if name in chain]
-            parts["revisit"] = WidePart(RevisitBonus(self.settings.revisit), tasks, self.settings.revisit_weight, False)
-        return parts
+            factors, share = BayesianFactors(self.settings.wide_labels), self.settings.wide_labels_share
+            parts["wide_labels"] = WidePart(factors, labelled, share, mixed=True)
+        return {**parts, **revisit_parts(self.settings, side.tasks)}

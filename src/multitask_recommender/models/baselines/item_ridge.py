@@ -6,7 +6,7 @@ import numpy as np
 from pydantic import Field
 from scipy import linalg, sparse
 
-from multitask_recommender.data.interactions import BoolArray, FloatArray, IntArray, Interactions, SideInformation
+from multitask_recommender.data.interactions import FloatArray, IntArray, Interactions, SideInformation
 from multitask_recommender.data.queries import Queries
 from multitask_recommender.models.baselines.item_item import LARGEST_CATALOGUE, keep_largest_weights, multiply
 from multitask_recommender.models.baselines.simple import BiasSettings
@@ -134,10 +134,6 @@ class ItemRidge(Recommender[ItemRidgeSettings]):
                 low, high = 1.0 - _CERTAIN, _CERTAIN
             scores[task] = np.clip(mean + spread * standard, low, high).astype(np.float32)
         return scores
-
-    def labelled_items(self, task: str) -> BoolArray:
-        """Return (items,), true for the items with training labels of a task."""
-        return array(branch(self._state, task), "labelled")
 
     def state(self) -> State:
         """Return item biases, weights and scales."""

@@ -80,7 +80,8 @@ def separate_parts(
     Returns:
         behaviour_sequences: training rows (split, user, position, item, time, fold, labels, relevance), sorted by user
             and time: the behaviour sequences ``h``; validation_rows, the same without folds, whose ``position`` is that
-            among all rows known before the test; test_pairs (split, user, item), each once and without labels;
+            among all rows known before the test; test_pairs (split, user, item, time), each once with its last
+            time and without labels;
             test_labels, the test rows as those of validation, which only ``evaluation`` reads.
 
     Raises:
@@ -109,7 +110,7 @@ def separate_parts(
     return (
         sequences.order_by("split", "user", "position"),
         validation.order_by("split", "user", "position"),
-        test.select(keys).distinct().order_by(keys),
+        test.group_by(keys).aggregate(time=test.time.max()).order_by(keys),
         test.order_by("split", "user", "position"),
     )
 

@@ -11,6 +11,7 @@ import ibis.expr.types as ir
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
 from multitask_recommender.data.inputs import TrainingTables
@@ -22,7 +23,7 @@ from multitask_recommender.data.interactions import (
     IntArray,
     SideInformation,
 )
-from multitask_recommender.data.queries import Histories
+from multitask_recommender.data.queries import Histories, Queries
 from multitask_recommender.data.splits import candidate_items
 from multitask_recommender.evaluation import metrics
 from multitask_recommender.evaluation.cross_validation import CrossValidationSettings, cross_validate
@@ -37,7 +38,7 @@ from multitask_recommender.models.fitted import note_fit, restored, start_record
 from multitask_recommender.models.recommender import LearningCurve, Recommender
 from multitask_recommender.models.state import State, branch
 from multitask_recommender.models.stored import StoredModel
-from multitask_recommender.models.variants import DerivedParameters, Variant, VariantParameters, with_values
+from multitask_recommender.models.variants import DataSize, DerivedParameters, Variant, VariantParameters, with_values
 from multitask_recommender.pipelines.recommender.task_affinity import COSINE_COLUMNS, GAIN_COLUMNS
 
 logger = logging.getLogger(__name__)
@@ -101,7 +102,7 @@ def tune(
     chosen: dict[str, Any] = {}
     for split in splits.names if study.runs(variant, tables.dataset) else []:
         side, rule = tables.side(split), splits.rule(split)
-        own = parameters.for_split(rule)
+        own = parameters.for_split(rule).for_size(DataSize.of(tables.rows(split)))
         choice = cross_validate(
             variant,
             own,
@@ -250,12 +251,14 @@ class Ranked(NamedTuple):
         scores: Task to (B, items).
         order: Task to (B, items), what orders the items.
         lists: Task to (B, k) items, best first.
+        queries: What the users were asked with.
     """
 
     users: IntArray
     scores: dict[str, FloatArray]
     order: dict[str, FloatArray]
     lists: dict[str, IntArray]
+    queries: Queries
 
 
 def _ranked(
@@ -272,7 +275,7 @@ def _ranked(
         lists = {
             task: metrics.top_items(score, left_out[task], catalogue, length, block) for task, score in order.items()
         }
-        yield Ranked(block, scores, order, lists)
+        yield Ranked(block, scores, order, lists, queries)
 
 
 def _list_rows(task: str, block: Ranked) -> dict[str, Any]:
@@ -291,6 +294,26 @@ def _table(schema: pa.Schema, columns: dict[str, Any]) -> pa.Table:
     return pa.table({name: full[name] for name in schema.names}).cast(schema)
 
 
+class Pairs(NamedTuple):
+    """Pairs that are asked about, sorted by user.
+
+    Attributes:
+        user: (n,) numbers of the users.
+        item: (n,) numbers of the items.
+        time: (n,) seconds at which it is asked; None where the data has no times.
+    """
+
+    user: IntArray
+    item: IntArray
+    time: NDArray[np.float64] | None
+
+    @classmethod
+    def of(cls, table: pa.Table) -> Pairs:
+        """Read columns of a sorted table."""
+        time = table["time"].to_numpy().astype(np.float64)
+        return cls(table["user"].to_numpy(), table["item"].to_numpy(), None if np.isnan(time).any() else time)
+
+
 Answers = Iterator[tuple[pa.Table, pa.Table]]
 
 
@@ -300,18 +323,19 @@ def _answers(
     seed: int,
     side: SideInformation,
     histories: Histories,
-    pairs: tuple[IntArray, IntArray],
+    pairs: Pairs,
     catalogue: BoolArray,
     length: int,
 ) -> Answers:
-    """Yield the predictions of the pairs (sorted by user) and the lists of their users, block by block."""
-    user, item = pairs
+    """Yield the predictions of the pairs and the lists of their users, block by block."""
+    user, item, time = pairs
     for block in _ranked(model, side, histories, np.unique(user), catalogue, length):
         own = slice(*np.searchsorted(user, [block.users[0], block.users[-1] + 1]))
-        place = np.searchsorted(block.users, user[own])
-        for task, score in block.scores.items():
+        place, moment = np.searchsorted(block.users, user[own]), None if time is None else time[own]
+        predicted = model.predict(block.queries, block.scores, place, item[own], moment)
+        for task, score in predicted.items():
             what: dict[str, Any] = {"split": split, "seed": seed, "task": task}
-            part = {"user": user[own], "item": item[own], "score": score[place, item[own]]}
+            part = {"user": user[own], "item": item[own], "score": score}
             yield _table(PREDICTIONS, what | part), _table(LISTS, what | _list_rows(task, block))
 
 
@@ -336,7 +360,8 @@ def predict(
 ) -> tuple[Spool, Spool, dict[str, Any]]:
     """Score the test pairs and rank the candidates for every test user. Test labels are not an input.
 
-    A user is asked with all rows known before the test: those of the training and of the validation. Fits are asked at
+    A user is asked with all rows known before the test: those of the training and of the validation, and a model may
+    look at the time of a pair, as somebody who is asked about it does. Fits are asked at
     the same time by several ``workers`` where their lists are short enough to be kept, else one after the other.
 
     Returns:
@@ -350,17 +375,16 @@ def predict(
         models, side = restored(
             variant, chosen, stored, _record(tables), tables.side(split), user_embedding, split, rows
         )
-        pairs = test_pairs.filter(test_pairs.split == split).order_by("user", "item").to_pyarrow()
-        user, item = pairs["user"].to_numpy(), pairs["item"].to_numpy()
+        pairs = Pairs.of(test_pairs.filter(test_pairs.split == split).order_by("user", "item").to_pyarrow())
         histories = tables.known(split, validation_rows, side)
         catalogue = candidate_items(splits.candidates_of(split), rows.item, side.items)
         length = max(evaluation.ks)
         answers = [
-            partial(_answers, model, split, int(seed), side, histories, (user, item), catalogue, length)
+            partial(_answers, model, split, int(seed), side, histories, pairs, catalogue, length)
             for seed, model in models.items()
         ]
         measures: list[Cost] = []
-        if len(np.unique(user)) * len(side.tasks) * length <= _KEPT_ROWS:
+        if len(np.unique(pairs.user)) * len(side.tasks) * length <= _KEPT_ROWS:
             for parts, cost in run_jobs(_kept, answers, workers, f"{variant.name}: predicting"):
                 measures.append(cost)
                 for prediction, listed in parts:

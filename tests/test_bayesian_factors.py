@@ -1,0 +1,152 @@
+"""Bayesian factors: answers are the posterior means of a given draw, and what is planted is found."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from scipy import sparse
+
+from multitask_recommender.data.interactions import Interactions, SideInformation
+from multitask_recommender.data.queries import Histories
+from multitask_recommender.data.tasks import Task
+from multitask_recommender.models.baselines.bayesian_factors import (
+    BayesianFactors,
+    BayesianFactorsSettings,
+    Links,
+    _wishart,
+)
+from multitask_recommender.models.baselines.simple import BiasSettings, UserItemBias
+from multitask_recommender.models.baselines.windows import useful_windows
+from multitask_recommender.models.state import array, branch
+
+USERS, ITEMS, DAY = 60, 40, 86400
+TASKS = {"rating": Task(kind="regression", label="rating", relevant="rating > 0")}
+
+
+def _study(seed: int = 0, moods: float = 0.8, noise: float = 0.3) -> tuple[Interactions, Interactions, SideInformation]:
+    """Make ratings of two factors, biases and a mood per user and day, divided into known rows and others."""
+    random = np.random.default_rng(seed)
+    user = np.repeat(np.arange(USERS), 24)
+    item = np.concatenate([random.permutation(ITEMS)[:24] for _ in range(USERS)])
+    day = np.tile(np.repeat(np.arange(4), 6), USERS)
+    own, other = random.normal(size=(USERS, 2)), random.normal(size=(ITEMS, 2))
+    mood = moods * random.normal(size=(USERS, 4))
+    rating = (own[user] * other[item]).sum(1) + 0.5 * random.normal(size=ITEMS)[item] + mood[user, day]
+    rating = (rating + noise * random.normal(size=len(user))).astype(np.float32)
+    time = (day * DAY + np.tile(np.array([0, 7, 14, 50, 400, 407]), 4 * USERS)).astype(np.float64)
+    rows = Interactions(user, item, {"rating": rating}, {"rating": rating > 0}, time=time)
+    features = sparse.csr_matrix(random.random((USERS, 2)).astype(np.float32))
+    side = SideInformation(TASKS, USERS, ITEMS, features, sparse.csr_matrix((ITEMS, 0), dtype=np.float32))
+    held_out = random.random(len(user)) < 0.15
+    return rows.where(~held_out), rows.where(held_out), side
+
+
+def _error(
+    model: BayesianFactors, known: Interactions, asked: Interactions, side: SideInformation, timed: bool
+) -> float:
+    queries = Histories(known, side.user_features).of(np.arange(side.users))
+    time = asked.time if timed else None
+    found = model.predict(queries, model.score(queries), asked.user, asked.item, time)["rating"]
+    return float(np.sqrt(np.mean((found - asked.labels["rating"]) ** 2)))
+
+
+def test_what_is_planted_is_found() -> None:
+    known, asked, side = _study()
+    settings = BayesianFactorsSettings(dimension=3, windows=(60, DAY), sweeps=60, burn_in=20)
+    model = BayesianFactors(settings)
+    curve = model.fit(known, side, seed=1)
+    assert curve.epochs[-1]["rating"] < 0.3 * curve.epochs[0]["rating"]
+    timeless = BayesianFactors(settings.model_copy(update={"windows": ()}))
+    timeless.fit(known, side, seed=1)
+    biases = UserItemBias(BiasSettings())
+    biases.fit(known, side, seed=1)
+    queries = Histories(known, side.user_features).of(np.arange(side.users))
+    by_bias = biases.score(queries)["rating"][asked.user, asked.item]
+    by_biases = float(np.sqrt(np.mean((by_bias - asked.labels["rating"]) ** 2)))
+    with_time, without = _error(model, known, asked, side, True), _error(timeless, known, asked, side, True)
+    # The noise is 0.3, and a mood of 0.8 cannot be known without its day.
+    assert with_time < 0.65 < 0.9 * without
+    assert without < 0.8 * by_biases
+
+
+def test_the_vector_of_a_user_is_the_posterior_mean_with_moods_integrated_out() -> None:
+    known, _, side = _study()
+    model = BayesianFactors(
+        BayesianFactorsSettings(dimension=2, windows=(10, 60, 7200), sweeps=5, samples=1, burn_in=2)
+    )
+    model.fit(known, side, seed=3)
+    state = branch(model.state(), "rating")
+    rows = known.where(known.user == 7)
+    assert rows.time is not None
+    mean, spread = array(state, "scale")[:2]
+    (items,), (prior,), (precision,), (link,) = (array(state, name) for name in ("items", "mean", "precision", "link"))
+    (alpha,), (moods,) = array(state, "noise_precision").reshape(1), array(state, "mood_precision")
+    vectors = items[rows.item].astype(np.float64)
+    design = np.column_stack([vectors[:, :-1], np.ones(len(vectors))])
+    label = (rows.labels["rating"] - mean) / spread - vectors[:, -1]
+    history = np.zeros(ITEMS)
+    history[rows.item] = len(rows) ** -0.5
+    expected = prior + np.concatenate([history, side.user_features[7].toarray()[0]]) @ link
+    lengths = array(state, "windows")
+    assert lengths.tolist() == [10, 60, 7200]
+    shared = [
+        (rows.time[:, None] // length == rows.time // length) / strength
+        for length, strength in zip(lengths, moods, strict=True)
+    ]
+    covariance = np.eye(len(rows)) / alpha + sum(shared)
+    weighted = np.linalg.solve(covariance, design)
+    solution = np.linalg.solve(design.T @ weighted + precision, label @ weighted + precision @ expected)
+    users, table = model.inner_products(Histories(known, side.user_features).of(np.array([7])))["rating"]
+    assert np.allclose(users[0, :3], solution, atol=2e-4)
+    assert np.allclose(table[:, :2], items[:, :2])
+    # The mood at a moment is what its windows have in common with those of the rows.
+    queries = Histories(known, side.user_features).of(np.array([7]))
+    left = np.linalg.solve(covariance, label - design @ solution)
+    for time in (float(rows.time[3]), float(rows.time[3]) + 1, 3.0 * DAY + 5000, 900.0 * DAY):
+        together = sum(
+            (time // length == rows.time // length) / strength for length, strength in zip(lengths, moods, strict=True)
+        )
+        effect = model.time_effects(queries, np.array([0]), np.array([time]))["rating"]
+        assert np.isclose(effect.values[0], spread * together @ left, atol=2e-4)
+    assert effect.values[0] == 0.0
+
+
+def test_links_are_solved_from_the_smaller_side() -> None:
+    random = np.random.default_rng(4)
+    for shape in ((9, 4), (4, 9)):
+        design = sparse.csr_matrix(random.normal(size=shape).astype(np.float32))
+        rows, more = random.normal(size=(shape[0], 3)), random.normal(size=(shape[1], 3))
+        found = Links(design).solve(torch.tensor(rows).float(), torch.tensor(more).float(), 0.7)
+        x = design.toarray().astype(np.float64)
+        wanted = np.linalg.solve(x.T @ x + 0.7 * np.eye(shape[1]), x.T @ rows + more)
+        assert np.allclose(found.numpy(), wanted, atol=1e-4)
+
+
+def test_wishart_draws_have_their_mean() -> None:
+    scale = torch.tensor([[0.5, 0.1], [0.1, 0.2]])
+    generator, rng = torch.Generator().manual_seed(1), np.random.default_rng(1)
+    mean = torch.stack([_wishart(scale, 8, generator, rng) for _ in range(4000)]).mean(0)
+    assert torch.allclose(mean, 8 * scale, atol=0.08)
+
+
+def test_an_item_without_rows_has_no_random_vector() -> None:
+    known, _, side = _study()
+    known = known.where(known.item != 5)
+    model = BayesianFactors(BayesianFactorsSettings(dimension=2, sweeps=60, burn_in=20, history_links=False))
+    model.fit(known, side, seed=1)
+    items = array(branch(model.state(), "rating"), "items")
+    # It has no features either, so that nothing but the mean of all items is expected of it, draw for draw.
+    assert np.abs(items[:, 5] - items.mean(1)).mean() < 0.25 * items.std(1).mean()
+
+
+def test_windows_are_nested_and_useful() -> None:
+    with pytest.raises(ValidationError, match="multiple of the one before"):
+        BayesianFactorsSettings(windows=(60, 90))
+    known, _, _ = _study()
+    # All rows of a day lie within two hours, which a day divides as two hours do.
+    assert useful_windows((10, 60, 7200, DAY), known) == (10, 60, 7200)
+    assert useful_windows((DAY, 40 * DAY), known) == (DAY, 40 * DAY)
+    timeless = Interactions(known.user, known.item, known.labels, known.relevant)
+    assert useful_windows((60, DAY), timeless) == ()
