@@ -9,8 +9,12 @@ from scipy import sparse
 from multitask_recommender.data.interactions import Interactions, SideInformation
 from multitask_recommender.data.queries import Histories
 from multitask_recommender.data.tasks import Task
+from multitask_recommender.models.architectures.aitm import RevisitingAITMSettings
+from multitask_recommender.models.architectures.esmm import RevisitingESMMSettings
+from multitask_recommender.models.architectures.revisiting import RevisitingSettings
 from multitask_recommender.models.architectures.shared_bottom import WideSharedBottom, WideSharedBottomSettings
 from multitask_recommender.models.baselines.revisit import Revisit, RevisitBonus, RevisitSettings, visits
+from multitask_recommender.models.variants import VARIANTS
 
 TASKS = {
     "view": Task(kind="retrieval"),
@@ -103,3 +107,28 @@ def test_a_wide_model_reads_visits(train: Interactions, side: SideInformation) -
     again = WideSharedBottom(settings.model_copy(update={"revisit_weight": 50.0}))
     again.restore(model.state(), side)
     np.testing.assert_allclose(again.score(asked)["buy"][0], strong, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "settings"), [("esmm", RevisitingESMMSettings), ("aitm", RevisitingAITMSettings)])
+def test_models_of_funnels_rank_what_was_met(
+    name: str, settings: type[RevisitingSettings], train: Interactions, side: SideInformation
+) -> None:
+    short = settings.model_validate({"dimension": 3, "training": {"epochs": 2, "batches": 2}})
+    plain = VARIANTS[name].make(short, TASKS)
+    knowing = VARIANTS[name].make(short.model_copy(update={"revisit": RevisitSettings(), "revisit_weight": 0.3}), TASKS)
+    asked = pairs([(0, 2, 2), (0, 3, 3)])
+    queries = Histories(asked, side.user_features).of(np.array([0]))
+    found = []
+    for model in (plain, knowing):
+        model.fit(train, side, 1)
+        found.append(model.score(queries))
+    alone, both = found
+    assert np.array_equal(both["view"], alone["view"])
+    moved = both["buy"][0] - alone["buy"][0]
+    # Item 2 was put into the cart and not bought, item 3 was bought, and nothing is known of the others.
+    assert moved[2] > 0.1
+    np.testing.assert_allclose(np.delete(moved, 2), 0.0, atol=1e-6)
+    assert knowing.ranking_scores(both)["buy"][0].argmax() == 2
+    again = VARIANTS[name].make(knowing.settings, TASKS)
+    again.restore(knowing.state(), side)
+    np.testing.assert_allclose(again.score(queries)["buy"], both["buy"], atol=1e-6)

@@ -17,6 +17,8 @@ from multitask_recommender.foundation.randomness import derive_seed
 
 OWN = "multitask-recommender"
 """The library name of this project's model."""
+DATED = ", with dates"
+"""How the name of a model ends that looks at the times of ratings."""
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 README = RESULTS.parent / "README.md"
 BEGIN, END = "<!-- results: written by benchmarks/quality/report.py -->", "<!-- end of results -->"
@@ -76,12 +78,13 @@ def compare(measured: dict[tuple[str, str], list[Measured]]) -> list[dict[str, A
         BCa interval, p_value of the paired permutation test, p_holm (over all records) and ahead: yes, no or undecided
         at 5 %. ``auc_like`` is over all rows as in the records, ``user_auc_like`` the mean of the users' own.
     """
-    own = next((fits for (_, library), fits in measured.items() if library == OWN), None)
-    if own is None:
-        return []
+    of_own = {model.endswith(DATED): fits for (model, library), fits in measured.items() if library == OWN}
     records: list[dict[str, Any]] = []
     for (model, library), fits in measured.items():
-        for metric in COMPARED if library != OWN else ():
+        # Who looks at the dates is compared with who does.
+        own = of_own.get(model.endswith(DATED))
+        for metric in COMPARED if library != OWN and own is not None else ():
+            assert own is not None
             mine, theirs = _mean_totals(own, metric), _mean_totals(fits, metric)
             if mine is None or theirs is None:
                 continue

@@ -71,6 +71,10 @@ class Entry:
 
 ENTRIES = (
     Entry("own", "wide_shared_bottom", "wide_shared_bottom", report.OWN),
+    Entry("own", "wide_shared_bottom_dates", f"wide_shared_bottom{report.DATED}", report.OWN),
+    Entry("myfm", "regression", "regression", "myFM"),
+    Entry("myfm", "ordered_probit", "ordered probit", "myFM"),
+    Entry("myfm", "ordered_probit_dates", f"ordered probit{report.DATED}", "myFM"),
     Entry("surprise", "svd_plus_plus", "SVD++", "Surprise"),
     Entry("deepctr_torch", "mmoe", "MMoE", "DeepCTR-Torch"),
     Entry("deepctr_torch", "ple", "PLE", "DeepCTR-Torch"),

@@ -106,6 +106,7 @@ class SplitData:
             "user": train.user,
             "item": train.item,
             "rating": train.labels["rating"],
+            "time": np.zeros(len(train)) if train.time is None else train.time,
             **self._codes("user"),
             **self._codes("item"),
         }
@@ -125,4 +126,5 @@ def write_arrays(path: Path, arrays: dict[str, Any]) -> None:
 
 def write_pairs(path: Path, rows: Interactions) -> None:
     """Write the pairs of some rows, without labels."""
-    write_arrays(path, {"user": rows.user, "item": rows.item})
+    time = np.zeros(len(rows)) if rows.time is None else rows.time
+    write_arrays(path, {"user": rows.user, "item": rows.item, "time": time})

@@ -20,8 +20,8 @@ import numpy as np
 Settings = dict[str, Any]
 Scores = dict[str, np.ndarray]
 """Of ``rating`` (pairs,), ``like`` (pairs,) probabilities and ``matrix`` (users, items), what a model can give."""
-Predict = Callable[[np.ndarray, np.ndarray], Scores]
-"""(pairs,) users and (pairs,) items to scores."""
+Predict = Callable[[np.ndarray, np.ndarray, np.ndarray], Scores]
+"""(pairs,) users, items and times of the ratings, which only models "with dates" look at, to scores."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Training:
         user: (rows,) users of the training rows.
         item: (rows,) items of the training rows.
         rating: (rows,) ratings, 1 to 5.
+        time: (rows,) seconds.
         user_codes: Name of a feature with one value per user, to its (users,) codes from 0.
         item_codes: The same of the items.
         genres: (items, most genres of an item) codes from 1, filled up with 0.
@@ -45,6 +46,7 @@ class Training:
     user: np.ndarray
     item: np.ndarray
     rating: np.ndarray
+    time: np.ndarray
     user_codes: dict[str, np.ndarray]
     item_codes: dict[str, np.ndarray]
     genres: np.ndarray
@@ -69,6 +71,7 @@ def read_training(path: Path) -> Training:
         user=arrays["user"],
         item=arrays["item"],
         rating=arrays["rating"],
+        time=arrays["time"],
         user_codes=codes("user_code."),
         item_codes=codes("item_code."),
         genres=arrays["genres"],
@@ -96,14 +99,14 @@ def main(models: dict[str, tuple[list[Settings], Fit]]) -> None:
     parser.add_argument("mode", choices=["search", "fit"])
     parser.add_argument("--model", choices=list(models), required=True)
     parser.add_argument("--training", type=Path, required=True, help="npz of training rows and features")
-    parser.add_argument("--pairs", type=Path, required=True, help="npz of the pairs to score: user, item")
+    parser.add_argument("--pairs", type=Path, required=True, help="npz of the pairs to score: user, item, time")
     parser.add_argument("--settings", type=json.loads, help="JSON of the settings to fit with")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, required=True, help="npz to write")
     arguments = parser.parse_args()
     training = read_training(arguments.training)
     with np.load(arguments.pairs) as file:
-        user, item = file["user"], file["item"]
+        user, item, times = file["user"], file["item"], file["time"]
     grid, fit = models[arguments.model]
     output: dict[str, Any] = {}
     settings_of: list[Settings] = []
@@ -114,7 +117,7 @@ def main(models: dict[str, tuple[list[Settings], Fit]]) -> None:
             number = len(settings_of)
             settings_of.append(reached)
             print(f"{reached}: {seconds:.1f} s", flush=True)
-            for name, scores in predict(user, item).items():
+            for name, scores in predict(user, item, times).items():
                 output[f"{number}.{name}"] = np.asarray(scores, dtype=np.float32)
             output[f"{number}.seconds"] = np.float64(seconds)
     output["settings"] = np.array(json.dumps(settings_of))

@@ -75,7 +75,7 @@ def _fit(model_class: type, training: Training, settings: Settings, seed: int) -
     mean = labels[:, 0].mean()
     labels[:, 0] -= mean
 
-    def predict(user: np.ndarray, item: np.ndarray) -> Scores:
+    def predict(user: np.ndarray, item: np.ndarray, time: np.ndarray) -> Scores:
         scores = model.predict(inputs(user, item), batch_size=4096)
         return {"rating": scores[:, 0] + mean, "like": scores[:, 1]}
 

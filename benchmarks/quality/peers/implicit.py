@@ -31,7 +31,7 @@ def fit(training: Training, settings: Settings, seed: int) -> Iterator[tuple[Set
     )
     model.fit(pairs, show_progress=False)
 
-    def predict(user: np.ndarray, item: np.ndarray) -> Scores:
+    def predict(user: np.ndarray, item: np.ndarray, time: np.ndarray) -> Scores:
         return {"matrix": model.user_factors @ model.item_factors.T}
 
     yield settings, predict

@@ -27,8 +27,10 @@ _parameters = OmegaConfigLoader(
 )["parameters"]
 
 
-def _grid(model: str) -> list[Settings]:
+def _grid(model: str, dated: bool) -> list[Settings]:
     own = VARIANTS[model].parameters.model_validate(_parameters["models"][model])
+    if not dated:
+        own = own.model_copy(update={"settings": own.with_values({"wide_labels.windows": ()})})
     points = candidates(own.search or {}, CANDIDATES, derive_seed(0, "benchmark", model))
     return [own.with_values(point).model_dump() for point in points]
 
@@ -49,19 +51,17 @@ def _fit(model: str, training: Training, settings: Settings, seed: int) -> Itera
         training.item,
         labels={"watch": np.ones(len(like), np.float32), "like": like.astype(np.float32), "rating": training.rating},
         relevant={"watch": np.ones(len(like), bool), "like": like, "rating": like},
+        time=training.time,
     )
     recommender = VARIANTS[model].make(VARIANTS[model].settings.model_validate(settings), tasks)
     with single_threaded():
         recommender.fit(rows, side, derive_seed(0, "benchmark", model, seed))
 
-    def predict(user: np.ndarray, item: np.ndarray) -> Scores:
+    def predict(user: np.ndarray, item: np.ndarray, time: np.ndarray) -> Scores:
         everyone = Histories(rows, side.user_features).of(np.arange(training.users))
         scores: dict[str, FloatArray] = recommender.score(everyone)
-        return {
-            "rating": scores["rating"][user, item],
-            "like": scores["like"][user, item],
-            "matrix": scores["watch"],
-        }
+        pairs = recommender.predict(everyone, scores, user, item, time)
+        return {"rating": pairs["rating"], "like": pairs["like"], "matrix": scores["watch"]}
 
     yield settings, predict
 
@@ -74,4 +74,5 @@ def _fits(model: str):  # noqa: ANN202
 
 
 if __name__ == "__main__":
-    main({model: (_grid(model), _fits(model)) for model in ["wide_shared_bottom"]})
+    wide = "wide_shared_bottom"
+    main({wide: (_grid(wide, dated=False), _fits(wide)), f"{wide}_dates": (_grid(wide, dated=True), _fits(wide))})

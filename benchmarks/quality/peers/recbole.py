@@ -74,7 +74,7 @@ def _predictor(model: Any, data: Any, training: Training) -> Predict:
     own_user = data.token2id("user_id", users.astype(str))
     own_item = data.token2id("item_id", items.astype(str))
 
-    def predict(user: np.ndarray, item: np.ndarray) -> Scores:
+    def predict(user: np.ndarray, item: np.ndarray, time: np.ndarray) -> Scores:
         model.eval()
         with torch.no_grad():
             scores = model.full_sort_predict(Interaction({"user_id": torch.from_numpy(own_user)}))

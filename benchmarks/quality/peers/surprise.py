@@ -55,7 +55,7 @@ def fit(training: Training, settings: Settings, seed: int) -> Iterator[tuple[Set
     )
     model.fit(rows)
 
-    def predict(user: np.ndarray, item: np.ndarray) -> Scores:
+    def predict(user: np.ndarray, item: np.ndarray, time: np.ndarray) -> Scores:
         return {
             "rating": np.array([model.predict(u, i).est for u, i in zip(user.tolist(), item.tolist(), strict=True)])
         }

@@ -81,7 +81,7 @@ def _fit(
         model, TYPES, optimizer_params={"lr": settings["learning_rate"], "weight_decay": settings["decay"]}
     )
 
-    def predict(user: np.ndarray, item: np.ndarray) -> Scores:
+    def predict(user: np.ndarray, item: np.ndarray, time: np.ndarray) -> Scores:
         model.eval()
         with torch.no_grad():
             scores = model({name: torch.from_numpy(values) for name, values in inputs(user, item).items()}).numpy()

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from multitask_recommender.data.description import IN_TIME
 from multitask_recommender.data.digests import digest_arrays, digest_names, digest_rows
 from multitask_recommender.data.interactions import NO_FOLD, FloatArray, Interactions, SideInformation
 from multitask_recommender.models.document.user_embedding import UserEmbeddingModel, UserEmbeddingSettings
@@ -66,6 +67,21 @@ def with_encoder(side: SideInformation, user_embedding: StoredModel | None, spli
     return replace(side, user_encoder=encoder)
 
 
+def settings_for(chosen: Mapping[str, Any], split: str) -> Any:
+    """Return what was chosen for a split.
+
+    Nothing is chosen for ``EVERYTHING``: what is recommended from it comes after it, so that it takes what was chosen
+    for the first split in time, or else for the first split.
+
+    Args:
+        chosen: Settings by split.
+        split: Name of the split.
+    """
+    if split in chosen:
+        return chosen[split]
+    return chosen[next((name for name in chosen if name in IN_TIME), next(iter(chosen)))]
+
+
 def restored(
     variant: Variant,
     chosen: dict[str, Any],
@@ -92,7 +108,7 @@ def restored(
         StaleModelError: If their settings or their data are no longer the same.
     """
     side = with_encoder(side, user_embedding, split, NO_FOLD)
-    settings = chosen[split if split in chosen else next(iter(chosen))]
+    settings = settings_for(chosen, split)
     note_fit(record, split, settings, rows, side)
     check_fit(variant.name, f"{variant.name}.weights", stored.made_from, {name: record[name] for name in COMPARED})
     models = {}

@@ -75,7 +75,7 @@ class BySize(Settings):
         """Return a value for data of this size, to three digits; a whole number stays one, of eights beyond 16."""
         factor = (size.rows / REFERENCE_SIZE.rows) ** self.rows
         factor *= (size.rows_per_item / REFERENCE_SIZE.rows_per_item) ** self.rows_per_item
-        found = value * factor if self.most is None else max(min(value * factor, self.most), min(value, self.most))
+        found = value * factor if self.most is None else min(value * factor, max(value, self.most))
         if isinstance(value, int):
             return max(8 * round(found / 8) if found > 16 else round(found), 1)
         return float(f"{found:.3g}")
@@ -112,6 +112,9 @@ class VariantParameters(Settings):
     @model_validator(mode="after")
     def _check(self) -> VariantParameters:
         with_values(self.settings, self.in_time.settings)
+        for path in self.by_size:
+            if path.split(".")[0] not in type(self.settings).model_fields:
+                raise ValueError(f"'by_size' names an unknown parameter '{path}'")
         for search in (self.search or {}, self.in_time.search):
             for name, values in search.items():
                 if values is not None and not values:

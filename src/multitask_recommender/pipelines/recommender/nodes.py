@@ -34,7 +34,7 @@ from multitask_recommender.foundation.jobs import run_jobs, single_threaded
 from multitask_recommender.foundation.measuring import Cost, measured
 from multitask_recommender.foundation.randomness import derive_seed
 from multitask_recommender.foundation.spool import Spool
-from multitask_recommender.models.fitted import note_fit, restored, start_record, with_encoder
+from multitask_recommender.models.fitted import note_fit, restored, settings_for, start_record, with_encoder
 from multitask_recommender.models.recommender import LearningCurve, Recommender
 from multitask_recommender.models.state import State, branch
 from multitask_recommender.models.stored import StoredModel
@@ -160,7 +160,7 @@ def fit(
 ) -> tuple[StoredModel, pd.DataFrame, pd.DataFrame, dict[str, Any]]:
     """Fit the model with its chosen parameters on the training rows of every split, once per seed number.
 
-    The split ``everything``, from which recommendations are made, uses the parameters of the first split.
+    The split ``everything``, from which recommendations are made, uses the parameters that :func:`settings_for` finds.
 
     Returns:
         The states by split and seed number, with what made them; learning curves (split, seed, epoch, loss, value); the
@@ -171,7 +171,7 @@ def fit(
     names = [*chosen, EVERYTHING] if variant.recommends else [*chosen]
     rows = {split: tables.rows(split) for split in names}
     sides = {split: with_encoder(tables.side(split), user_embedding, split, NO_FOLD) for split in names}
-    settings = {split: chosen[split if split in chosen else splits.names[0]] for split in names}
+    settings = {split: settings_for(chosen, split) for split in names}
     made_from = _record(tables)
     for split in names:
         note_fit(made_from, split, settings[split], rows[split], sides[split])

@@ -22,7 +22,7 @@ from multitask_recommender.evaluation.study import StudySettings
 from multitask_recommender.foundation.jobs import run_jobs
 from multitask_recommender.foundation.randomness import derive_seed
 from multitask_recommender.models.document.user_embedding import UserEmbeddingModel, UserEmbeddingSettings
-from multitask_recommender.models.fitted import note_fit, start_record
+from multitask_recommender.models.fitted import note_fit, settings_for, start_record
 from multitask_recommender.models.state import State
 from multitask_recommender.models.stored import StoredModel
 from multitask_recommender.models.variants import Variant
@@ -109,7 +109,7 @@ def train_user_embedding(
     made_from = start_record(tables.dataset.model_dump(mode="json"), *tables.identifiers)
     vectors, curves = [], []
     for split in [*splits.names, EVERYTHING]:
-        settings = UserEmbeddingSettings.model_validate(chosen[split if split in chosen else splits.names[0]])
+        settings = UserEmbeddingSettings.model_validate(settings_for(chosen, split))
         events, rows, side = tables.events(split), tables.rows(split), tables.side(split)
         note_fit(made_from, split, settings.model_dump(mode="json"), rows, side)
         folds = [NO_FOLD] if split == EVERYTHING else [NO_FOLD, *range(splits.folds)]
