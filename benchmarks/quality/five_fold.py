@@ -22,7 +22,7 @@ import split
 from measure import measure
 from run import ENTRIES, WORK, Entry, PeerError, digest, load_split, read_scores, run_script
 
-NAMES = ("own.wide_shared_bottom", "surprise.svd_plus_plus")
+NAMES = ("own.wide_shared_bottom", "own.wide_shared_bottom_dates", "surprise.svd_plus_plus")
 
 
 def fit_fold(entry: Entry, data: split.SplitData, folder: Path, fold: int) -> dict[str, Any]:

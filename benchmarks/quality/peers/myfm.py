@@ -21,7 +21,7 @@ def _one_hot(codes: np.ndarray, columns: int) -> sparse.csr_matrix:
 
 
 def _parts(training: Training, side: str) -> list[sparse.csr_matrix]:
-    """Identifiers, features with one value, genres, and who was met, over the root of how many, of all users or items."""
+    """Identifiers, who was met (over the root of how many), features with one value, genres; of all users or items."""
     user = side == "user"
     count = training.users if user else training.items
     own, other = (training.user, training.item) if user else (training.item, training.user)
@@ -52,10 +52,8 @@ def _fit(
     def design(user: np.ndarray, item: np.ndarray, time: np.ndarray) -> tuple[sparse.csr_matrix, list[RelationBlock]]:
         day = np.clip(time // _DAY, first, last) - first
         dates = _one_hot(day.astype(np.int64), int(last - first) + 1)
-        return dates if dated else dates[:, :0], [
-            RelationBlock(user, tables["user"]),
-            RelationBlock(item, tables["item"]),
-        ]
+        related = [RelationBlock(user, tables["user"]), RelationBlock(item, tables["item"])]
+        return dates if dated else dates[:, :0], related
 
     groups = [part.shape[1] for parts in blocks.values() for part in parts]
     if dated:
