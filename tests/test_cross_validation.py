@@ -103,7 +103,7 @@ def test_a_constant_model_has_error_one() -> None:
     variant = VARIANTS["global_mean"]
     model = variant.make(variant.settings(), TASKS)
     model.fit(rows, side, 1)
-    errors = validation_errors(variant, model, rows, rows, side)
+    (errors,) = validation_errors(variant, model, rows, rows, side)
     assert errors == pytest.approx({"like": 1.0, "rating": 1.0}, rel=1e-5)
 
 
@@ -114,7 +114,7 @@ def test_a_perfect_ranker_has_error_zero() -> None:
     truth[held_out.user, held_out.item] = 1
     model = VARIANTS["popularity"].make(VARIANTS["popularity"].settings(), side.tasks)
     model.score = lambda queries: {"watch": truth[queries.user]}  # type: ignore[method-assign]
-    errors = validation_errors(VARIANTS["popularity"], model, inside, held_out, side)
+    (errors,) = validation_errors(VARIANTS["popularity"], model, inside, held_out, side)
     assert errors["watch"] == pytest.approx(0.0, abs=1e-12)
 
 
@@ -214,3 +214,28 @@ def test_a_task_whose_held_out_pairs_are_all_known_takes_the_first_candidate() -
     choice = cross_validate(variant, parameters, events, lambda _: side, BUDGET, 1, rule(2, "forward"))
     assert choice.chosen == {"watch": {"normalisation": 0.5}}
     assert choice.table.empty
+
+
+def test_ways_are_measured_as_if_each_were_alone(rows: Interactions, side: SideInformation) -> None:
+    """Parts that a way does not change are not asked again, and it makes no difference to what is measured."""
+    base = {
+        "dimension": 3,
+        "training": {"epochs": 2, "batches": 2},
+        "wide": {"penalty": 5.0},
+        "wide_labels": {"dimension": 2, "sweeps": 4, "burn_in": 1},
+    }
+    for name in ("wide_shared_bottom", "wide_single_task"):
+        variant = VARIANTS[name]
+        changes = [{"wide_weight": 1.0}, {"wide_weight": 8.0}, {"wide_labels_share": 0.2}, {"recency": {"weight": 9.0}}]
+        ways = [variant.settings.model_validate({**base, **change}) for change in changes]
+        model = variant.make(ways[0], side.tasks)
+        model.fit(rows, side, 1)
+        together = validation_errors(variant, model, rows, rows, side, "all", rows.where(rows.item % 2 == 0), ways)
+        alone = []
+        for way in ways:
+            again = variant.make(ways[0], side.tasks)
+            again.restore(model.state(), side)
+            again.ask_with(way)
+            alone += validation_errors(variant, again, rows, rows, side, "all", rows.where(rows.item % 2 == 0))
+        assert together == alone
+        assert len({json.dumps(errors) for errors in together}) == len(ways)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy import sparse
@@ -30,6 +30,7 @@ class Queries:
     user: IntArray
     history: Interactions
     context: sparse.csr_matrix
+    _narrowed: dict[tuple[str, ...], Queries] = field(init=False, default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         own = self.history.user
@@ -53,8 +54,10 @@ class Queries:
             yield self.take(np.arange(begin, min(begin + size, len(self))))
 
     def with_tasks(self, names: list[str]) -> Queries:
-        """Return the same queries with the labels of some tasks alone."""
-        return replace(self, history=self.history.with_tasks(names))
+        """Return the same queries with the labels of some tasks alone; asked again, the same object."""
+        if tuple(names) not in self._narrowed:
+            self._narrowed[tuple(names)] = replace(self, history=self.history.with_tasks(names))
+        return self._narrowed[tuple(names)]
 
     def weighted(self, recency: Recency) -> Queries:
         """Return the same queries with the rows of the histories weighed by their age."""

@@ -6,7 +6,7 @@ import itertools
 import json
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,7 +78,8 @@ def validation_errors(
     side: SideInformation,
     rule: Candidates = "trained",
     known: Interactions | None = None,
-) -> dict[str, float]:
+    ways: Sequence[Settings] | None = None,
+) -> list[dict[str, float]]:
     """Measure a fitted model on held-out rows, one error per task, comparable between tasks.
 
     Regression: RMSE over the standard deviation of the training labels; binary: log loss over the entropy of the
@@ -94,34 +95,53 @@ def validation_errors(
         side: The side information.
         rule: Which items the split lets recommend.
         known: The pairs that users are asked with; None: ``train``.
+        ways: Settings that it is asked with, one after the other; None: its own.
+
+    Returns:
+        Task to error, for every way.
     """
     histories = Histories(train if known is None else known, side.user_features)
     catalogue = candidate_items(rule, train.item, side.items)
-    predicted: dict[str, FloatArray] = {}
-    ndcg: dict[str, list[metrics.Values]] = {}
+    every_way = [None] if ways is None else list(ways)
+    predicted: list[dict[str, FloatArray]] = [{} for _ in every_way]
+    ndcg: list[dict[str, list[metrics.Values]]] = [{} for _ in every_way]
     for block in np.array_split(np.arange(side.users), math.ceil(side.users / _BLOCK)):
         rows = (held_out.user >= block[0]) & (held_out.user <= block[-1])
+        # All ways ask the same queries in turn, so that a model need not solve again what they share.
         queries = histories.of(block)
-        scores = model.score(queries)
-        order = model.ranking_scores(scores)
-        time = None if held_out.time is None else held_out.time[rows]
-        pairs = model.predict(queries, scores, held_out.user[rows] - block[0], held_out.item[rows], time)
-        for task, values in pairs.items():
-            if side.tasks[task].kind != "retrieval" and variant.predicts(side.tasks[task]):
-                predicted.setdefault(task, np.empty(len(held_out), np.float32))
-                predicted[task][rows] = values
-                continue
-            relevant = rows & held_out.relevant[task]
-            user, item = held_out.user[relevant], held_out.item[relevant]
-            left_out = queries.left_out(task, side.tasks[task], side.items)
-            wanted = metrics.outside(left_out, user - block[0], item)
-            user, item = user[wanted], item[wanted]
-            judged, positives = np.unique(user, return_counts=True)
-            lists = metrics.top_items(
-                order[task][judged - block[0]], left_out[judged - block[0]], catalogue, _K, judged
-            )
-            hits = metrics.find_hits(lists, judged, user, item, side.items)
-            ndcg.setdefault(task, []).append(metrics.ndcg(hits, positives))
+        for place, way in enumerate(every_way):
+            if way is not None:
+                model.ask_with(way)
+            scores = model.score(queries)
+            order = model.ranking_scores(scores)
+            time = None if held_out.time is None else held_out.time[rows]
+            pairs = model.predict(queries, scores, held_out.user[rows] - block[0], held_out.item[rows], time)
+            for task, values in pairs.items():
+                if side.tasks[task].kind != "retrieval" and variant.predicts(side.tasks[task]):
+                    predicted[place].setdefault(task, np.empty(len(held_out), np.float32))[rows] = values
+                    continue
+                relevant = rows & held_out.relevant[task]
+                user, item = held_out.user[relevant], held_out.item[relevant]
+                left_out = queries.left_out(task, side.tasks[task], side.items)
+                wanted = metrics.outside(left_out, user - block[0], item)
+                user, item = user[wanted], item[wanted]
+                judged, positives = np.unique(user, return_counts=True)
+                lists = metrics.top_items(
+                    order[task][judged - block[0]], left_out[judged - block[0]], catalogue, _K, judged
+                )
+                hits = metrics.find_hits(lists, judged, user, item, side.items)
+                ndcg[place].setdefault(task, []).append(metrics.ndcg(hits, positives))
+    return [_errors(*found, train, held_out, side) for found in zip(predicted, ndcg, strict=True)]
+
+
+def _errors(
+    predicted: dict[str, FloatArray],
+    ndcg: dict[str, list[metrics.Values]],
+    train: Interactions,
+    held_out: Interactions,
+    side: SideInformation,
+) -> dict[str, float]:
+    """Return task to error, from predictions of the held-out rows and from NDCG@10 of users."""
     errors: dict[str, float] = {}
     for task in [*predicted, *ndcg]:
         if task in ndcg:
@@ -327,14 +347,9 @@ def cross_validate(
                 model.fit(parts.train, some, fit_seed)
             except TrainingError as failed:
                 return failed
-            errors = []
-            for way in each:
-                model.ask_with(way)
-                own_errors = validation_errors(
-                    variant, model, parts.train, parts.held_out, some, split.candidates, parts.known
-                )
-                errors.append(own_errors)
-            return errors
+            return validation_errors(
+                variant, model, parts.train, parts.held_out, some, split.candidates, parts.known, each
+            )
 
         jobs = [(number, groups[place]) for place in open_groups for number in alive[place]]
         title = f"{variant.name}, {split.name}: cross-validation, fold {fold + 1} of {split.folds}"

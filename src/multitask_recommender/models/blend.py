@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from multitask_recommender.data.interactions import FloatArray, IntArray, Interactions, SideInformation
 from multitask_recommender.data.queries import Queries
+from multitask_recommender.foundation.settings_base import Settings
 from multitask_recommender.models.recommender import InnerProducts, LearningCurve, Recommender, S, TimeEffect
 from multitask_recommender.models.state import State, branch
 
@@ -30,6 +31,20 @@ class WidePart(NamedTuple):
     mixed: bool
 
 
+class _Asked(NamedTuple):
+    """The last answer of a part.
+
+    Attributes:
+        queries: What was asked.
+        settings: With which settings.
+        scores: Task to (B, items).
+    """
+
+    queries: Queries
+    settings: Settings
+    scores: dict[str, FloatArray]
+
+
 class Blend(Recommender[S]):
     """s = s_deep + w s_wide, or (1 - w) s_deep + w s_wide for predictions, with parts fitted apart from each other.
 
@@ -43,6 +58,10 @@ class Blend(Recommender[S]):
     predicts = frozenset({"binary", "regression"})
     stochastic = True
 
+    def __init__(self, settings: S) -> None:
+        super().__init__(settings)
+        self._asked: dict[str, _Asked] = {}
+
     @abstractmethod
     def make_deep(self) -> Recommender:
         """Make the deep recommender."""
@@ -53,7 +72,7 @@ class Blend(Recommender[S]):
 
     def fit(self, train: Interactions, side: SideInformation, seed: int) -> LearningCurve:
         """Fit all parts; the learning curve is that of the deep one."""
-        self.deep, self._side, self._wide = self.make_deep(), side, self.make_wide(side)
+        self.deep, self._side, self._wide, self._asked = self.make_deep(), side, self.make_wide(side), {}
         curve = self.deep.fit(train, side, seed)
         for part in self._wide.values():
             part.recommender.fit(train.with_tasks(part.tasks), side.with_tasks(part.tasks), seed)
@@ -70,15 +89,25 @@ class Blend(Recommender[S]):
 
     def score(self, queries: Queries) -> dict[str, FloatArray]:
         """Blend the scores."""
-        scores = self.deep.score(queries)
-        for part in self._wide.values():
-            for task, wide in part.recommender.score(queries.with_tasks(part.tasks)).items():
+        scores = {task: own.copy() for task, own in self._scores("", self.deep, queries, None).items()}
+        for name, part in self._wide.items():
+            for task, wide in self._scores(name, part.recommender, queries, part.tasks).items():
                 weight = np.float32(part.weight)
                 if part.mixed:
                     scores[task] += weight * (wide - scores[task])
                 else:
                     scores[task] += weight * wide
         return scores
+
+    def _scores(
+        self, name: str, recommender: Recommender, queries: Queries, tasks: list[str] | None
+    ) -> dict[str, FloatArray]:
+        """Ask a part, unless it was just asked the same, as when cross-validation changes weights of parts alone."""
+        last = self._asked.get(name)
+        if last is None or last.queries is not queries or last.settings != recommender.settings:
+            found = recommender.score(queries if tasks is None else queries.with_tasks(tasks))
+            last = self._asked[name] = _Asked(queries, recommender.settings, found)
+        return last.scores
 
     def time_effects(self, queries: Queries, place: IntArray, time: NDArray[np.float64]) -> dict[str, TimeEffect]:
         """Return those of the parts, as far as their scores count."""
@@ -112,7 +141,7 @@ class Blend(Recommender[S]):
 
     def restore(self, state: State, side: SideInformation) -> None:
         """Take the states of all parts back."""
-        self.deep, self._side, self._wide = self.make_deep(), side, self.make_wide(side)
+        self.deep, self._side, self._wide, self._asked = self.make_deep(), side, self.make_wide(side), {}
         self.deep.restore(branch(state, "deep"), side)
         for name, part in self._wide.items():
             part.recommender.restore(branch(state, name), side.with_tasks(part.tasks))

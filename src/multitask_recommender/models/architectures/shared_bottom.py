@@ -130,8 +130,9 @@ class WideSharedBottom(Blend[WideSharedBottomSettings]):
     knowledge = SharedBottom.knowledge
 
     def make_deep(self) -> Recommender:
-        """Make the towers."""
-        return SharedBottom(self.settings)
+        """Make the towers, with their own settings alone: another weight of a part is no reason to ask them again."""
+        own = self.settings.model_dump(include=set(SharedBottomSettings.model_fields))
+        return SharedBottom(SharedBottomSettings.model_validate(own))
 
     def make_wide(self, side: SideInformation) -> dict[str, WidePart]:
         """Make the parts that the settings ask for and that have tasks."""

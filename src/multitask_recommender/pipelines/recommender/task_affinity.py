@@ -60,7 +60,7 @@ def measure_task_affinity(
             assert isinstance(model, NeuralRecommender)
             model.observe = cosines
         model.fit(parts.train, own, derive_seed(study.seed, "task affinity", split, fold))
-        errors = validation_errors(variant, model, parts.train, parts.held_out, own, rule.candidates, parts.known)
+        (errors,) = validation_errors(variant, model, parts.train, parts.held_out, own, rule.candidates, parts.known)
         return errors, cosines.rows
 
     groups = [[name] for name in names]
