@@ -216,7 +216,7 @@ def test_a_task_whose_held_out_pairs_are_all_known_takes_the_first_candidate() -
     assert choice.table.empty
 
 
-def test_ways_are_measured_as_if_each_were_alone(rows: Interactions, side: SideInformation) -> None:
+def test_ways_are_measured_as_if_each_were_alone(rows, side):
     """Parts that a way does not change are not asked again, and it makes no difference to what is measured."""
     base = {
         "dimension": 3,
