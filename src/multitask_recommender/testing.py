@@ -160,6 +160,7 @@ def check_scores(model: ModelUnderTest) -> None:
     for task, order in model.fitted.ranking_scores(scores).items():
         assert order.shape == (5, ITEMS)
         assert np.isfinite(order).all(), task
+        assert np.array_equal(model.fitted.orders(queries, [task])[task], order), f"{task} is ordered otherwise alone"
 
 
 def check_nothing_known(model: ModelUnderTest) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -224,3 +226,18 @@ def test_unknown_items_are_ignored_and_counted_on_request(shared_bottom: LoadedR
 def test_a_model_without_similarities_says_so(finished_project: Project) -> None:
     with pytest.raises(RequestError, match=r"'popularity' compares no items"):
         load_recommender(finished_project.outputs, model="popularity").similar_items("1")
+
+
+def test_a_list_leaves_out_what_its_task_declares(shared_bottom: LoadedRecommender) -> None:
+    own = shared_bottom.run.tasks["like"].model_copy(update={"known": "own_task"})
+    declared = LoadedRecommender(replace(shared_bottom.run, tasks={**shared_bottom.run.tasks, "like": own}))
+    rows = shared_bottom.run.rows
+    mine = rows.where(rows.user == shared_bottom.user_number("42"))
+    liked, met = (
+        {shared_bottom.run.item_ids[item] for item in items} for items in (mine.item[mine.relevant["like"]], mine.item)
+    )
+    for ask in ({"user_id": "42"}, {"user_ids": ["42"]}):
+        found = set(declared.recommend(**ask, task="like", n=1000)["item_id"])
+        assert not found & liked
+        assert met - liked <= found
+        assert not set(shared_bottom.recommend(**ask, task="like", n=1000)["item_id"]) & met

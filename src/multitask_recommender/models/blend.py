@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from multitask_recommender.data.interactions import FloatArray, IntArray, Interactions, SideInformation
 from multitask_recommender.data.queries import Queries
+from multitask_recommender.data.tasks import funnel_chain
 from multitask_recommender.foundation.settings_base import Settings
 from multitask_recommender.models.recommender import InnerProducts, LearningCurve, Recommender, S, TimeEffect
 from multitask_recommender.models.state import State, branch
@@ -89,8 +91,18 @@ class Blend(Recommender[S]):
 
     def score(self, queries: Queries) -> dict[str, FloatArray]:
         """Blend the scores."""
+        return self._blended(queries, self._wide)
+
+    def orders(self, queries: Queries, tasks: Sequence[str]) -> dict[str, FloatArray]:
+        """Ask those parts alone that change the scores of the tasks, or of the steps that lead to them."""
+        needed = {step for task in tasks for step in funnel_chain(self._side.tasks, task)}
+        parts = {name: part for name, part in self._wide.items() if not needed.isdisjoint(part.tasks)}
+        order = self.ranking_scores(self._blended(queries, parts))
+        return {task: order[task] for task in tasks}
+
+    def _blended(self, queries: Queries, parts: Mapping[str, WidePart]) -> dict[str, FloatArray]:
         scores = {task: own.copy() for task, own in self._scores("", self.deep, queries, None).items()}
-        for name, part in self._wide.items():
+        for name, part in parts.items():
             for task, wide in self._scores(name, part.recommender, queries, part.tasks).items():
                 weight = np.float32(part.weight)
                 if part.mixed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
@@ -177,6 +178,15 @@ class Recommender(ABC, Generic[S]):
         They differ where a prediction is about the pairs on which a task asks, and the order about all items.
         """
         return scores
+
+    def orders(self, queries: Queries, tasks: Sequence[str]) -> dict[str, FloatArray]:
+        """Return what orders the items for some tasks alone; a model may leave out what that does not need.
+
+        Returns:
+            Task to (B, items), as :meth:`ranking_scores` gives them for these tasks.
+        """
+        order = self.ranking_scores(self.score(queries))
+        return {task: order[task] for task in tasks}
 
     @abstractmethod
     def state(self) -> State:

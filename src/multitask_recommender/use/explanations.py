@@ -92,8 +92,5 @@ def _nothing(context: sparse.csr_matrix) -> sparse.csr_matrix:
 
 def _scores(recommender: LoadedRecommender, queries: Queries, task: str, item: int) -> np.ndarray:
     """Return (B,) what orders an item for some queries."""
-    found = [
-        recommender.model.ranking_scores(recommender.score(block))[task][:, item]
-        for _, block in recommender.blocks(queries)
-    ]
+    found = [recommender.orders(block, [task])[task][:, item] for _, block in recommender.blocks(queries)]
     return np.concatenate(found).astype(np.float64)

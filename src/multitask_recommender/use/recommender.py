@@ -123,9 +123,9 @@ class LoadedRecommender:
         allowed = self._allowed(candidates, exclude)
         if user_ids is None:
             queries, ignored = self.queries(user_id, history, context, unknown_items)
-            ((_, score),) = self._scored(queries)
-            best = _best(score[task][0], allowed if include_known else _without(allowed, queries.history.item), n)
-            table = self._of_items(best, score[task][0])
+            score = self.orders(queries, [task])[task][0]
+            left_out = queries.left_out(task, self.run.tasks[task], self.run.side.items).indices
+            table = self._of_items(_best(score, allowed if include_known else _without(allowed, left_out), n), score)
             table.attrs[UNKNOWN_ITEMS] = ignored
             return table
         if user_id is not None or history is not None:
@@ -317,16 +317,17 @@ class LoadedRecommender:
             )
         return self._queries(users, None, context or {})
 
-    def _scored(self, queries: Queries) -> Iterator[tuple[Queries, dict[str, FloatArray]]]:
-        """Yield blocks of queries with what orders the items."""
-        for _, block in self.blocks(queries):
-            yield block, self.model.ranking_scores(self.score(block))
+    def orders(self, queries: Queries, tasks: Sequence[str]) -> dict[str, FloatArray]:
+        """Return task to (B, items) what orders the items for a block of queries."""
+        with one_thread():
+            return self.model.orders(queries, tasks)
 
     def _lists(
         self, queries: Queries, tasks: Sequence[str], n: int, allowed: BoolArray, include_known: bool
     ) -> Iterator[tuple[int, str, pd.DataFrame]]:
         number = 0
-        for block, order in self._scored(queries):
+        for _, block in self.blocks(queries):
+            order = self.orders(block, tasks)
             left_out = {name: block.left_out(name, self.run.tasks[name], self.run.side.items) for name in tasks}
             for place in range(len(block)):
                 for task in tasks:
