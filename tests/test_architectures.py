@@ -14,7 +14,7 @@ from multitask_recommender.data.interactions import Interactions, SideInformatio
 from multitask_recommender.models.architectures.aitm import AITM, AITMSettings, AITMTower
 from multitask_recommender.models.architectures.cross_stitch import CrossStitchTower
 from multitask_recommender.models.architectures.esmm import ESMM, ESMMModule, ESMMSettings, funnel_steps, log_complement
-from multitask_recommender.models.architectures.mmoe import MMoETower
+from multitask_recommender.models.architectures.mmoe import MMoESettings, MMoETower
 from multitask_recommender.models.architectures.ple import PLESettings, PLETower
 from multitask_recommender.models.architectures.shared_bottom import (
     SharedBottom,
@@ -24,7 +24,7 @@ from multitask_recommender.models.architectures.shared_bottom import (
     WideSharedBottom,
     WideSharedBottomSettings,
 )
-from multitask_recommender.models.architectures.stem import STEMTower
+from multitask_recommender.models.architectures.stem import STEMSettings, STEMTower
 from multitask_recommender.models.baselines.bayesian_factors import BayesianFactors, BayesianFactorsSettings
 from multitask_recommender.models.baselines.item_item import (
     Ease,
@@ -38,7 +38,7 @@ from multitask_recommender.models.baselines.item_item import (
 )
 from multitask_recommender.models.baselines.item_ridge import ItemRidge, ItemRidgeSettings, item_ridge_weights
 from multitask_recommender.models.state import State, array, branch
-from multitask_recommender.models.towers.experts import Experts, mix
+from multitask_recommender.models.towers.experts import Experts, Gate, mix
 from multitask_recommender.models.towers.multi_task import MultiTaskModule
 from multitask_recommender.models.towers.settings import MultiTaskSettings
 from multitask_recommender.models.towers.tower import Tower
@@ -59,10 +59,16 @@ def towers() -> dict[str, Tower]:
     made: dict[str, Tower] = {
         "shared_bottom": SharedBottomTower(TASKS, D, new_generator(1)),
         "cross_stitch": CrossStitchTower(TASKS, D, 0.9, new_generator(1)),
-        "mmoe": MMoETower(TASKS, D, 3, new_generator(1)),
+        "mmoe": MMoETower(TASKS, MMoESettings(dimension=D), new_generator(1)),
         "cgc": PLETower(TASKS, PLESettings(dimension=D), new_generator(1)),
         "ple": PLETower(TASKS, PLESettings(dimension=D, levels=2), new_generator(1)),
-        "stem": STEMTower(TASKS, D, new_generator(1)),
+        "deep_mmoe": MMoETower(
+            TASKS, MMoESettings(dimension=D, expert_layers=(5, 3), gate_layers=(4,)), new_generator(1)
+        ),
+        "deep_ple": PLETower(
+            TASKS, PLESettings(dimension=D, levels=2, expert_layers=(5,), gate_layers=(4,)), new_generator(1)
+        ),
+        "stem": STEMTower(TASKS, STEMSettings(dimension=D), new_generator(1)),
         "aitm": AITMTower(FUNNEL, D, new_generator(1)),
         "unshared": UnsharedEmbeddingsTower(TASKS, D, new_generator(1)),
     }
@@ -87,6 +93,24 @@ def test_experts_and_their_mixture_equal_the_formulas() -> None:
     assert torch.allclose(mix(weights, outputs), expected, atol=1e-6)
 
 
+def test_deep_experts_and_gates_equal_the_formulas() -> None:
+    experts = Experts(2, 4, new_generator(1), (6, 3))
+    x = torch.randn(5, 4, generator=new_generator(2))
+    assert experts.hidden is not None
+    for bias in experts.hidden.biases:
+        bias.data.normal_(generator=new_generator(3))
+    (first, second), (bias, other) = experts.hidden.maps, experts.hidden.biases
+    for place, output in enumerate(experts(x)):
+        hidden = torch.tanh(torch.tanh(x @ first[place] + bias[place]) @ second[place] + other[place])
+        assert torch.allclose(output, x + hidden @ experts.maps[place], atol=1e-6)
+    gate = Gate(4, 3, new_generator(1), (5,))
+    assert torch.allclose(gate(x), torch.full((5, 3), 1 / 3))
+    gate.weight.data.normal_(generator=new_generator(4))
+    assert gate.hidden is not None
+    seen = torch.tanh(x @ gate.hidden.maps[0][0])
+    assert torch.allclose(gate(x), torch.softmax(seen @ gate.weight, dim=1), atol=1e-6)
+
+
 def test_cross_stitch_equals_layer_by_layer() -> None:
     tower = CrossStitchTower(TASKS, 4, 0.7, new_generator(1))
     x = torch.randn(5, 4)
@@ -97,7 +121,10 @@ def test_cross_stitch_equals_layer_by_layer() -> None:
 
 
 def test_mmoe_with_one_expert_is_shared_bottom() -> None:
-    mmoe, shared = MMoETower(TASKS, D, 1, new_generator(1)), SharedBottomTower(TASKS, D, new_generator(2))
+    mmoe, shared = (
+        MMoETower(TASKS, MMoESettings(dimension=D, experts=1), new_generator(1)),
+        SharedBottomTower(TASKS, D, new_generator(2)),
+    )
     mmoe.task_gates["like"].weight.data.normal_(generator=new_generator(3))
     mmoe.experts.maps.data.copy_(shared.bottom.maps.data)
     for name in TASKS:
@@ -215,12 +242,15 @@ def started(module: TwoTowerModule, rows: Interactions, side: SideInformation) -
 
 def test_collapsed_gates_can_be_seen(rows: Interactions, side: SideInformation) -> None:
     scales = LabelScales.of(TASKS, rows.labels)
-    pair = (MMoETower(TASKS, D, 3, new_generator(1)), MMoETower(TASKS, D, 3, new_generator(1)))
+    pair = (
+        MMoETower(TASKS, MMoESettings(dimension=D), new_generator(1)),
+        MMoETower(TASKS, MMoESettings(dimension=D), new_generator(1)),
+    )
     pair[0].task_gates["like"].bias.data.copy_(torch.tensor([20.0, 0.0, 0.0]))
     module = MultiTaskModule(side, MultiTaskSettings(dimension=D), scales, pair, new_generator(1))
     used = module.expert_utilisation(started(module, rows, side).everyone())
-    assert [used["user"]["like"][f"shared {n}"].item() for n in (1, 2, 3)] == pytest.approx([1, 0, 0], abs=1e-6)
-    assert [used["item"]["like"][f"shared {n}"].item() for n in (1, 2, 3)] == pytest.approx([1 / 3] * 3, abs=1e-6)
+    assert [used["user"]["like"][f"shared {n}"][0].item() for n in (1, 2, 3)] == pytest.approx([1, 0, 0], abs=1e-6)
+    assert [used["item"]["like"][f"shared {n}"][0].item() for n in (1, 2, 3)] == pytest.approx([1 / 3] * 3, abs=1e-6)
 
 
 def test_an_expert_that_no_task_uses_is_reported() -> None:
@@ -231,14 +261,16 @@ def test_an_expert_that_no_task_uses_is_reported() -> None:
     state: State = {
         "utilisation": {
             side: {
-                task: {f"(shared) {place + 1}": np.array([weight]) for place, weight in enumerate(weights)}
+                task: {f"(shared) {place + 1}": np.array([weight, 0.0]) for place, weight in enumerate(weights)}
                 for task, weights in tasks.items()
             }
             for side, tasks in used.items()
         },
+        "experts_moved": np.array([1.5]),
         "weights": {"other": np.zeros(3)},
     }
     table = expert_utilisation(state)
+    assert set(table["moved"]) == {1.5}
     assert len(table) == 8
     assert set(map(tuple, table.loc[table["collapsed"], ["side", "expert"]].to_numpy())) == {("user", "(shared) 2")}
 

@@ -32,7 +32,6 @@ from multitask_recommender.models.baselines import (
 from multitask_recommender.models.document import document_system
 from multitask_recommender.models.per_task import PerTask
 from multitask_recommender.models.recommender import Recommender
-from multitask_recommender.models.towers.settings import MultiTaskSettings
 
 Kind = Literal["baseline", "single_task", "multi_task", "ablation"]
 
@@ -460,7 +459,7 @@ _ALL = (
     _architecture("cross_stitch", cross_stitch.CrossStitch, cross_stitch.CrossStitchSettings, "Cross-stitch"),
     _architecture("cgc", ple.PLE, ple.PLESettings, "CGC"),
     _architecture("ple", ple.PLE, ple.PLESettings, "PLE"),
-    _architecture("stem", stem.STEM, MultiTaskSettings, "STEM"),
+    _architecture("stem", stem.STEM, stem.STEMSettings, "STEM"),
     _architecture("esmm", esmm.RevisitingESMM, esmm.RevisitingESMMSettings, "ESMM", funnel=True),
     _architecture("aitm", aitm.RevisitingAITM, aitm.RevisitingAITMSettings, "AITM", funnel=True),
     _architecture("softmax_retrieval", shared_bottom.SharedBottom, SharedBottomSettings, "Softmax retrieval"),

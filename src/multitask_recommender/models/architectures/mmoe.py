@@ -7,14 +7,21 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from multitask_recommender.data.tasks import Task
-from multitask_recommender.models.towers.experts import Experts, Gate, PerTaskModules, identity_heads, mix
+from multitask_recommender.models.towers.experts import (
+    Experts,
+    ExpertSettings,
+    Gate,
+    PerTaskModules,
+    identity_heads,
+    mix,
+)
 from multitask_recommender.models.towers.multi_task import MultiTaskRecommender
 from multitask_recommender.models.towers.settings import MultiTaskSettings
 from multitask_recommender.models.towers.tower import Tower
 from multitask_recommender.models.towers.two_tower import Vectors
 
 
-class MMoESettings(MultiTaskSettings):
+class MMoESettings(MultiTaskSettings, ExpertSettings):
     """Parameters of MMoE.
 
     Attributes:
@@ -25,23 +32,24 @@ class MMoESettings(MultiTaskSettings):
 
 
 class MMoETower(Tower):
-    """t_k = (sum_e g_ke(x) z_e) H_k with shared experts z_e = x + x E_e and one gate per task.
+    """t_k = (sum_e g_ke(x) z_e) H_k with shared experts z_e (:class:`Experts`) and one gate per task.
 
     Source: Ma et al., Modeling Task Relationships in Multi-task Learning with Multi-gate Mixture-of-Experts, KDD 2018,
     equations 6 and 7. With one expert it is the shared-bottom tower.
 
     Args:
         tasks: The tasks.
-        dimension: D, length of the shared and of the task vectors.
-        experts: Number of experts.
+        settings: Parameters; ``dimension`` is the length of the shared and of the task vectors.
         generator: Source of the initial weights.
     """
 
-    def __init__(self, tasks: dict[str, Task], dimension: int, experts: int, generator: torch.Generator) -> None:
+    def __init__(self, tasks: dict[str, Task], settings: MMoESettings, generator: torch.Generator) -> None:
         super().__init__()
-        self.width = dimension
-        self.experts = Experts(experts, dimension, generator)
-        self.task_gates = PerTaskModules({name: Gate(dimension, experts) for name in tasks})
+        self.width = dimension = settings.dimension
+        self.experts = Experts(settings.experts, dimension, generator, settings.expert_layers)
+        self.task_gates = PerTaskModules(
+            {name: Gate(dimension, settings.experts, generator, settings.gate_layers) for name in tasks}
+        )
         self.heads = identity_heads(tasks, dimension)
 
     def before_heads(self, shared: Tensor) -> Vectors:
@@ -71,4 +79,4 @@ class MMoE(MultiTaskRecommender[MMoESettings]):
 
     def tower(self, tasks: dict[str, Task], generator: torch.Generator) -> Tower:
         """Make a tower."""
-        return MMoETower(tasks, self.settings.dimension, self.settings.experts, generator)
+        return MMoETower(tasks, self.settings, generator)

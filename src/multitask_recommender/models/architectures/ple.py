@@ -9,7 +9,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from multitask_recommender.data.tasks import Task
-from multitask_recommender.models.towers.experts import Experts, Gate, PerTaskModules, identity_heads, mix
+from multitask_recommender.models.towers.experts import (
+    Experts,
+    ExpertSettings,
+    Gate,
+    PerTaskModules,
+    identity_heads,
+    mix,
+)
 from multitask_recommender.models.towers.multi_task import MultiTaskRecommender
 from multitask_recommender.models.towers.settings import MultiTaskSettings
 from multitask_recommender.models.towers.tower import Tower
@@ -20,7 +27,7 @@ SHARED = object()
 Streams = dict[object, Tensor]
 
 
-class PLESettings(MultiTaskSettings):
+class PLESettings(MultiTaskSettings, ExpertSettings):
     """Parameters of PLE.
 
     Attributes:
@@ -39,21 +46,25 @@ class ExtractionLevel(nn.Module):
 
     Args:
         tasks: Names of the tasks.
-        dimension: D.
-        shared: Number of shared experts.
-        own: Number of experts per task.
+        settings: Parameters.
         last: Whether no level follows, so that no shared stream is needed.
         generator: Source of the initial weights.
     """
 
-    def __init__(
-        self, tasks: list[str], dimension: int, shared: int, own: int, last: bool, generator: torch.Generator
-    ) -> None:
+    def __init__(self, tasks: list[str], settings: PLESettings, last: bool, generator: torch.Generator) -> None:
         super().__init__()
-        self.own = PerTaskModules({name: Experts(own, dimension, generator) for name in tasks})
-        self.shared = Experts(shared, dimension, generator) if shared else None
-        self.task_gates = PerTaskModules({name: Gate(dimension, own + shared) for name in tasks})
-        self.shared_gate = None if last or not shared else Gate(dimension, own * len(tasks) + shared)
+        dimension, shared, own = settings.dimension, settings.shared_experts, settings.own_experts
+
+        def experts(number: int) -> Experts:
+            return Experts(number, dimension, generator, settings.expert_layers)
+
+        def gate(number: int) -> Gate:
+            return Gate(dimension, number, generator, settings.gate_layers)
+
+        self.own = PerTaskModules({name: experts(own) for name in tasks})
+        self.shared = experts(shared) if shared else None
+        self.task_gates = PerTaskModules({name: gate(own + shared) for name in tasks})
+        self.shared_gate = None if last or not shared else gate(own * len(tasks) + shared)
 
     def gates(self, streams: Streams) -> dict[str, Tensor]:
         """Return task to (n, own + shared) gate weights, own experts first."""
@@ -85,14 +96,7 @@ class PLETower(Tower):
         super().__init__()
         self.width = settings.dimension
         self.levels = nn.ModuleList(
-            ExtractionLevel(
-                list(tasks),
-                settings.dimension,
-                settings.shared_experts,
-                settings.own_experts,
-                last=level == settings.levels - 1,
-                generator=generator,
-            )
+            ExtractionLevel(list(tasks), settings, last=level == settings.levels - 1, generator=generator)
             for level in range(settings.levels)
         )
         self.heads = identity_heads(tasks, settings.dimension)

@@ -6,11 +6,22 @@ import torch
 from torch import Tensor, nn
 
 from multitask_recommender.data.tasks import Task
-from multitask_recommender.models.towers.experts import Experts, Gate, PerTaskModules, identity_heads, mix
+from multitask_recommender.models.towers.experts import (
+    Experts,
+    ExpertSettings,
+    Gate,
+    PerTaskModules,
+    identity_heads,
+    mix,
+)
 from multitask_recommender.models.towers.multi_task import MultiTaskRecommender
 from multitask_recommender.models.towers.settings import MultiTaskSettings
 from multitask_recommender.models.towers.tower import Tower
 from multitask_recommender.models.towers.two_tower import Vectors
+
+
+class STEMSettings(MultiTaskSettings, ExpertSettings):
+    """Parameters of STEM."""
 
 
 class STEMTower(Tower):
@@ -23,16 +34,21 @@ class STEMTower(Tower):
 
     Args:
         tasks: The tasks.
-        dimension: D, length of a table's and of the task vectors.
+        settings: Parameters; ``dimension`` is the length D of a table's and of the task vectors.
         generator: Source of the initial weights.
     """
 
-    def __init__(self, tasks: dict[str, Task], dimension: int, generator: torch.Generator) -> None:
+    def __init__(self, tasks: dict[str, Task], settings: STEMSettings, generator: torch.Generator) -> None:
         super().__init__()
-        self.dimension, self.tables = dimension, len(tasks) + 1
+        self.dimension = dimension = settings.dimension
+        self.tables = len(tasks) + 1
         self.width = dimension * self.tables
-        self.experts = nn.ModuleList(Experts(1, dimension, generator) for _ in range(self.tables))
-        self.task_gates = PerTaskModules({name: Gate(dimension, self.tables) for name in tasks})
+        self.experts = nn.ModuleList(
+            Experts(1, dimension, generator, settings.expert_layers) for _ in range(self.tables)
+        )
+        self.task_gates = PerTaskModules(
+            {name: Gate(dimension, self.tables, generator, settings.gate_layers) for name in tasks}
+        )
         self.heads = identity_heads(tasks, dimension)
 
     def _slices(self, shared: Tensor) -> list[Tensor]:
@@ -66,9 +82,9 @@ class STEMTower(Tower):
         return [*self.experts.parameters(), *self.task_gates.parameters()]
 
 
-class STEM(MultiTaskRecommender[MultiTaskSettings]):
+class STEM(MultiTaskRecommender[STEMSettings]):
     """STEM towers on split representations."""
 
     def tower(self, tasks: dict[str, Task], generator: torch.Generator) -> Tower:
         """Make a tower."""
-        return STEMTower(tasks, self.settings.dimension, generator)
+        return STEMTower(tasks, self.settings, generator)

@@ -498,14 +498,19 @@ class MultiTaskModule(TwoTowerModule):
         return [p for p in self.parameters() if id(p) not in others]
 
     def expert_utilisation(self, batch: UserBatch) -> dict[str, dict[str, dict[str, Tensor]]]:
-        """Return side to task to expert to its mean gate weight, over the batch's users or over all items."""
+        """Return side to task to expert to the mean and the standard deviation of its gate weight.
+
+        They are over the batch's users, or over all items.
+        """
         sides = {
             "user": (self.users.tower, self.encode_users(batch)),
             "item": (self.items.tower, self.items.encode()[0]),
         }
         return {
             side: {
-                task: dict(zip(tower.expert_names(task), weights.mean(0), strict=True))
+                task: dict(
+                    zip(tower.expert_names(task), torch.stack([weights.mean(0), weights.std(0)], 1), strict=True)
+                )
                 for task, weights in tower.gates(shared).items()
             }
             for side, (tower, shared) in sides.items()

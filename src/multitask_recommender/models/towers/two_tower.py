@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -131,7 +131,7 @@ class TwoTowerModule(TrainableModule):
         """Return the named, weighted losses of a batch; those of tasks by the task's name."""
 
     def expert_utilisation(self, batch: UserBatch) -> dict[str, dict[str, dict[str, Tensor]]]:
-        """Return side to task to expert to its mean gate weight; empty for a module without gates."""
+        """Return side to task to expert to mean and standard deviation of its gate weight; empty without gates."""
         return {}
 
 
@@ -240,6 +240,7 @@ class NeuralRecommender(Recommender[H]):
         module = self.build(side, scales, generator)
         module.start(rows)
         module.describe(rows)
+        before = [parameter.detach().clone() for parameter in module.expert_parameters()]
         observe = None if self.observe is None else partial(self.observe, module)
         curve = train(
             type(self).__name__,
@@ -261,9 +262,10 @@ class NeuralRecommender(Recommender[H]):
             "scales": {task: np.array(values) for task, values in scales.values.items()},
             "catalogue": rows.catalogue.numpy(),
             "parameters": np.array([sum(parameter.numel() for parameter in module.parameters())]),
+            "experts_moved": np.array([_distance(module.expert_parameters(), before)], np.float32),
             "utilisation": {
                 side: {
-                    task: {expert: mean.numpy().reshape(1) for expert, mean in experts.items()}
+                    task: {expert: weights.numpy() for expert, weights in experts.items()}
                     for task, experts in tasks.items()
                 }
                 for side, tasks in used.items()
@@ -340,6 +342,12 @@ class NeuralRecommender(Recommender[H]):
     def parameter_count(self) -> int:
         """Return the number of trained weights, those of the users included."""
         return int(array(self._state, "parameters")[0])
+
+
+def _distance(parameters: Sequence[Tensor], before: Sequence[Tensor]) -> float:
+    """Return how far parameters are from what they were, over the length of that; 0 without parameters."""
+    moved = sum(float((own.detach() - old).square().sum()) for own, old in zip(parameters, before, strict=True))
+    return (moved / max(sum(float(old.square().sum()) for old in before), 1e-30)) ** 0.5
 
 
 def as_rows(queries: Queries, encoder: UserEncoder | None, catalogue: Tensor | None = None) -> UserRows:

@@ -36,7 +36,7 @@ from multitask_recommender.foundation.randomness import derive_seed
 from multitask_recommender.foundation.spool import Spool
 from multitask_recommender.models.fitted import note_fit, restored, settings_for, start_record, with_encoder
 from multitask_recommender.models.recommender import LearningCurve, Recommender
-from multitask_recommender.models.state import State, branch
+from multitask_recommender.models.state import State, array, branch
 from multitask_recommender.models.stored import StoredModel
 from multitask_recommender.models.variants import DataSize, DerivedParameters, Variant, VariantParameters, with_values
 from multitask_recommender.pipelines.recommender.task_affinity import COSINE_COLUMNS, GAIN_COLUMNS
@@ -52,7 +52,9 @@ _WHAT = [("split", pa.string()), ("seed", pa.int64()), ("task", pa.string()), ("
 PREDICTIONS = pa.schema([*_WHAT, ("item", pa.int64()), ("score", pa.float32())])
 LISTS = pa.schema([*_WHAT, ("rank", pa.int64()), ("item", pa.int64()), ("score", pa.float32())])
 CURVE_COLUMNS = ["split", "seed", "epoch", "loss", "value"]
-UTILISATION_COLUMNS = ["model", "split", "seed", "side", "task", "expert", "weight", "collapsed"]
+UTILISATION_COLUMNS = ["model", "split", "seed", "side", "task", "expert", "weight", "spread", "collapsed", "moved"]
+_MOVED = 0.5
+"""An architecture whose experts and gates moved by less, over their length at the beginning, stayed there."""
 RECOMMENDATIONS = pa.schema(
     [
         ("user_id", pa.string()),
@@ -211,6 +213,9 @@ def fit(
     collapsed = utilisation[utilisation["collapsed"].astype(bool)].drop_duplicates(["split", "side", "expert"])
     for row in collapsed.itertuples():
         logger.warning("%s, %s split: the %s expert '%s' has collapsed", variant.name, row.split, row.side, row.expert)
+    stayed = utilisation[utilisation["moved"].astype(float) < _MOVED].drop_duplicates("split")
+    for row in stayed.itertuples():
+        logger.warning("%s, %s split: experts and gates have hardly moved (%.2f)", variant.name, row.split, row.moved)
     return StoredModel(states, made_from), pd.DataFrame(curves, columns=CURVE_COLUMNS), utilisation, costs
 
 
@@ -223,19 +228,22 @@ def expert_utilisation(state: State) -> pd.DataFrame:
         state: State of the model, with ``utilisation`` by side, task and expert for a model with gates.
 
     Returns:
-        Table (side, task, expert, weight, collapsed); weight is the mean gate weight over users or items.
+        Table (side, task, expert, weight, spread, collapsed, moved); weight and spread are mean and standard deviation
+        of the gate weight over users or items, moved is how far experts and gates together are from their beginning,
+        over their length there.
     """
     used: Any = state.get("utilisation", {})
     rows = [
-        (side, task, expert, float(weight[0]))
+        (side, task, expert, float(weight[0]), float(weight[1]))
         for side, tasks in used.items()
         for task, experts in tasks.items()
         for expert, weight in experts.items()
     ]
-    table = pd.DataFrame(rows, columns=["side", "task", "expert", "weight"])
+    table = pd.DataFrame(rows, columns=["side", "task", "expert", "weight", "spread"])
     equal_shares = table["weight"] * table.groupby(["side", "task"])["expert"].transform("count")
     most = equal_shares.groupby([table["side"], table["expert"]]).transform("max")
-    return table.assign(collapsed=most < 0.1)
+    moved = float(array(state, "experts_moved")[0]) if len(table) else 0.0
+    return table.assign(collapsed=most < 0.1, moved=moved)
 
 
 def _block_size(side: SideInformation) -> int:
