@@ -53,8 +53,8 @@ PREDICTIONS = pa.schema([*_WHAT, ("item", pa.int64()), ("score", pa.float32())])
 LISTS = pa.schema([*_WHAT, ("rank", pa.int64()), ("item", pa.int64()), ("score", pa.float32())])
 CURVE_COLUMNS = ["split", "seed", "epoch", "loss", "value"]
 UTILISATION_COLUMNS = ["model", "split", "seed", "side", "task", "expert", "weight", "spread", "collapsed", "moved"]
-_MOVED = 0.5
-"""An architecture whose experts and gates moved by less, over their length at the beginning, stayed there."""
+_EQUAL = 0.1
+"""Gates are as equal as at their beginning where no weight differs from an equal share by more, as a part of it."""
 RECOMMENDATIONS = pa.schema(
     [
         ("user_id", pa.string()),
@@ -213,9 +213,9 @@ def fit(
     collapsed = utilisation[utilisation["collapsed"].astype(bool)].drop_duplicates(["split", "side", "expert"])
     for row in collapsed.itertuples():
         logger.warning("%s, %s split: the %s expert '%s' has collapsed", variant.name, row.split, row.side, row.expert)
-    stayed = utilisation[utilisation["moved"].astype(float) < _MOVED].drop_duplicates("split")
-    for row in stayed.itertuples():
-        logger.warning("%s, %s split: experts and gates have hardly moved (%.2f)", variant.name, row.split, row.moved)
+    for split, own in utilisation.groupby("split"):
+        if _gates_are_equal(own):
+            logger.warning("%s, %s split: the gates still weigh all experts alike", variant.name, split)
     return StoredModel(states, made_from), pd.DataFrame(curves, columns=CURVE_COLUMNS), utilisation, costs
 
 
@@ -244,6 +244,13 @@ def expert_utilisation(state: State) -> pd.DataFrame:
     most = equal_shares.groupby([table["side"], table["expert"]]).transform("max")
     moved = float(array(state, "experts_moved")[0]) if len(table) else 0.0
     return table.assign(collapsed=most < 0.1, moved=moved)
+
+
+def _gates_are_equal(utilisation: pd.DataFrame) -> bool:
+    """Return whether all gates of some fits weigh their experts alike, for all users and items."""
+    experts = utilisation.groupby(["seed", "side", "task"])["expert"].transform("count")
+    differences = pd.concat([utilisation["weight"] * experts - 1.0, utilisation["spread"] * experts])
+    return bool((differences.abs() < _EQUAL).all())
 
 
 def _block_size(side: SideInformation) -> int:
