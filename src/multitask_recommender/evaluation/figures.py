@@ -241,7 +241,7 @@ def plot_verdicts(comparisons: pd.DataFrame, dataset: DatasetSettings) -> Figure
         ("against the same system with one task each", comparisons[comparisons["control"] == own_control], "model"),
         ("against the strongest baseline", _strongest(comparisons[(kinds == "baseline") & based.isna()]), "model"),
         ("against the shared-bottom model", comparisons[comparisons["control"] == based], "model"),
-        ("shared-bottom against its ablation", comparisons[kinds == "ablation"], "control"),
+        ("model against its ablation", comparisons[kinds == "ablation"], "control"),
     ]
     blocks = [(title, rows.assign(row=rows[name]), name) for title, rows, name in blocks if len(rows)]
     if not blocks:

@@ -213,9 +213,9 @@ def fit(
     collapsed = utilisation[utilisation["collapsed"].astype(bool)].drop_duplicates(["split", "side", "expert"])
     for row in collapsed.itertuples():
         logger.warning("%s, %s split: the %s expert '%s' has collapsed", variant.name, row.split, row.side, row.expert)
-    for split, own in utilisation.groupby("split"):
+    for name, own in utilisation.groupby("split"):
         if _gates_are_equal(own):
-            logger.warning("%s, %s split: the gates still weigh all experts alike", variant.name, split)
+            logger.warning("%s, %s split: the gates still weigh all experts alike", variant.name, name)
     return StoredModel(states, made_from), pd.DataFrame(curves, columns=CURVE_COLUMNS), utilisation, costs
 
 
