@@ -20,6 +20,7 @@ from multitask_recommender.models.baselines.bayesian_factors import (
 from multitask_recommender.models.baselines.simple import BiasSettings, UserItemBias
 from multitask_recommender.models.baselines.windows import useful_windows
 from multitask_recommender.models.state import array, branch
+from multitask_recommender.models.towers.fold_in import factorise
 
 USERS, ITEMS, DAY = 60, 40, 86400
 TASKS = {"rating": Task(kind="regression", label="rating", relevant="rating > 0")}
@@ -150,3 +151,15 @@ def test_windows_are_nested_and_useful() -> None:
     assert useful_windows((DAY, 40 * DAY), known) == (DAY, 40 * DAY)
     timeless = Interactions(known.user, known.item, known.labels, known.relevant)
     assert useful_windows((60, DAY), timeless) == ()
+
+
+def test_a_matrix_that_rounding_made_indefinite_is_factorised() -> None:
+    design = torch.randn(3, 40, 6, generator=torch.Generator().manual_seed(1))
+    good = design.transpose(1, 2) @ design
+    # Of rank 1, so that its smallest eigenvalues are what rounding makes of 0, here below it.
+    poor = 1e4 * torch.outer(design[0, 0], design[0, 0]) - 1e-3 * torch.eye(6)
+    factors = factorise(torch.stack([good[0], poor, good[1]]))
+    assert torch.equal(factors[[0, 2]], torch.linalg.cholesky(good[:2]))
+    assert torch.allclose(factors[1] @ factors[1].T, poor, atol=1e-3 * float(poor.max()))
+    with pytest.raises(RuntimeError, match="not positive-definite"):
+        factorise(-good)

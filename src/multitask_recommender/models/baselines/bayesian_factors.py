@@ -29,6 +29,7 @@ from multitask_recommender.models.recommender import (
     cosines,
 )
 from multitask_recommender.models.state import State, array, branch
+from multitask_recommender.models.towers.fold_in import factorise
 from multitask_recommender.models.training.loop import new_generator
 from multitask_recommender.models.training.sparse_products import DesignMatrix, Pairs, weighted_sums
 
@@ -177,7 +178,7 @@ class Solved(NamedTuple):
 
 def solve(precision: Tensor, told: Tensor) -> Solved:
     """Return the distributions with precisions (n, ..., k, k) and precision times mean (n, ..., k)."""
-    root = torch.linalg.cholesky(precision)
+    root = factorise(precision)
     return Solved(torch.cholesky_solve(told[..., None], root)[..., 0], root)
 
 

@@ -52,6 +52,26 @@ def crossed(encode: Callable[[Tensor, float], Tensor], part: Tensor, parts: int,
     )
 
 
+def factorise(matrices: Tensor) -> Tensor:
+    """Return the Cholesky factors of positive definite matrices (..., k, k).
+
+    Where rounding has made one indefinite, as little as helps is added to its diagonal, from a millionth of the largest
+    entry of that on; the others stay as they are.
+
+    Raises:
+        RuntimeError: If a hundredth does not help either.
+    """
+    factors, failed = torch.linalg.cholesky_ex(matrices)
+    share = 1e-6
+    while share < 0.1 and bool(failed.any()):
+        some = failed > 0
+        largest = matrices[some].diagonal(dim1=-2, dim2=-1).amax(-1)
+        raised = matrices[some] + share * torch.diag_embed(largest[:, None].expand(-1, matrices.shape[-1]))
+        factors[some], failed[some] = torch.linalg.cholesky_ex(raised)
+        share *= 10
+    return torch.linalg.cholesky(matrices) if bool(failed.any()) else factors
+
+
 def minimise(objective: Callable[[Tensor], Tensor], curvature: Tensor, steps: int) -> Tensor:
     """Minimise a sum of one function per row of a matrix, from 0, by steps with a bound of the second derivatives.
 
@@ -67,7 +87,7 @@ def minimise(objective: Callable[[Tensor], Tensor], curvature: Tensor, steps: in
     Returns:
         (B, k).
     """
-    factor = torch.linalg.cholesky(curvature)
+    factor = factorise(curvature)
     point = curvature.new_zeros(curvature.shape[:2])
     for _ in range(steps):
         step = torch.cholesky_solve(gradient(objective, point)[:, :, None], factor)
@@ -116,7 +136,7 @@ def minimise_logistic(
     Returns:
         (B, k).
     """
-    factor = torch.linalg.cholesky(curvature)
+    factor = factorise(curvature)
     point = torch.zeros_like(start)
     for number in range(steps):
         slope = start if number == 0 else start + (hessian @ point[:, :, None])[:, :, 0]
