@@ -91,8 +91,9 @@ def test_every_model_meets_its_controls() -> None:
         name for name, other in VARIANTS.items() if other.kind == "baseline"
     }
     assert controls("shared_bottom", "ablation") == {
-        name for name, other in VARIANTS.items() if other.kind == "ablation"
+        name for name, other in VARIANTS.items() if other.kind == "ablation" and other.based_on == "shared_bottom"
     }
+    assert controls("mmoe", "ablation") == {"linear_experts"}
     assert controls("pcgrad", "multi_task") == {"shared_bottom"}
     assert not any(is_control(name, "popularity") for name, one in VARIANTS.items() if one.kind != "multi_task")
 
@@ -209,7 +210,7 @@ def test_every_model_runs_end_to_end(every_model: Project) -> None:
     assert chosen["upgrad"] == {**chosen["shared_bottom"], "training": training}
 
     used = pd.read_csv(folder / "expert_utilisation.csv")
-    assert set(used["model"]) == {"mmoe", "cgc", "ple", "stem"}
+    assert set(used["model"]) == {"mmoe", "linear_experts", "cgc", "ple", "stem"}
     sums = used.groupby(["model", "split", "seed", "side", "task"])["weight"].sum()
     assert np.allclose(sums, 1.0, atol=1e-5)
 

@@ -91,7 +91,7 @@ def draw(users: int, items: int, seed: int = 0) -> dict[str, pa.Table]:
         return table.add_column(0, "split", pa.repeat(split, len(table)))
 
     training = of_split(SPLIT, rows.filter(~(test | validation)))
-    pairs = rows.select(["user", "item"]).filter(test).sort_by([("user", "ascending"), ("item", "ascending")])
+    pairs = rows.select(["user", "item", "time"]).filter(test).sort_by([("user", "ascending"), ("item", "ascending")])
     catalogue = _names("item", items)
     return {
         "behaviour_sequences": pa.concat_tables([of_split(EVERYTHING, rows), training]),

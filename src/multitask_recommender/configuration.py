@@ -8,7 +8,7 @@ from typing import Any
 
 from kedro.config import OmegaConfigLoader
 
-from multitask_recommender.data.description import IN_TIME
+from multitask_recommender.data.folds import IN_TIME
 
 logger = logging.getLogger(__name__)
 

@@ -11,14 +11,12 @@ import duckdb
 from pydantic import Field, field_validator, model_validator
 
 from multitask_recommender.data.dates import check_formats
-from multitask_recommender.data.folds import Candidates, Folding, SplitRule
+from multitask_recommender.data.folds import IN_TIME, Candidates, Folding, SplitRule
 from multitask_recommender.data.label_expressions import NOT_NAMES
 from multitask_recommender.data.tasks import Task
 from multitask_recommender.foundation.settings_base import Described, Settings
 
 SplitName = Literal["random", "chronological", "temporal", "leave_last_out", "given", "cold_items", "cold_users"]
-IN_TIME = ("chronological", "temporal", "leave_last_out")
-"""Splits whose test is the future; they need timestamps."""
 
 
 TimeUnit = Literal["days", "hours", "minutes", "seconds", "milliseconds", "microseconds", "nanoseconds", "order"]

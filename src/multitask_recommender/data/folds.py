@@ -24,6 +24,10 @@ Candidates = Literal["trained", "new", "all"]
 """Which items may be recommended: those with training rows, those without, or all."""
 
 
+IN_TIME = ("chronological", "temporal", "leave_last_out")
+"""Splits whose test is the future; they need timestamps."""
+
+
 class SplitRule(NamedTuple):
     """What models and measures have to know of a split.
 

@@ -8,8 +8,8 @@ import ibis
 import ibis.expr.types as ir
 import numpy as np
 
-from multitask_recommender.data.description import IN_TIME, SplitSettings
-from multitask_recommender.data.folds import Candidates
+from multitask_recommender.data.description import SplitSettings
+from multitask_recommender.data.folds import IN_TIME, Candidates
 from multitask_recommender.data.interactions import EVERYTHING, BoolArray, IntArray
 from multitask_recommender.foundation.errors import SettingsError
 

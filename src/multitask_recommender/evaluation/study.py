@@ -10,7 +10,8 @@ import ibis.expr.types as ir
 import pandas as pd
 from pydantic import Field, field_validator
 
-from multitask_recommender.data.description import IN_TIME, DatasetSettings, SplitSettings
+from multitask_recommender.data.description import DatasetSettings, SplitSettings
+from multitask_recommender.data.folds import IN_TIME
 from multitask_recommender.evaluation.metric_records import ALL, METRICS, ListMetric, RowMetric, compared_metrics
 from multitask_recommender.foundation.errors import SettingsError
 from multitask_recommender.foundation.settings_base import Settings

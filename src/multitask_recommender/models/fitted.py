@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from multitask_recommender.data.description import IN_TIME
 from multitask_recommender.data.digests import digest_arrays, digest_names, digest_rows
+from multitask_recommender.data.folds import IN_TIME
 from multitask_recommender.data.interactions import NO_FOLD, FloatArray, Interactions, SideInformation
 from multitask_recommender.models.document.user_embedding import UserEmbeddingModel, UserEmbeddingSettings
 from multitask_recommender.models.recommender import Recommender
