@@ -132,3 +132,12 @@ def test_models_of_funnels_rank_what_was_met(
     again = VARIANTS[name].make(knowing.settings, TASKS)
     again.restore(knowing.state(), side)
     np.testing.assert_allclose(again.score(queries)["buy"], both["buy"], atol=1e-6)
+
+
+def test_revisits_are_nothing_where_lists_leave_out_what_was_met() -> None:
+    assert VARIANTS["revisit"].obstacle(TASKS) is None
+    forgetful = {name: task.model_copy(update={"known": "any_task"}) for name, task in TASKS.items()}
+    assert "known: own_task" in (VARIANTS["revisit"].obstacle(forgetful) or "")
+    # What keeps what was met has to come after something.
+    first = {**forgetful, "view": TASKS["view"].model_copy(update={"known": "own_task"})}
+    assert "known: own_task" in (VARIANTS["revisit"].obstacle(first) or "")

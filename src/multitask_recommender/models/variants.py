@@ -203,6 +203,7 @@ class Variant:
         based_on: Name of the model whose chosen settings it takes over with a change, instead of being tuned.
         leaves_out: Kind of the tasks that it is not trained on.
         funnel: Whether it is for tasks that form a funnel.
+        revisits: Whether it ranks what was met in an earlier step, and is nothing where lists leave that out.
         compared_only: Whether others are only compared with it, so that it recommends nothing.
         package: Name of an optional package that it needs.
         item_features: Whether it is nothing without item features.
@@ -221,6 +222,7 @@ class Variant:
     based_on: str | None = None
     leaves_out: TaskKind | None = None
     funnel: bool = False
+    revisits: bool = False
     compared_only: bool = False
     package: str | None = None
     item_features: bool = False
@@ -267,6 +269,8 @@ class Variant:
             return f"the package '{self.package}' is not installed"
         if self.funnel and not any(task.after in own for task in own.values()):
             return "no task is declared to come 'after' another"
+        if self.revisits and not any(task.after in own and task.known == "own_task" for task in own.values()):
+            return "no task that comes 'after' another keeps in its lists what was met ('known: own_task')"
         if self.leaves_out is not None and (len(own) == len(tasks) or not own):
             return f"leaving out the tasks of kind '{self.leaves_out}' leaves all tasks or none"
         return None
@@ -353,7 +357,16 @@ _ALL = (
         quick=False,
         funnel=True,
     ),
-    Variant("revisit", revisit.Revisit, revisit.RevisitSettings, "baseline", "Revisit", quick=False, funnel=True),
+    Variant(
+        "revisit",
+        revisit.Revisit,
+        revisit.RevisitSettings,
+        "baseline",
+        "Revisit",
+        quick=False,
+        funnel=True,
+        revisits=True,
+    ),
     Variant(
         "ials", item_item.ImplicitALS, item_item.ImplicitALSSettings, "baseline", "iALS", per_task=True, quick=False
     ),
