@@ -207,7 +207,7 @@ class _PaddedRows:
     """
 
     def __init__(self, pairs: Pairs, columns: int) -> None:
-        self.pairs, self._columns = pairs, columns
+        self.pairs = pairs
         counts = pairs.offsets.diff()
         levels = torch.ceil(torch.log2(counts.clamp(min=1).double())).long()
         padded = functional.pad(pairs.column, (0, 1), value=columns)
@@ -278,8 +278,9 @@ class _Chain:
             self._moods = moods, by_owner(moods, users)
         self.mood_precision = torch.full((len(self.windows),), 20.0)
         self.noise_precision = 1.0
-        draw = lambda number: torch.randn(number, width, generator=generator) * _START  # noqa: E731
-        self.user_vectors, self.item_vectors = draw(users), draw(items)
+        self.user_vectors, self.item_vectors = (
+            _START * torch.randn(number, width, generator=generator) for number in (users, items)
+        )
         self.user_vectors[:, -1] = self.item_vectors[:, -1] = 0.0
         self._rated = torch.bincount(self.item, minlength=items) > 0
 
