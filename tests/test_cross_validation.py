@@ -23,6 +23,7 @@ from multitask_recommender.evaluation.cross_validation import (
 )
 from multitask_recommender.foundation.errors import StudyError, TrainingError
 from multitask_recommender.foundation.randomness import derive_seed
+from multitask_recommender.models.baselines.bayesian_factors import BayesianFactors
 from multitask_recommender.models.variants import VARIANTS
 
 
@@ -214,6 +215,33 @@ def test_a_task_whose_held_out_pairs_are_all_known_takes_the_first_candidate() -
     choice = cross_validate(variant, parameters, events, lambda _: side, BUDGET, 1, rule(2, "forward"))
     assert choice.chosen == {"watch": {"normalisation": 0.5}}
     assert choice.table.empty
+
+
+@pytest.mark.parametrize("name", ["wide_shared_bottom", "wide_single_task"])
+def test_slow_parts_are_fitted_once_for_all_candidates(name, monkeypatch):
+    rows, side, variant = make_interactions(60, 30, 8, seed=2), make_side(60, 30), VARIANTS[name]
+    small = {"dimension": 3, "training": {"epochs": 2, "batches": 2}, "wide": {"penalty": 5.0}}
+    factors = {"dimension": 2, "sweeps": 4, "burn_in": 1}
+    parameters = variant.parameters(
+        settings={**small, "wide_labels": factors},
+        search={"penalty": [0.1, 1.0], "wide_labels.dimension": [2, 3], "wide_labels_share": [0.2, 0.5]},
+    )
+    fitted: list[tuple[str, ...]] = []
+    fit = BayesianFactors.fit
+    monkeypatch.setattr(BayesianFactors, "fit", lambda self, *data: fitted.append(self.settings) or fit(self, *data))
+
+    def choose():
+        fitted.clear()
+        return cross_validate(variant, parameters, rows, lambda _: side, BUDGET, 1, rule(2))
+
+    shared = choose()
+    # On the first fold two lengths for each of two tasks, on the second at most as many again.
+    assert 4 < len(fitted) <= 8
+    monkeypatch.setattr(variant.recommender, "take_parts", lambda self, states: None)
+    apart = choose()
+    assert len(fitted) > 8
+    assert shared.chosen == apart.chosen
+    pd.testing.assert_frame_equal(shared.table, apart.table)
 
 
 def test_ways_are_measured_as_if_each_were_alone(rows, side):

@@ -6,6 +6,7 @@ import itertools
 import json
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,8 @@ from multitask_recommender.foundation.errors import StudyError, TrainingError
 from multitask_recommender.foundation.jobs import run_jobs
 from multitask_recommender.foundation.randomness import derive_seed
 from multitask_recommender.foundation.settings_base import Settings
-from multitask_recommender.models.recommender import ASKED_WITH, Recommender
+from multitask_recommender.models.recommender import ASKED_WITH, Part, Recommender
+from multitask_recommender.models.state import State
 from multitask_recommender.models.variants import Variant, VariantParameters
 
 logger = logging.getLogger(__name__)
@@ -281,6 +283,26 @@ def usable_folds(train: Interactions, tasks: dict[str, Task], model: str, split:
     return usable
 
 
+def _fit_shared_parts(
+    models: list[tuple[Recommender, SideInformation]], train: Interactions, seed: int, workers: int, title: str
+) -> dict[str, State]:
+    """Fit the slow parts that several models have in common once, and return their states by their names."""
+    parts: dict[str, tuple[Part, SideInformation]] = {}
+    number: Counter[str] = Counter()
+    for model, side in models:
+        found = model.slow_parts(side)
+        number.update(found.keys())
+        parts |= {name: (part, side.with_tasks(part.tasks)) for name, part in found.items()}
+    names = [name for name in parts if number[name] > 1]
+
+    def fit(name: str) -> State:
+        part, side = parts[name]
+        part.recommender.fit(train.with_tasks(part.tasks), side, seed)
+        return part.recommender.state()
+
+    return dict(zip(names, run_jobs(fit, names, workers, title), strict=True))
+
+
 def cross_validate(
     variant: Variant,
     parameters: VariantParameters,
@@ -333,16 +355,28 @@ def cross_validate(
         parts = fold_pairs(split, train, fold, side.tasks)
         fit_seed = derive_seed(seed, variant.name, split.name, "fold", fold)
 
-        def measure(
-            job: tuple[int, list[str]],
-            side: SideInformation = side,
-            parts: FoldPairs = parts,
-            fit_seed: int = fit_seed,
-        ) -> list[dict[str, float]] | TrainingError:
+        def make(
+            job: tuple[int, list[str]], side: SideInformation = side
+        ) -> tuple[Recommender, SideInformation, list[Settings]]:
             number, own = job
             some = side.with_tasks(own) if variant.per_task else side
             each = [parameters.with_values({**grid.fits[number], **way}) for way in grid.ways]
-            model = variant.make(each[0], some.tasks)
+            return variant.make(each[0], some.tasks), some, each
+
+        jobs = [(number, groups[place]) for place in open_groups for number in alive[place]]
+        title = f"{variant.name}, {split.name}: cross-validation, fold {fold + 1} of {split.folds}"
+        made = [make(job)[:2] for job in jobs]
+        shared = _fit_shared_parts(made, parts.train, fit_seed, settings.workers, title)
+
+        def measure(
+            job: tuple[int, list[str]],
+            make: Callable[..., tuple[Recommender, SideInformation, list[Settings]]] = make,
+            shared: dict[str, State] = shared,
+            parts: FoldPairs = parts,
+            fit_seed: int = fit_seed,
+        ) -> list[dict[str, float]] | TrainingError:
+            model, some, each = make(job)
+            model.take_parts(shared)
             try:
                 model.fit(parts.train, some, fit_seed)
             except TrainingError as failed:
@@ -351,8 +385,6 @@ def cross_validate(
                 variant, model, parts.train, parts.held_out, some, split.candidates, parts.known, each
             )
 
-        jobs = [(number, groups[place]) for place in open_groups for number in alive[place]]
-        title = f"{variant.name}, {split.name}: cross-validation, fold {fold + 1} of {split.folds}"
         results = run_jobs(measure, jobs, settings.workers, title)
         rows = []
         for (number, group), result in zip(jobs, results, strict=True):

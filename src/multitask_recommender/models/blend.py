@@ -13,7 +13,15 @@ from multitask_recommender.data.interactions import FloatArray, IntArray, Intera
 from multitask_recommender.data.queries import Queries
 from multitask_recommender.data.tasks import funnel_chain
 from multitask_recommender.foundation.settings_base import Settings
-from multitask_recommender.models.recommender import InnerProducts, LearningCurve, Recommender, S, TimeEffect
+from multitask_recommender.models.recommender import (
+    ASKED_WITH,
+    InnerProducts,
+    LearningCurve,
+    Part,
+    Recommender,
+    S,
+    TimeEffect,
+)
 from multitask_recommender.models.state import State, branch
 
 
@@ -25,12 +33,20 @@ class WidePart(NamedTuple):
         tasks: Names of the tasks whose scores it changes, which are all that it learns from.
         weight: What its scores are multiplied by.
         mixed: Whether they replace that share of the deep scores, instead of being added to them.
+        slow: Whether its fit takes long and its state is small, so that it is worth being shared.
     """
 
     recommender: Recommender
     tasks: list[str]
     weight: float
     mixed: bool
+    slow: bool = False
+
+    @property
+    def key(self) -> str:
+        """What the part becomes from given rows and a seed is told by this."""
+        settings = self.recommender.settings.model_dump_json(exclude=set(ASKED_WITH))
+        return f"{type(self.recommender).__name__} {settings} {self.tasks}"
 
 
 class _Asked(NamedTuple):
@@ -63,6 +79,7 @@ class Blend(Recommender[S]):
     def __init__(self, settings: S) -> None:
         super().__init__(settings)
         self._asked: dict[str, _Asked] = {}
+        self._taken: Mapping[str, State] = {}
 
     @abstractmethod
     def make_deep(self) -> Recommender:
@@ -75,10 +92,23 @@ class Blend(Recommender[S]):
     def fit(self, train: Interactions, side: SideInformation, seed: int) -> LearningCurve:
         """Fit all parts; the learning curve is that of the deep one."""
         self.deep, self._side, self._wide, self._asked = self.make_deep(), side, self.make_wide(side), {}
+        taken, self._taken = self._taken, {}
         curve = self.deep.fit(train, side, seed)
         for part in self._wide.values():
-            part.recommender.fit(train.with_tasks(part.tasks), side.with_tasks(part.tasks), seed)
+            own = side.with_tasks(part.tasks)
+            if part.slow and part.key in taken:
+                part.recommender.restore(taken[part.key], own)
+            else:
+                part.recommender.fit(train.with_tasks(part.tasks), own, seed)
         return curve
+
+    def slow_parts(self, side: SideInformation) -> dict[str, Part]:
+        """Return the slow ones of the wide parts."""
+        return {part.key: Part(part.recommender, part.tasks) for part in self.make_wide(side).values() if part.slow}
+
+    def take_parts(self, states: Mapping[str, State]) -> None:
+        """Keep the states for the next fit."""
+        self._taken = states
 
     def ask_with(self, settings: S) -> None:
         """Let all parts be asked with their part of the settings."""

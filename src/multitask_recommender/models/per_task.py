@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
 from multitask_recommender.data.interactions import FloatArray, IntArray, Interactions, SideInformation
 from multitask_recommender.data.queries import Queries
 from multitask_recommender.foundation.settings_base import Settings
-from multitask_recommender.models.recommender import InnerProducts, LearningCurve, Recommender, TimeEffect
+from multitask_recommender.models.recommender import InnerProducts, LearningCurve, Part, Recommender, TimeEffect
 from multitask_recommender.models.state import State, branch
 
 
@@ -38,6 +40,19 @@ class PerTask(Recommender[Settings]):
                     for name, loss in losses.items()
                 }
         return curve
+
+    def slow_parts(self, side: SideInformation) -> dict[str, Part]:
+        """Return those of every task's own recommender."""
+        return {
+            name: slow
+            for task, part in self.parts.items()
+            for name, slow in part.slow_parts(side.with_tasks([task])).items()
+        }
+
+    def take_parts(self, states: Mapping[str, State]) -> None:
+        """Hand the states on."""
+        for part in self.parts.values():
+            part.take_parts(states)
 
     def ask_with(self, settings: Settings) -> None:
         """Let every task's recommender be asked with the same settings."""

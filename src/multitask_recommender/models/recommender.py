@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
@@ -73,6 +73,18 @@ class TimeEffect(NamedTuple):
     high: float
 
 
+class Part(NamedTuple):
+    """A recommender inside another one that is fitted apart from the rest.
+
+    Attributes:
+        recommender: It, not fitted.
+        tasks: Names of the tasks whose rows it is fitted on.
+    """
+
+    recommender: Recommender
+    tasks: list[str]
+
+
 class HistorySettings(Settings):
     """Parameters of a model that reads histories.
 
@@ -121,6 +133,18 @@ class Recommender(ABC, Generic[S]):
         Returns:
             The learning curve; without epochs for models in closed form.
         """
+
+    def slow_parts(self, side: SideInformation) -> dict[str, Part]:
+        """Return parts whose fit takes long and whose state is small, so that equal models may share it.
+
+        Returns:
+            By a name that is the same for parts that become the same from the same rows and seed.
+        """
+        return {}
+
+    def take_parts(self, states: Mapping[str, State]) -> None:
+        """Take the states of fitted parts by the names of :meth:`slow_parts`; the next fit makes the others itself."""
+        return
 
     def ask_with(self, settings: S) -> None:
         """Take settings that differ from those of the training in those of ``ASKED_WITH`` alone."""

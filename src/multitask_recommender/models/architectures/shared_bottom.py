@@ -141,7 +141,8 @@ class WideSharedBottom(Blend[WideSharedBottomSettings]):
         parts = {}
         if self.settings.wide is not None and ranked:
             parts["wide"] = WidePart(FirstStepEase(self.settings.wide), ranked, self.settings.wide_weight, mixed=False)
-        if self.settings.wide_labels is not None and labelled:
-            factors, share = BayesianFactors(self.settings.wide_labels), self.settings.wide_labels_share
-            parts["wide_labels"] = WidePart(factors, labelled, share, mixed=True)
+        if self.settings.wide_labels is not None:
+            for task in labelled:
+                factors, share = BayesianFactors(self.settings.wide_labels), self.settings.wide_labels_share
+                parts[f"wide_labels_{task}"] = WidePart(factors, [task], share, mixed=True, slow=True)
         return {**parts, **revisit_parts(self.settings, side.tasks)}

@@ -372,12 +372,12 @@ class BayesianFactors(Recommender[BayesianFactorsSettings]):
             Links(_links(train.user, train.item, side.user_features, side.items, *linked[0])),
             Links(_links(train.item, train.user, side.item_features, side.users, *linked[1])),
         )
-        for place, task in enumerate(self.scored_tasks(side.tasks)):
+        for task in self.scored_tasks(side.tasks):
             rows = train.where(~np.isnan(train.labels[task]))
             label = rows.labels[task].astype(np.float64)
             scale = np.array([label.mean(), label.std() or 1.0, label.min(), label.max()])
             standard = ((label - scale[0]) / scale[1]).astype(np.float32)
-            chain = _Chain(settings, rows, standard, links, new_generator(seed), np.random.default_rng([place, seed]))
+            chain = _Chain(settings, rows, standard, links, new_generator(seed), np.random.default_rng(seed))
             kept: list[dict[str, np.ndarray]] = []
             for number in range(settings.sweeps):
                 curve.epochs[number][task] = chain.sweep()
