@@ -8,6 +8,8 @@ import ibis
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import sparse
+from scipy.stats import entropy
 
 from conftest import TASKS, make_interactions
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
@@ -21,6 +23,7 @@ from multitask_recommender.evaluation.metric_records import (
     JudgedLists,
     ListMetric,
     ScoredRows,
+    Surroundings,
     compared_metrics,
     main_metric,
 )
@@ -50,7 +53,10 @@ def judged_lists(seed: int = 0) -> JudgedLists:
     lists[-1] = metrics.PADDING
     hits = (random.random((20, 5)) < 0.4) & (lists != metrics.PADDING)
     positives = hits.sum(axis=1) + random.integers(1, 4, 20)
-    return JudgedLists(np.arange(20), lists, hits, positives, np.ones(30, bool), random.integers(0, 9, 30), 15)
+    shares = sparse.csr_matrix(random.dirichlet(np.ones(4), 30))
+    unit = sparse.csr_matrix(np.eye(6)[random.integers(0, 6, 30)])
+    around = Surroundings(random.integers(0, 9, 30), 15, unit, shares, random.dirichlet(np.ones(4), 20))
+    return JudgedLists(np.arange(20), lists, hits, positives, np.ones(30, bool), around)
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -86,7 +92,9 @@ def test_values_are_those_of_the_plain_functions() -> None:
         assert METRICS[name].value(rows) == function(rows.label, rows.score)
     assert METRICS["accuracy"].value(rows) == np.mean((rows.score >= 0.5) == (rows.label > 0))
     assert METRICS["ndcg"].value(lists.first(2)) == metrics.ndcg(lists.hits[:, :2], lists.positives).mean()
-    assert METRICS["novelty"].value(lists) == np.nanmean(metrics.self_information(lists.lists, lists.item_users, 15))
+    assert METRICS["novelty"].value(lists) == np.nanmean(
+        metrics.self_information(lists.lists, lists.around.item_users, 15)
+    )
 
 
 def test_a_metric_that_is_not_defined_is_not_a_number() -> None:
@@ -135,7 +143,26 @@ def long_table(rows: Interactions) -> ibis.expr.types.Table:
     return ibis.memtable(pd.DataFrame(columns))
 
 
-def measured(train: Interactions, test: Interactions, score: np.ndarray, groups: pd.DataFrame) -> pd.DataFrame:
+NO_FEATURES = (
+    ibis.memtable(
+        {"split": [], "item": [], "column": [], "weight": []},
+        schema=ibis.schema({"split": "string", "item": "int64", "column": "int64", "weight": "float64"}),
+    ),
+    ibis.memtable(
+        {"split": [], "feature": [], "value": [], "column": []},
+        schema=ibis.schema({"split": "string", "feature": "string", "value": "string", "column": "int64"}),
+    ),
+)
+
+
+def measured(
+    train: Interactions,
+    test: Interactions,
+    score: np.ndarray,
+    groups: pd.DataFrame,
+    features: tuple[ibis.expr.types.Table, ibis.expr.types.Table] = NO_FEATURES,
+    dataset: DatasetSettings = DATASET,
+) -> pd.DataFrame:
     """Measure scores (users, items), by which the catalogue is ranked for every task, as ``popularity``."""
     order = np.lexsort((test.item, test.user))
     user, item = test.user[order], test.item[order]
@@ -148,8 +175,8 @@ def measured(train: Interactions, test: Interactions, score: np.ndarray, groups:
         pd.concat([table.assign(task=task) for task in TASKS], ignore_index=True) for table in (pairs, ranked)
     )
     nothing = long_table(train).limit(0)
-    tables = (long_table(train), nothing, groups, long_table(test), predictions, ranked_lists)
-    return nodes.measure(VARIANTS["popularity"], DATASET, SETTINGS, SPLITS, *tables)[0]
+    tables = (long_table(train), nothing, groups, *features, long_table(test), predictions, ranked_lists)
+    return nodes.measure(VARIANTS["popularity"], dataset, SETTINGS, SPLITS, *tables)[0]
 
 
 def test_one_record_is_all_that_a_new_metric_needs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,3 +208,40 @@ def test_one_record_is_all_that_a_new_metric_needs(monkeypatch: pytest.MonkeyPat
     headline = nodes.make_headline(table, DATASET, SETTINGS)
     assert headline["watch reciprocal_rank@5"].tolist() == pytest.approx([found["value"].iloc[1]], abs=1e-4)
     assert new in compared_metrics("retrieval")
+
+
+def test_lists_are_judged_by_the_features_that_items_have() -> None:
+    """Without features no metric asks for them; missing and rare values make no two items alike."""
+    rows = make_interactions(users=40, items=30, rows_per_user=8, seed=1)
+    train, test = rows.where(rows.fold > 0), rows.where(rows.fold == 0)
+    score = np.random.default_rng(2).random((40, 30))
+    groups = pd.DataFrame({"side": ["user"] * 40 + ["item"] * 30, "entity": [*range(40), *range(30)]})
+    groups = groups.assign(split="s", group="hot")
+    plain = measured(train, test, score, groups)
+    assert not {"diversity", "miscalibration"} & set(plain["metric"])
+    # Items 0 to 9 are crime, 10 to 19 travel, 20 to 24 of a rare genre, the others of none.
+    names = ["(missing)", "(rare)", "crime", "travel"]
+    column = np.repeat([2, 3, 1, 0], [10, 10, 5, 5])
+    matrix = ibis.memtable({"split": ["s"] * 30, "item": range(30), "column": column, "weight": [1.0] * 30})
+    vocabulary = ibis.memtable({"split": ["s"] * 4, "feature": ["genre"] * 4, "value": names, "column": range(4)})
+    described = {"item_id": "i", "categories": "genre", "features": {"genre": {"kind": "category", "column": "g"}}}
+    dataset = DatasetSettings.model_validate({**DATASET.model_dump(mode="json"), "items": described})
+    table = measured(train, test, score, groups, (matrix, vocabulary), dataset)
+    shown = table.query("group == 'all' and task == 'watch' and k == 5").set_index("metric")["value"]
+    judged = np.unique(test.user)
+    lists = np.argsort(-score, axis=1)[judged, :5]
+    genre = np.where(column > 1, column, -np.arange(30) - 1)[lists]
+    alike = [(own[:, None] == own)[np.triu_indices(5, 1)].mean() for own in genre]
+    assert shown["diversity"] == pytest.approx(1 - np.mean(alike))
+    taste = np.array([np.bincount(column[train.item[train.user == user]], minlength=4)[2:] for user in judged])
+    found = np.array([np.bincount(column[own], minlength=4)[2:] for own in lists])
+    known = taste.any(axis=1) & found.any(axis=1)
+    p, q = (part[known] / part[known].sum(axis=1, keepdims=True) for part in (taste, found))
+    divergence = [entropy(own, 0.99 * other + 0.01 * own) for own, other in zip(p, q, strict=True)]
+    assert shown["miscalibration"] == pytest.approx(np.mean(divergence))
+
+
+def test_categories_name_a_feature_of_the_items() -> None:
+    described = {"item_id": "i", "categories": "genre", "features": {"year": {"kind": "numeric", "column": "y"}}}
+    with pytest.raises(ValueError, match="'categories' names 'genre'; the features of kind category or categories are"):
+        DatasetSettings.model_validate({**DATASET.model_dump(mode="json"), "items": described})

@@ -14,7 +14,7 @@ from lenskit.metrics import NDCG, Hit, Precision, Recall
 from lenskit.metrics.ranking import LogRankWeight
 from lenskit.stats import gini as lenskit_gini
 from scipy import sparse
-from scipy.stats import chisquare
+from scipy.stats import chisquare, entropy
 
 from multitask_recommender.evaluation import metrics
 
@@ -127,6 +127,79 @@ def test_worked_example() -> None:
     # Item 0 was had by 4 of 8 users (1 bit), item 2 by 1 (3 bits), item 5 by none (taken as 1: 3 bits).
     novelty = metrics.self_information(lists, np.array([4, 8, 1, 2, 3, 0]), 8)
     assert novelty.tolist() == pytest.approx([(3 + 1 + 3) / 3, (0 + 1 + 2) / 3])
+
+
+def with_padding(ranked: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
+    """The lists, one without entries, one with a single one and one with two."""
+    lists = ranked[0].copy()
+    for place, length in enumerate([0, 1, 2]):
+        lists[place, length:] = metrics.PADDING
+    return lists
+
+
+def test_diversity_equals_the_pairwise_distances_of_scikit_learn(
+    ranked: tuple[np.ndarray, np.ndarray, np.ndarray],
+) -> None:
+    lists = with_padding(ranked)
+    features = sparse.random(60, 8, 0.3, format="csr", random_state=2)
+    dense = features.toarray()
+    length = np.linalg.norm(dense, axis=1)
+    assert (length == 0).any()  # Items without features.
+    unit = sparse.csr_matrix(dense / np.where(length > 0, length, 1)[:, None])
+    ours = metrics.intra_list_diversity(lists, unit)
+    for own, value in zip(lists, ours, strict=True):
+        items = own[own != metrics.PADDING]
+        if len(items) < 2:
+            assert np.isnan(value)
+            continue
+        distance = sklearn.metrics.pairwise.cosine_distances(dense[items])
+        assert value == pytest.approx(distance[np.triu_indices(len(items), 1)].mean(), abs=1e-12)
+
+
+def test_miscalibration_equals_the_divergence_of_scipy(ranked: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+    lists, random = with_padding(ranked), np.random.default_rng(6)
+    categories = np.where(random.random((60, 5)) < 0.4, random.random((60, 5)), 0)
+    categories[:9] = 0
+    total = categories.sum(axis=1, keepdims=True)
+    categories = categories / np.where(total > 0, total, 1)
+    tastes = random.dirichlet(np.full(5, 0.3), 20)
+    tastes[7] = 0
+    ours = metrics.miscalibration(lists, sparse.csr_matrix(categories), tastes)
+    for own, taste, value in zip(lists, tastes, ours, strict=True):
+        items = [item for item in own if item != metrics.PADDING and categories[item].any()]
+        if not items or not taste.any():
+            assert np.isnan(value)
+            continue
+        shown = categories[items].mean(axis=0)
+        assert value == pytest.approx(entropy(taste, 0.99 * shown + 0.01 * taste), abs=1e-9)
+    same = metrics.miscalibration(np.arange(60)[9:, None], sparse.csr_matrix(categories), categories[9:])
+    assert np.nanmax(np.abs(same)) < 1e-12
+
+
+def test_popularity_of_lists_worked_by_hand() -> None:
+    # Of 100 training pairs of 50 users, items 0 and 1 have 80: they are the short head, and item 2 as popular as 1.
+    users = np.array([50, 30, 30, 10, 5, 5])
+    assert metrics.short_head(users).tolist() == [True, True, True, False, False, False]
+    assert metrics.short_head(np.array([0, 0, 0])).tolist() == [False, False, False]
+    lists = np.array([[0, 3, 4], [1, 2, metrics.PADDING], [metrics.PADDING] * 3])
+    assert metrics.average_popularity(lists, users, 50)[:2].tolist() == pytest.approx([65 / 150, 0.6])
+    assert metrics.long_tail_share(lists, users)[:2].tolist() == pytest.approx([2 / 3, 0])
+    assert np.isnan(metrics.average_popularity(lists, users, 50)[2])
+    assert np.isnan(metrics.long_tail_share(lists, users)[2])
+
+
+def test_serendipity_worked_by_hand() -> None:
+    # By popularity the items stand at ranks 1, 2.5, 2.5, 4, 5; item 5 is no candidate.
+    users, catalogue = np.array([9, 4, 4, 2, 1, 99]), np.array([True] * 5 + [False])
+    lists = np.array([[3, 0, 4], [1, 2, metrics.PADDING]])
+    hits = np.array([[True, True, True], [False, True, False]])
+    # Item 3 three ranks earlier, item 0 one rank later, item 4 two ranks earlier; item 2 half a rank earlier.
+    wanted = [(3 + 0 + 2) / 5 / 3, 0.5 / 5 / 3]
+    assert metrics.serendipity(lists, hits, users, catalogue).tolist() == pytest.approx(wanted)
+    # What is popular surprises nobody.
+    assert metrics.serendipity(np.array([[0, 1]]), np.array([[True, True]]), users, catalogue)[0] == pytest.approx(
+        0.5 / 5 / 2
+    )
 
 
 def test_gini_bounds() -> None:

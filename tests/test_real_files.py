@@ -277,7 +277,7 @@ def test_contradictions_reach_the_report_of_what_was_dropped(write: Write) -> No
 # Signals, numbers and times --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("bad", ["Infinity", "-inf", "1e400", "nan"])
+@pytest.mark.parametrize("bad", ["Infinity", "-inf", "1e400", "nan", "1_000"])
 @pytest.mark.parametrize("place", ["signal", "time", "feature"])
 def test_numbers_are_finite_or_their_row_is_named(write: Write, bad: str, place: str) -> None:
     row = {"signal": ("h", "x", bad, "60"), "time": ("h", "x", "1", bad), "feature": ("h", "x", "1", "60")}[place]
@@ -418,6 +418,13 @@ def test_identifiers_that_became_floats_are_read_as_declared(write: Write) -> No
         prepare(write, described(users={"user_id": "u"}), lines(rows), users=users)
     _, found, *_ = prepare(write, described(users={"user_id": "u", "id_integer": True}), lines(rows), users=users)
     assert found["user_id"].tolist() == list("1234567")
+    # With an exponent, as some programs write large whole numbers.
+    rows = [(user, item, "1", "50") for user in "abcdefg" for item in ("1e+05", "1.2e+05", "x1e+05", "7e-1")]
+    table = "i\n100000\n120000\nx1e+05\n7e-1\n"
+    with pytest.raises(DataError, match=r"exponent.*item_id_integer"):
+        prepare(write, described(items={"item_id": "i"}), lines(rows), items=table)
+    interactions, *_ = prepare(write, dataset, lines(rows), items=table)
+    assert set(interactions["item_id"]) == {"100000", "120000", "x1e+05", "7e-1"}
 
 
 # Repeated pairs and several files --------------------------------------------------------------------------------------
@@ -654,6 +661,25 @@ def test_lists_are_lists_and_parts_are_stripped(tmp_path: Path, write: Write) ->
             nodes.standardise_items(raw, None, None, one)
     with pytest.raises(DataError, match=r"'g' holds lists.*dataset\.items\.item_id"):
         nodes.standardise_items(raw, None, None, described(items={"item_id": "g"}))
+
+
+def test_texts_of_lists_as_programs_write_them_are_lists(write: Write) -> None:
+    texts = {
+        "a": ("['Action', 'Sci-Fi, old', \"Rock 'n' Roll\"]", ["Action", "Sci-Fi, old", "Rock 'n' Roll"]),
+        "b": ('["Action"]', ["Action"]),
+        "c": ("[8, 12 ,3]", ["8", "12", "3"]),
+        "d": ("[]", []),
+        "e": ("('x', 'y',)", ["x", "y"]),
+        "f": ("(no genres listed)", ["(no genres listed)"]),
+        "g": ("plain|[new] wave", ["plain", "[new] wave"]),
+    }
+    raw = ibis.memtable({"i": list(texts), "g": [text for text, _ in texts.values()]})
+    feature = {"kind": "categories", "column": "g", "separator": "|"}
+    dataset = described(items={"item_id": "i", "features": {"g": feature}})
+    found = nodes.standardise_items(raw, None, None, dataset).order_by("item_id").execute()
+    assert {i: list(own) for i, own in zip(found["item_id"], found["g"], strict=True)} == {
+        i: wanted for i, (_, wanted) in texts.items()
+    }
 
 
 def test_json_keeps_keys_of_any_case_and_form(write: Write) -> None:

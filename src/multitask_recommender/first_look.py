@@ -128,6 +128,8 @@ class Column:
         """What divides several values in one text, or None."""
         if self.is_list or self.numbers is not None or self.form is not None:
             return None
+        if self.texts.str.fullmatch(r"\[.*\]").all():
+            return ","
         for separator in ("|", ";", ","):
             parts = self.texts.str.split(separator)
             several = parts.map(len) > 1

@@ -119,7 +119,7 @@ class InteractionTable(Described):
         item_id: Column with the item's identifier.
         user_id_length: Fill shorter user identifiers with leading zeros to this length.
         item_id_length: The same for item identifiers.
-        user_id_integer: Whether user identifiers such as ``9.0`` are the integer ``9``.
+        user_id_integer: Whether user identifiers such as ``9.0`` and ``9e0`` are the integer ``9``.
         item_id_integer: The same for item identifiers.
         decimal: What divides the whole part of signals and timestamps from the fraction.
         timestamp: Column with a number that grows with time, or null.
@@ -191,7 +191,8 @@ class Feature(Described):
         column: Column of the raw table that holds it; or
         columns: several columns of 0 and 1, which are one feature of several values: the names of those with a 1; or
         relation: relation of the item graph that holds it (items only; always several values).
-        separator: What divides the values of ``categories``, or the parts of a ``category``.
+        separator: What divides the values of ``categories``, or the parts of a ``category``. Texts in square brackets
+            are lists as programs write them, whatever the separator.
         part: Of a ``category`` that is divided by ``separator``, the part to take: 1 the first, -1 the last.
         pattern: Regular expression whose first group is the value, for a value inside a longer text.
         bins: Number of bins of a numeric feature.
@@ -289,10 +290,11 @@ class UserTable(Described):
         user_id: Column with the user's identifier; null where there is no such table, and the users are those of the
             interactions.
         id_length: Fill shorter identifiers with leading zeros to this length.
-        id_integer: Whether identifiers such as ``9.0`` are the integer ``9``.
+        id_integer: Whether identifiers such as ``9.0`` and ``9e0`` are the integer ``9``.
         decimal: What divides the whole part of numeric features from the fraction.
         features: Features by name.
         activity: Name of the feature that counts the user's training interactions (doubling bins), or null.
+        groups: Names of features with one value a user, between whose values the main metrics are compared.
         duplicates: What happens to rows that repeat an identifier: ``refuse``, or keep the ``first`` or ``last``.
         unreadable: What happens to rows without identifier.
     """
@@ -303,6 +305,7 @@ class UserTable(Described):
     decimal: Literal[".", ","] = "."
     features: dict[str, Feature] = Field(default_factory=dict)
     activity: str | None = None
+    groups: list[str] = Field(default_factory=list)
     duplicates: Duplicates = "refuse"
     unreadable: RowHandling = "refuse"
 
@@ -310,6 +313,13 @@ class UserTable(Described):
     def _check(self) -> UserTable:
         if self.user_id is None and self.features:
             raise ValueError("features of users need the column 'user_id' of raw_users")
+        single = [name for name, one in self.features.items() if one.kind in ("numeric", "category", "date")]
+        single += [self.activity] if self.activity is not None else []
+        unknown = [name for name in self.groups if name not in single]
+        if unknown:
+            raise ValueError(
+                f"'groups' names '{unknown[0]}'; the features with one value a user are: {', '.join(single) or 'none'}"
+            )
         return self
 
 
@@ -320,10 +330,12 @@ class ItemTable(Described):
         item_id: Column with the item's identifier; null where there is no such table, and the items are those of the
             interactions.
         id_length: Fill shorter identifiers with leading zeros to this length.
-        id_integer: Whether identifiers such as ``9.0`` are the integer ``9``.
+        id_integer: Whether identifiers such as ``9.0`` and ``9e0`` are the integer ``9``.
         decimal: What divides the whole part of numeric features from the fraction.
         title: Column with the title that lists of recommendations show, or null.
         features: Features by name.
+        categories: Name of the feature of kind ``category`` or ``categories`` by whose values lists are compared with
+            what a user has met (the metric ``miscalibration``), or null.
         duplicates: What happens to rows that repeat an identifier: ``refuse``, or keep the ``first`` or ``last``.
         unreadable: What happens to rows without identifier.
     """
@@ -334,6 +346,7 @@ class ItemTable(Described):
     decimal: Literal[".", ","] = "."
     title: str | None = None
     features: dict[str, Feature] = Field(default_factory=dict)
+    categories: str | None = None
     duplicates: Duplicates = "refuse"
     unreadable: RowHandling = "refuse"
 
@@ -341,6 +354,12 @@ class ItemTable(Described):
     def _check(self) -> ItemTable:
         if self.item_id is None and (self.features or self.title):
             raise ValueError("features and titles of items need the column 'item_id' of raw_items")
+        named = [name for name, one in self.features.items() if one.kind in ("category", "categories")]
+        if self.categories is not None and self.categories not in named:
+            raise ValueError(
+                f"'categories' names '{self.categories}'; the features of kind category or categories are: "
+                f"{', '.join(named) or 'none'}"
+            )
         return self
 
 

@@ -48,6 +48,10 @@ _SIZES = {"seconds": 1e8, "milliseconds": 1e11, "microseconds": 1e14, "nanosecon
 _FINITE = "a number, and a finite one"
 # Spaces of any kind and characters that take no place, such as a byte order mark, at both ends of a text.
 _AROUND = r"^[\s\p{Z}\p{Cf}\p{Cc}]+|[\s\p{Z}\p{Cf}\p{Cc}]+$"
+_BETWEEN = "\x1f"
+"""The character that divides units of a text, which no value holds."""
+_POINT = r"^([+-]?\d+)\.0*$"
+"""A whole number with a decimal point."""
 # Within an identifier, characters that take no place: zero-width space, word joiner, byte order mark, soft hyphen.
 _INVISIBLE = "[\u200b\u2060\ufeff\u00ad]"
 
@@ -85,8 +89,17 @@ def _text(column: ir.Value) -> ir.StringValue:
 def _identifier(column: ir.Value, length: int | None, integer: bool) -> ir.StringValue:
     text = _text(column).re_replace(_INVISIBLE, "")
     if integer:
-        text = text.re_replace(r"^([+-]?\d+)\.0*$", r"\1")
+        text = _integer(text)
     return text if length is None else (text.length() < length).ifelse(text.lpad(length, "0"), text)
+
+
+def _integer(text: ir.StringValue) -> ir.StringValue:
+    """The whole number that a text such as ``9.0`` or ``1.2e+05`` stands for; other texts as they are."""
+    # Floating-point numbers hold whole numbers of up to 15 digits exactly.
+    number = text.re_search(r"^[+-]?\d+(\.\d+)?[eE]\+?\d{1,2}$").ifelse(text, None).try_cast("float64")
+    whole = (number == number.floor()) & (number.abs() < 1e15)
+    digits = whole.ifelse(number, None).cast("int64").cast("string")
+    return digits.fill_null(text.re_replace(_POINT, r"\1"))
 
 
 def _invisible(column: ir.Value) -> ir.BooleanValue:
@@ -98,7 +111,8 @@ def _invisible(column: ir.Value) -> ir.BooleanValue:
 def _number(text: ir.StringValue, decimal: str) -> ir.NumericValue:
     """The number that a text stands for: NaN for the infinite, null for what is none; true is 1, false is 0."""
     digits = text if decimal == "." else text.replace(decimal, ".")
-    number = digits.try_cast("float64")
+    # An engine may read 1_000 as a thousand, which a table of numbers does not mean.
+    number = digits.contains("_").ifelse(None, digits).try_cast("float64")
     number = number.isinf().ifelse(math.nan, number)
     return ibis.cases((text.lower() == "true", 1.0), (text.lower() == "false", 0.0), else_=number)
 
@@ -255,13 +269,24 @@ def _feature_columns(
             else:
                 value = dates.year(text, feature.formats)
         elif feature.kind == "categories":
-            value = _list_of_texts(text.split(feature.separator), feature.missing_values)
+            value = _list_of_texts(_parts(text, feature.separator), feature.missing_values)
         elif feature.kind == "text":
             value = text.lower().re_replace(r"[^\p{L}\p{N}]+", " ").strip().split(" ")
         elif feature.first_characters is not None:
             value = text.left(feature.first_characters)
         columns[name] = value
     return columns
+
+
+def _parts(text: ir.StringValue, separator: str) -> ir.ArrayValue:
+    """The values of a text: those between separators, or those of a list as a program writes it, ``['a', 'b, c']``."""
+    inside = text.re_replace(r"^[\[(]\s*|\s*,?\s*[\])]$", "")
+    quoted = inside.re_replace(r"""['"]\s*,\s*['"]""", _BETWEEN).split(_BETWEEN)
+    plain = inside.split(",").map(lambda value: value.re_replace(_AROUND, ""))
+    values = inside.re_search(r"""^['"]""").ifelse(quoted, plain)
+    listed = values.map(lambda value: value.re_replace(r"""^['"]|['"]$""", ""))
+    is_list = text.re_search(r"""^(\[.*\]|\(['"].*\))$""")
+    return is_list.ifelse(listed, text.split(separator))
 
 
 def _list_of_texts(values: ir.ArrayValue, missing: Missing) -> ir.ArrayValue:
@@ -769,7 +794,7 @@ def _settle_interactions(
 def _spelling_advice(unknown: ir.Table, known: ir.Table, identifier: str) -> str:
     """What to do about identifiers that a program has changed by reading them as numbers; empty if there are none."""
     side = "users" if identifier == "user_id" else "items"
-    point, zeros = r"^([+-]?\d+)\.0*$", "^0+"
+    zeros = "^0+"
 
     if not unknown.limit(1).count().execute():
         return ""
@@ -780,11 +805,15 @@ def _spelling_advice(unknown: ir.Table, known: ir.Table, identifier: str) -> str
         return bool(left.as_table().semi_join(right.as_table(), "own").limit(1).count().execute())
 
     def whole(column: ir.StringColumn) -> ir.StringColumn:
-        return column.re_replace(point, r"\1").name("own")
+        return _integer(column).name("own")
 
     both = f"'dataset.interactions.{identifier}_integer: true' and 'dataset.{side}.id_integer: true'"
     if meets(whole(ids), whole(known_ids)):
-        return f"some differ from those in raw_{side} by a decimal point: set {both}, which read '9.0' as '9'."
+        return (
+            f"some differ from those in raw_{side} by a decimal point or an exponent, with which a program has written "
+            f"them as numbers: set {both}, which read '9.0' as '9' and '1.2e+05' as '120000'. (A spreadsheet may have "
+            "cut digits off before the exponent: then take the identifiers from where they came.)"
+        )
     bare = whole(known_ids).re_replace(zeros, "").name("own")
     if meets(ids.re_replace(zeros, "").name("own"), bare):
         longest = int(known_ids.length().max().execute())

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
+from scipy import sparse
 
 from multitask_recommender.data.interactions import BoolArray, FloatArray, IntArray
 from multitask_recommender.data.tasks import TaskKind
@@ -59,6 +60,25 @@ class ScoredRows:
 
 
 @dataclass(frozen=True)
+class Surroundings:
+    """What is known before the test of the items and users of a split, by which lists are judged.
+
+    Attributes:
+        item_users: (items,) training users of each item.
+        training_users: Number of users with training rows.
+        features: (items, columns) features of the items, rows of length 1, or 0 for an item without any; None: none.
+        categories: (items, categories) shares of the declared categories, which sum to 1, or 0; None: none declared.
+        tastes: (users, categories) mean shares of the known items of every user.
+    """
+
+    item_users: IntArray
+    training_users: int
+    features: sparse.csr_matrix | None = None
+    categories: sparse.csr_matrix | None = None
+    tastes: FloatArray | None = None
+
+
+@dataclass(frozen=True)
 class JudgedLists:
     """A model's lists for a task, of the users who have relevant items, and what is needed to judge them.
 
@@ -68,8 +88,7 @@ class JudgedLists:
         hits: (lists, k), whether the item is relevant.
         positives: (lists,) number of relevant items, at least 1.
         catalogue: (items,), true for the items that may be recommended.
-        item_users: (items,) training users of each item.
-        training_users: Number of users with training rows.
+        around: What is known of items and users.
     """
 
     user: IntArray
@@ -77,8 +96,7 @@ class JudgedLists:
     hits: BoolArray
     positives: IntArray
     catalogue: BoolArray
-    item_users: IntArray
-    training_users: int
+    around: Surroundings
 
     @property
     def users(self) -> int:
@@ -96,6 +114,7 @@ class JudgedLists:
 
 
 Of = TypeVar("Of", ScoredRows, JudgedLists)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +132,7 @@ class Metric(Generic[Of]):
         by_user: Totals of the users, where they are not the sums of ``each``.
         root: Whether g is the square root instead of the identity.
         needs_predictions: Whether scores have to be predictions of the label; else any score will do.
+        needs: What of the :class:`Surroundings` it needs that not every data set has.
         headline: Kinds of tasks for which the headline table shows it.
         compared: Kinds of tasks on which models are compared by it. It then has totals.
         main: Kinds of tasks of which it is the main metric: figures show it.
@@ -131,6 +151,7 @@ class Metric(Generic[Of]):
     by_user: Callable[[Of], Totals] | None = None
     root: bool = False
     needs_predictions: bool = False
+    needs: Literal["features", "categories"] | None = None
     headline: Kinds = NONE
     compared: Kinds = NONE
     main: Kinds = NONE
@@ -191,6 +212,11 @@ class ListMetric(Metric[JudgedLists]):
 def _auc_by_user(rows: ScoredRows) -> Totals:
     users, areas = metrics.auc_by_user(rows.label, rows.score, rows.user)
     return users, areas, np.ones(len(users))
+
+
+def _known(value: T | None) -> T:
+    assert value is not None, "what the metric 'needs' is not there"
+    return value
 
 
 ROW_METRICS = (
@@ -311,9 +337,47 @@ LIST_METRICS = (
         title="novelty",
         unit="bits per recommended item",
         higher_is_better=True,
-        each=lambda own: metrics.self_information(own.lists, own.item_users, own.training_users),
+        each=lambda own: metrics.self_information(own.lists, own.around.item_users, own.around.training_users),
         headline=ALL,
         compared=RETRIEVAL,
+    ),
+    ListMetric(
+        name="average_popularity",
+        title="average popularity",
+        unit="share of training users",
+        higher_is_better=None,
+        each=lambda own: metrics.average_popularity(own.lists, own.around.item_users, own.around.training_users),
+    ),
+    ListMetric(
+        name="long_tail",
+        title="long tail",
+        unit="share of recommended items",
+        higher_is_better=None,
+        each=lambda own: metrics.long_tail_share(own.lists, own.around.item_users),
+    ),
+    ListMetric(
+        name="serendipity",
+        title="serendipity",
+        higher_is_better=True,
+        each=lambda own: metrics.serendipity(own.lists, own.hits, own.around.item_users, own.catalogue),
+    ),
+    ListMetric(
+        name="diversity",
+        title="intra-list diversity",
+        unit="1 - cosine",
+        higher_is_better=None,
+        each=lambda own: metrics.intra_list_diversity(own.lists, _known(own.around.features)),
+        needs="features",
+    ),
+    ListMetric(
+        name="miscalibration",
+        title="miscalibration",
+        unit="nats",
+        higher_is_better=False,
+        each=lambda own: metrics.miscalibration(
+            own.lists, _known(own.around.categories), _known(own.around.tastes)[own.user]
+        ),
+        needs="categories",
     ),
 )
 METRICS: dict[str, RowMetric | ListMetric] = {metric.name: metric for metric in (*ROW_METRICS, *LIST_METRICS)}

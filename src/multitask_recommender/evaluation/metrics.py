@@ -278,8 +278,122 @@ def self_information(lists: IntArray, item_users: IntArray, users: int) -> Value
     Returns:
         (lists,) values; NaN for a list without entries. Source: Zhou et al., PNAS 2010, "surprisal".
     """
-    bits = -np.log2(np.maximum(item_users, 1) / users)
+    return _mean_over_entries(lists, -np.log2(np.maximum(item_users, 1) / users))
+
+
+def average_popularity(lists: IntArray, item_users: IntArray, users: int) -> Values:
+    """Mean over each list of the share of training users who had the item; NaN for a list without entries.
+
+    Source: Yin et al., Challenging the Long Tail Recommendation, VLDB 2012, "average recommendation popularity".
+
+    Args:
+        lists: (lists, k) recommended items.
+        item_users: (items,) training users of each item.
+        users: Number of training users.
+    """
+    return _mean_over_entries(lists, item_users / users)
+
+
+def short_head(item_users: IntArray, share: float = 0.8) -> BoolArray:
+    """Mark the fewest most popular items that together have a share of all training pairs; the others are the tail.
+
+    Items as popular as the last of them are marked as well, so that no order among equals plays a part.
+
+    Args:
+        item_users: (items,) training users of each item.
+        share: The share.
+    """
+    sizes = np.sort(item_users)[::-1]
+    last = np.searchsorted(np.cumsum(sizes), share * sizes.sum())
+    return item_users >= max(sizes[min(last, len(sizes) - 1)], 1)
+
+
+def long_tail_share(lists: IntArray, item_users: IntArray) -> Values:
+    """Share of each list's entries that lie outside the :func:`short_head`; NaN for a list without entries.
+
+    Source: Abdollahpouri, Burke and Mobasher, Managing Popularity Bias in Recommender Systems with Personalized
+    Re-ranking, FLAIRS 2019, "average percentage of long tail items"; the head holds 80 % of the training pairs.
+    """
+    return _mean_over_entries(lists, ~short_head(item_users))
+
+
+def _mean_over_entries(lists: IntArray, value: NDArray[np.generic]) -> Values:
+    """Return (lists,) the means of the items' values (items,) over the entries of lists (lists, k)."""
     valid = lists != PADDING
-    total = np.where(valid, bits[np.where(valid, lists, 0)], 0.0).sum(axis=1)
+    total = np.where(valid, value[np.where(valid, lists, 0)], 0.0).sum(axis=1)
     length = valid.sum(axis=1)
     return np.divide(total, length, out=np.full(len(lists), np.nan), where=length > 0)
+
+
+def _sums_over_entries(lists: IntArray, features: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Return (lists, columns) the sums of rows of (items, columns) features over the entries of lists (lists, k)."""
+    row, place = np.nonzero(lists != PADDING)
+    ones = np.ones(len(row), dtype=np.float64)
+    listed = sparse.csr_matrix((ones, (row, lists[row, place])), shape=(len(lists), features.shape[0]))
+    return (listed @ features).tocsr()
+
+
+def intra_list_diversity(lists: IntArray, features: sparse.csr_matrix) -> Values:
+    """Mean over the pairs of items of each list of 1 - the cosine of their features.
+
+    Items without features have cosine 0 with all others. Source: Ziegler et al., Improving Recommendation Lists through
+    Topic Diversification, WWW 2005, section 3.3, as a distance: Vargas and Castells, RecSys 2011, section 5.2.
+
+    Args:
+        lists: (lists, k) recommended items.
+        features: (items, columns) rows of length 1, or 0.
+
+    Returns:
+        (lists,) values; NaN for a list of fewer than two items.
+    """
+    # The sum of all cosines is the squared length of the sum of the rows.
+    lengths = np.asarray(features.multiply(features).sum(axis=1)).ravel()
+    sums = _sums_over_entries(lists, features)
+    length = (lists != PADDING).sum(axis=1)
+    own = np.nan_to_num(_mean_over_entries(lists, lengths)) * length
+    cosines = np.asarray(sums.multiply(sums).sum(axis=1)).ravel() - own
+    pairs = length * (length - 1)
+    return 1.0 - np.divide(cosines, pairs, out=np.full(len(lists), np.nan), where=pairs > 0)
+
+
+def serendipity(lists: IntArray, hits: BoolArray, item_users: IntArray, catalogue: BoolArray) -> Values:
+    """Mean over the k places of each list of hit x how much earlier the item stands than by popularity.
+
+    An entry at rank r of N items counts as (r_popular - r) / N where that is above 0, with r_popular the rank of the
+    item by training users (the mean rank of those with as many). Source: Zangerle and Bauer, Evaluating Recommender
+    Systems: Survey and Framework, ACM Computing Surveys 2022, section 5.3.
+
+    Args:
+        lists: (lists, k) recommended items.
+        hits: (lists, k), whether the entry is relevant.
+        item_users: (items,) training users of each item.
+        catalogue: (items,), true for the N items that may be recommended.
+    """
+    popular = np.zeros(len(catalogue))
+    popular[catalogue] = stats.rankdata(-item_users[catalogue])
+    rank = np.arange(1, lists.shape[1] + 1)
+    gain = np.where(hits, popular[np.where(hits, lists, 0)] - rank, 0.0)
+    return np.maximum(gain, 0.0).sum(axis=1) / (lists.shape[1] * max(int(catalogue.sum()), 1))
+
+
+def miscalibration(lists: IntArray, categories: sparse.csr_matrix, tastes: FloatArray) -> Values:
+    """Kullback-Leibler divergence, in nats, of the categories of each list from those of the user's known items.
+
+    C = sum_g p(g|u) log(p(g|u) / ((1 - a) q(g|u) + a p(g|u))), a = 0.01, with q the mean over the list of the items'
+    shares in category g. Source: Steck, Calibrated Recommendations, RecSys 2018, equations 2 to 5.
+
+    Args:
+        lists: (lists, k) recommended items.
+        categories: (items, categories) shares p(g|i), which sum to 1, or 0 for an item without any.
+        tastes: (lists, categories) p(g|u), which sum to 1, or 0 for a user of whom none is known.
+
+    Returns:
+        (lists,) values; NaN where p or q is not known.
+    """
+    found = _sums_over_entries(lists, categories).toarray()
+    total = found.sum(axis=1, keepdims=True)
+    q = np.divide(found, total, out=np.zeros_like(found), where=total > 0)
+    mixed = 0.99 * q + 0.01 * tastes
+    ratio = np.divide(tastes, mixed, out=np.ones_like(mixed), where=(tastes > 0) & (mixed > 0))
+    known = (total[:, 0] > 0) & (tastes.sum(axis=1) > 0)
+    return np.where(known, (tastes * np.log(ratio)).sum(axis=1), np.nan)

@@ -8,10 +8,19 @@ from typing import Any
 import ibis.expr.types as ir
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
 from multitask_recommender.data.events import as_pairs, pair_rules
-from multitask_recommender.data.interactions import BoolArray, IntArray, Interactions, read_interactions
+from multitask_recommender.data.features import MISSING, RARE
+from multitask_recommender.data.interactions import (
+    BoolArray,
+    IntArray,
+    Interactions,
+    pair_matrix,
+    read_features,
+    read_interactions,
+)
 from multitask_recommender.data.splits import candidate_items
 from multitask_recommender.data.tasks import Task
 from multitask_recommender.evaluation import metrics
@@ -32,6 +41,8 @@ from multitask_recommender.evaluation.metric_records import (
     Metric,
     RowMetric,
     ScoredRows,
+    Surroundings,
+    Totals,
 )
 from multitask_recommender.evaluation.parameters import EvaluationSettings
 from multitask_recommender.models.variants import Variant
@@ -98,8 +109,7 @@ def _judge(
     pairs: tuple[IntArray, IntArray],
     group: Group,
     catalogue: BoolArray,
-    item_users: IntArray,
-    training_users: int,
+    around: Surroundings,
 ) -> JudgedLists:
     """Judge the lists of the users who have relevant items in a group, by those.
 
@@ -110,8 +120,7 @@ def _judge(
         pairs: (pairs,) users and (pairs,) items of the relevant pairs.
         group: The group.
         catalogue: (items,), true for the items that may be recommended.
-        item_users: (items,) training users of each item.
-        training_users: Number of users with training rows.
+        around: What is known of items and users.
     """
     inside = group.contains(*pairs)
     user, item = (part[inside] for part in pairs)
@@ -119,7 +128,51 @@ def _judge(
     lists = table[judged]
     lists = np.where(group.items[lists] & (lists != metrics.PADDING), lists, metrics.PADDING)
     hits = metrics.find_hits(lists, judged, user, item, len(catalogue))
-    return JudgedLists(judged, lists, hits, positives, catalogue & group.items, item_users, training_users)
+    return JudgedLists(judged, lists, hits, positives, catalogue & group.items, around)
+
+
+def surroundings(
+    dataset: DatasetSettings,
+    split: str,
+    train: Interactions,
+    known: Sequence[Interactions],
+    shape: tuple[int, int],
+    item_features: ir.Table,
+    item_vocabulary: ir.Table,
+) -> Surroundings:
+    """Put together what is known before the test of a split's users and items.
+
+    Two items are not alike because both lack a feature or have a rare value of it: those columns are left out.
+
+    Args:
+        dataset: Which feature's values are the categories.
+        split: Name of the split.
+        train: Its training pairs.
+        known: All pairs that are known before the test.
+        shape: Numbers of users and items.
+        item_features: Design matrix of the items in long form.
+        item_vocabulary: What its columns stand for.
+    """
+    features = read_features(item_features, "item", shape[1], split)
+    columns = item_vocabulary.filter((item_vocabulary.split == split) & ~item_vocabulary.value.isin([MISSING, RARE]))
+    columns = columns.select("column", "feature").order_by("column").execute()
+    telling = features[:, columns["column"]]
+    declared = features[:, columns.loc[columns["feature"] == dataset.items.categories, "column"]]
+    categories = _over_row_sums(declared)
+    user, item = (np.concatenate([getattr(part, side) for part in known]) for side in ("user", "item"))
+    return Surroundings(
+        item_users=np.bincount(train.item, minlength=shape[1]),
+        training_users=len(np.unique(train.user)),
+        features=_over_row_sums(telling.power(2)).sqrt() if telling.nnz else None,
+        categories=categories if categories.nnz else None,
+        tastes=_over_row_sums(pair_matrix(user, item, shape) @ categories).toarray() if categories.nnz else None,
+    )
+
+
+def _over_row_sums(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Divide every row by its sum, where that is above 0."""
+    sums = np.asarray(matrix.sum(axis=1)).ravel()
+    return (sparse.diags(1.0 / np.where(sums > 0, sums, 1.0)) @ matrix).tocsr()
 
 
 def _recall_by_popularity(own: JudgedLists, item: IntArray, ks: list[int]) -> pd.DataFrame:
@@ -133,7 +186,7 @@ def _recall_by_popularity(own: JudgedLists, item: IntArray, ks: list[int]) -> pd
     Returns:
         Table (metric, k, group, value, count): the training catalogue in thirds of equal numbers of training rows.
     """
-    popularity = own.item_users
+    popularity = own.around.item_users
     order = np.argsort(popularity, kind="stable")
     third = np.empty(len(popularity), dtype=np.int64)
     third[order] = np.minimum(3 * np.cumsum(popularity[order]) // max(popularity.sum() + 1, 1), 2)
@@ -175,7 +228,8 @@ def _measurable(
 ) -> list[tuple[Metric[Any], int, Any]]:
     """Put together metrics, lengths of lists (0 without) and what they are metrics of, where there is anything."""
     of_rows = [(metric, 0, inside) for metric in row_metrics if inside.rows]
-    return [*of_rows, *((metric, k, judged.first(k)) for k in ks for metric in LIST_METRICS if judged.rows)]
+    of_lists = [one for one in LIST_METRICS if one.needs is None or getattr(judged.around, one.needs) is not None]
+    return [*of_rows, *((metric, k, judged.first(k)) for k in ks for metric in of_lists if judged.rows)]
 
 
 def _may_be_listed(test: Interactions, known: list[Interactions], name: str, task: Task, items: int) -> BoolArray:
@@ -185,11 +239,13 @@ def _may_be_listed(test: Interactions, known: list[Interactions], name: str, tas
     return ~np.isin(test.user * items + test.item, np.concatenate(keys))
 
 
-def _totals(task: str, seed: int, metric: Metric[Any], k: int, of: Any) -> pd.DataFrame:
-    """Per-user totals of one metric, without rows if it has none."""
-    user, total, count = metric.totals(of) or ([], [], [])
-    values = {"metric": metric.name, "k": k, "user": user, "total": total, "count": count}
-    return pd.DataFrame({**values, "task": task, "seed": seed})
+def _stack_totals(found: list[tuple[dict[str, Any], Totals]]) -> pd.DataFrame:
+    """Make one table of the per-user totals of several metrics, each with what its rows have in common."""
+    sizes = [len(totals[0]) for _, totals in found]
+    common = pd.DataFrame([what for what, _ in found])
+    table = common.loc[common.index.repeat(sizes)].reset_index(drop=True)
+    parts = zip(*(totals for _, totals in found), strict=True)
+    return table.assign(**dict(zip(("user", "total", "count"), map(np.concatenate, parts), strict=True)))
 
 
 def measure(
@@ -200,6 +256,8 @@ def measure(
     behaviour_sequences: ir.Table,
     validation_rows: ir.Table,
     entity_groups: pd.DataFrame,
+    item_features: ir.Table,
+    item_vocabulary: ir.Table,
     test_labels: ir.Table,
     predictions: pd.DataFrame,
     ranked_lists: pd.DataFrame,
@@ -226,8 +284,8 @@ def measure(
         users, items = len(groups[0].users), len(groups[0].items)
         groups += groups_of_pairs(groups[0], test, [(part.user, part.item) for part in known])
         catalogue = candidate_items(splits.candidates_of(split), train.item, items)
-        item_users, training_users = np.bincount(train.item, minlength=items), len(np.unique(train.user))
-        own: list[pd.DataFrame] = []
+        around = surroundings(dataset, split, train, known, (users, items), item_features, item_vocabulary)
+        own: list[tuple[dict[str, Any], Totals]] = []
         for name, task in dataset.tasks.items():
             asked = ~np.isnan(test.labels[name])
             relevant = test.relevant[name] & _may_be_listed(test, known, name, task, items)
@@ -247,17 +305,20 @@ def measure(
                 table = _list_table(listed.get((split, name, seed), ranked_lists[:0]), users, max(settings.ks))
                 for group in groups:
                     inside = labelled.where(group.contains(labelled.user, labelled.item))
-                    judged = _judge(table, pairs, group, catalogue, item_users, training_users)
+                    judged = _judge(table, pairs, group, catalogue, around)
                     measured = _measurable(row_metrics, inside, judged, settings.ks)
                     for metric, k, of in measured:
                         key = (dataset.name, split, variant.name, variant.kind, name, metric.name, k, group.name, seed)
                         rows.append((*key, metric.value(of), of.users, of.rows))
                     if group.name == EVERYONE:
-                        own += [_totals(name, seed, *one) for one in measured]
+                        for metric, k, of in measured:
+                            what = {"task": name, "seed": seed, "metric": metric.name, "k": k}
+                            found = metric.totals(of)
+                            own += [(what, found)] if found is not None and len(found[0]) else []
                         by_item = _recall_by_popularity(judged, pairs[1], settings.ks)
                         thirds.append(by_item.assign(split=split, task=name, seed=seed, side="item"))
         if own:
-            together = pd.concat([one for one in own if len(one)], ignore_index=True)
+            together = _stack_totals(own)
             totals.append(together.assign(split=split))
             thirds.append(_user_thirds(together, train).assign(split=split))
     return (

@@ -11,7 +11,7 @@ from kedro.pipeline import Pipeline, node
 from kedro.pipeline.node import Node
 
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
-from multitask_recommender.evaluation import comparisons, figures
+from multitask_recommender.evaluation import comparisons, figures, group_gaps
 from multitask_recommender.evaluation.parameters import EvaluationSettings
 from multitask_recommender.evaluation.study import left_out_models
 from multitask_recommender.models.variants import Variant
@@ -26,6 +26,8 @@ def _measure_node(variant: Variant) -> Node:
         behaviour_sequences: ir.Table,
         validation_rows: ir.Table,
         entity_groups: pd.DataFrame,
+        item_features: ir.Table,
+        item_vocabulary: ir.Table,
         test_labels: ir.Table,
         predictions: pd.DataFrame,
         ranked_lists: pd.DataFrame,
@@ -38,6 +40,8 @@ def _measure_node(variant: Variant) -> Node:
             behaviour_sequences,
             validation_rows,
             entity_groups,
+            item_features,
+            item_vocabulary,
             test_labels,
             predictions,
             ranked_lists,
@@ -52,6 +56,8 @@ def _measure_node(variant: Variant) -> Node:
             "behaviour_sequences",
             "validation_rows",
             "entity_groups",
+            "item_features",
+            "item_vocabulary",
             "test_labels",
             f"{variant.name}.predictions",
             f"{variant.name}.ranked_lists",
@@ -117,6 +123,20 @@ def create_pipeline(variants: Sequence[Variant]) -> Pipeline:
                 ],
                 "comparisons",
                 name="compare_models",
+            ),
+            node(
+                group_gaps.measure_group_gaps,
+                [
+                    "params:dataset",
+                    "params:study",
+                    "params:splits",
+                    "params:evaluation",
+                    "user_features",
+                    "user_vocabulary",
+                    *of_every_model("user_totals"),
+                ],
+                "group_gaps",
+                name="measure_group_gaps",
             ),
             node(figures.plot_verdicts, ["comparisons", "params:dataset"], "verdicts_figure", name="plot_verdicts"),
             node(
