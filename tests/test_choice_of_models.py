@@ -18,6 +18,7 @@ from multitask_recommender.evaluation.comparisons import COLUMNS, comparable, co
 from multitask_recommender.evaluation.cross_validation import CrossValidationSettings
 from multitask_recommender.evaluation.metric_records import METRICS
 from multitask_recommender.evaluation.parameters import EvaluationSettings
+from multitask_recommender.evaluation.statistics import holm
 from multitask_recommender.evaluation.study import StudySettings, left_out_of_tests
 from multitask_recommender.foundation.errors import SettingsError
 from multitask_recommender.hooks import Runners
@@ -49,7 +50,13 @@ def chosen(models: object, dataset: DatasetSettings | None = None) -> list[str]:
 def test_models_are_chosen_by_name_and_family() -> None:
     assert chosen(["ease", "ials", "shared_bottom"]) == ["ease", "ials", "shared_bottom"]
     assert chosen("ease pcgrad") == ["ease", "shared_bottom", "pcgrad"]  # What it is based on runs too.
-    assert chosen(["controls"]) == ["joint_adam_single_task", "single_task", "wide_single_task"]
+    assert chosen(["controls"]) == [
+        "joint_adam_single_task",
+        "single_task",
+        "single_task_equal_inputs",
+        "wide_single_task",
+        "wide_single_task_equal_inputs",
+    ]
     core = {name for name, variant in VARIANTS.items() if variant.core} - {
         "content_based",
         "ease_first_step",
@@ -148,6 +155,42 @@ def test_one_user_and_untrained_controls_have_no_verdict() -> None:
     nothing = compared(totals("ease", 9, "read", "ndcg", 0.2))
     assert list(nothing.columns) == COLUMNS
     assert nothing.empty
+
+
+def test_the_primary_family_is_adjusted_as_one() -> None:
+    """Main metrics of the core joint models against their own control and the best baseline, over all tasks."""
+    random, tables = np.random.default_rng(3), []
+    values = {"popularity": 0.3, "ease": 0.5, "ials": 0.4, "single_task": 0.5, "mmoe": 0.6, "shared_bottom": 0.56}
+    values |= {"wide_shared_bottom": 0.6, "wide_single_task": 0.59, "single_task_equal_inputs": 0.55}
+    for model, value in values.items():
+        for metric, task in (("ndcg", "read"), ("recall", "read"), ("auc", "rate")):
+            if model not in ("ease", "ials") or task == "read":
+                own = totals(model, 40, task, metric, value)
+                tables.append(own.assign(total=own["total"] + 0.1 * random.normal(size=40)))
+    found = compared(*tables)
+    family = found[found["p_primary"].notna()]
+    assert set(zip(family["model"], family["control"], family["task"], family["metric"], strict=True)) == {
+        ("shared_bottom", "single_task", "read", "ndcg"),
+        ("shared_bottom", "single_task", "rate", "auc"),
+        ("shared_bottom", "ease", "read", "ndcg"),
+        ("shared_bottom", "popularity", "rate", "auc"),
+        ("wide_shared_bottom", "wide_single_task", "read", "ndcg"),
+        ("wide_shared_bottom", "wide_single_task", "rate", "auc"),
+        ("wide_shared_bottom", "ease", "read", "ndcg"),
+        ("wide_shared_bottom", "popularity", "rate", "auc"),
+    }
+    assert family["p_primary"].to_numpy() == pytest.approx(holm(family["p_value"].to_numpy()))
+    assert (family["primary_verdict"].notna() == found["p_primary"].notna()[family.index]).all()
+    assert found.loc[found["p_primary"].isna(), "primary_verdict"].isna().all()
+    # What more to read gives, and what training together gives, are compared as well.
+    pairs = set(zip(found["model"], found["control"], strict=True))
+    assert {
+        ("single_task_equal_inputs", "single_task"),
+        ("shared_bottom", "single_task_equal_inputs"),
+        ("mmoe", "single_task_equal_inputs"),
+    } <= pairs
+    assert ("wide_shared_bottom", "single_task_equal_inputs") not in pairs
+    assert ("single_task_equal_inputs", "popularity") not in pairs
 
 
 def test_one_user_to_compare_is_said() -> None:

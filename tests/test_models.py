@@ -16,6 +16,7 @@ from multitask_recommender.foundation.settings_base import Settings
 from multitask_recommender.models.architectures.shared_bottom import SharedBottom, SharedBottomSettings
 from multitask_recommender.models.baselines.matrix_factorisation import BiasedFactors, MatrixFactorisationSettings
 from multitask_recommender.models.document.document_system import DocumentSystemModule, DocumentSystemSettings
+from multitask_recommender.models.per_task import PerTask
 from multitask_recommender.models.towers import multi_task
 from multitask_recommender.models.towers.fold_in import minimise
 from multitask_recommender.models.towers.multi_task import MultiTaskModule
@@ -30,7 +31,7 @@ from multitask_recommender.models.training.sparse_products import (
     weighted_grams,
     weighted_sums,
 )
-from multitask_recommender.models.variants import VARIANTS, Variant
+from multitask_recommender.models.variants import VARIANTS, Variant, with_values
 from multitask_recommender.testing import example_study
 
 QUICK: dict[str, dict[str, Any]] = {
@@ -278,7 +279,10 @@ def test_folded_in_users_are_near_the_trained_ones() -> None:
         assert np.corrcoef(one.flatten(), other.flatten())[0, 1] > 0.98, task
 
 
-@pytest.mark.parametrize("name", [name for name, variant in VARIANTS.items() if variant.kind == "single_task"])
+_CONTROLS = {name: variant for name, variant in VARIANTS.items() if variant.kind == "single_task"}
+
+
+@pytest.mark.parametrize("name", [name for name, variant in _CONTROLS.items() if not variant.equal_inputs])
 def test_single_task_controls_learn_from_one_task_alone(name: str, rows: Interactions, side: SideInformation) -> None:
     variant = VARIANTS[name]
     one, other = variant.make(quick(variant), TASKS), variant.make(quick(variant), TASKS)
@@ -290,6 +294,52 @@ def test_single_task_controls_learn_from_one_task_alone(name: str, rows: Interac
     assert np.array_equal(one.score(users)["watch"], other.score(users)["watch"])
     assert np.array_equal(one.score(users)["like"], other.score(users)["like"])
     assert not np.array_equal(one.score(users)["rating"], other.score(users)["rating"])
+
+
+@pytest.mark.parametrize("name", [name for name, variant in _CONTROLS.items() if variant.equal_inputs])
+def test_controls_with_equal_inputs_read_the_labels_of_all_tasks_and_learn_one(
+    name: str, rows: Interactions, side: SideInformation
+) -> None:
+    variant = VARIANTS[name]
+    assert variant.scored_tasks(TASKS) == ["watch", "like"]  # Histories carry ratings in any case.
+    changed = rows.with_tasks(list(TASKS))
+    changed.labels["rating"] = np.roll(rows.labels["rating"], 3)
+
+    def scores(train: Interactions, **values: object) -> dict[str, np.ndarray]:
+        model = variant.make(with_values(quick(variant), values), TASKS)
+        model.fit(train, side, seed=5)
+        again = variant.make(with_values(quick(variant), values), TASKS)
+        again.restore(model.state(), side)
+        found = model.score(everyone(train, side))
+        for task, score in again.score(everyone(train, side)).items():
+            assert np.array_equal(score, found[task])
+        return found
+
+    one, other = scores(rows), scores(changed)
+    assert not np.array_equal(one["watch"], other["watch"])
+    assert not np.array_equal(one["like"], other["like"])
+    # Only by the histories: without them, other labels change nothing.
+    one, other = (scores(train, user_embedding="none") for train in (rows, changed))
+    assert np.array_equal(one["watch"], other["watch"])
+    assert np.array_equal(one["like"], other["like"])
+
+
+def test_the_control_with_equal_inputs_reads_what_the_joint_model_reads(
+    rows: Interactions, side: SideInformation
+) -> None:
+    settings = SharedBottomSettings(dimension=4, training=TrainingSettings(epochs=1, batches=2))
+    joint = SharedBottom(settings)
+    joint.fit(rows, side, seed=1)
+    control = VARIANTS["single_task_equal_inputs"].make(settings, TASKS)
+    control.fit(rows, side, seed=1)
+    assert isinstance(control, PerTask)
+    for part in control.parts.values():
+        told = []
+        for model in (joint, part):
+            flat = as_rows(everyone(rows, side), None)
+            model.fitted_module.describe(flat)  # type: ignore[attr-defined]
+            told.append(flat.residuals)
+        assert torch.equal(*told)
 
 
 def test_single_task_control_has_the_size_of_the_multi_task_path(rows: Interactions, side: SideInformation) -> None:

@@ -74,6 +74,50 @@ def test_false_positives_stay_at_their_level() -> None:
     assert wrong <= stats.binom.ppf(0.999, 200, 0.05)
 
 
+def test_the_interval_over_users_equals_that_of_scipy() -> None:
+    random = np.random.default_rng(8)
+    difference = random.gamma(0.5, 0.4, 80) - 0.15  # Skewed, so that bias and acceleration count.
+    found = compare_paired(difference, np.zeros(80), np.ones(80), False, 9999, np.random.default_rng(1))
+    expected = stats.bootstrap((difference,), np.mean, n_resamples=9999, method="BCa", rng=np.random.default_rng(2))
+    assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval), abs=0.004)
+
+
+def test_intervals_cover_what_differs_between_seeds() -> None:
+    """Trainings differ by more than users do: intervals over users alone would nearly always exclude no difference."""
+    random = np.random.default_rng(9)
+    covered = {"users": 0, "users and seeds": 0}
+    repeats = 150
+    for repeat in range(repeats):
+        user = random.normal(0.5, 0.2, 100)
+        model, control = (user + random.normal(0, 0.05, (5, 1)) + random.normal(0, 0.02, (5, 100)) for _ in range(2))
+        for kind in covered:
+            pair = (model, control) if kind == "users and seeds" else (model.mean(0), control.mean(0))
+            found = compare_paired(*pair, np.ones(100), False, 199, np.random.default_rng(repeat))
+            covered[kind] += found.low <= 0 <= found.high
+    assert covered["users"] < 0.4 * repeats
+    # Of five seeds a variance is known badly: a little below 95 %.
+    assert 0.84 * repeats < covered["users and seeds"] <= repeats
+
+
+def test_the_spread_of_resamples_is_that_of_means_of_users_and_seeds() -> None:
+    random = np.random.default_rng(10)
+    seeds = random.normal(0, 0.05, 4)
+    users = random.normal(0.5, 0.1, 300)
+    model = seeds[:, None] + users
+    found = compare_paired(model, np.zeros(300), np.ones(300), False, 4999, np.random.default_rng(1))
+    error = np.sqrt(seeds.var(ddof=1) / 4 + users.var(ddof=1) / 300)
+    assert (found.high - found.low) / (2 * 1.96) == pytest.approx(error, rel=0.1)
+
+
+def test_order_and_number_of_seeds_of_a_model_that_does_not_vary_change_nothing() -> None:
+    random = np.random.default_rng(11)
+    model, control = random.random((3, 50)), random.random(50)
+    one = compare_paired(model, control, np.ones(50), False, 199, np.random.default_rng(1))
+    again = compare_paired(model[::-1], control[None], np.ones(50), False, 199, np.random.default_rng(1))
+    assert one.difference == pytest.approx(again.difference)
+    assert one.p_value == again.p_value
+
+
 def test_holm_equals_the_definition_worked_by_hand() -> None:
     assert holm(np.array([0.01, 0.04, 0.03, 0.005])) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm(np.array([0.9, 0.8])) == pytest.approx([1.0, 1.0])

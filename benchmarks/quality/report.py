@@ -59,12 +59,12 @@ def write_whole(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
-def _mean_totals(fits: list[Measured], metric: str) -> Totals | None:
-    """A user's total is the mean over seeds, as in the study."""
+def _totals(fits: list[Measured], metric: str) -> Totals | None:
+    """Users, their totals (seeds, users) and their counts."""
     if metric not in fits[0].totals:
         return None
     users, _, count = fits[0].totals[metric]
-    return users, np.mean([fit.totals[metric][1] for fit in fits], axis=0), count
+    return users, np.stack([fit.totals[metric][1] for fit in fits]), count
 
 
 def compare(measured: dict[tuple[str, str], list[Measured]]) -> list[dict[str, Any]]:
@@ -85,7 +85,7 @@ def compare(measured: dict[tuple[str, str], list[Measured]]) -> list[dict[str, A
         own = of_own.get(model.endswith(DATED))
         for metric in COMPARED if library != OWN and own is not None else ():
             assert own is not None
-            mine, theirs = _mean_totals(own, metric), _mean_totals(fits, metric)
+            mine, theirs = _totals(own, metric), _totals(fits, metric)
             if mine is None or theirs is None:
                 continue
             rng = np.random.default_rng(derive_seed(0, "quality", model, library, metric))

@@ -102,6 +102,7 @@ class SideInformation:
         user_features: (users, user columns) sparse design matrix, the context ``c``.
         item_features: (items, item columns) sparse design matrix.
         user_encoder: The user embedding model, trained on the same rows; None for models that do not use it.
+        read: The tasks whose labels histories carry, where they are others than those to predict.
     """
 
     tasks: dict[str, Task]
@@ -110,10 +111,22 @@ class SideInformation:
     user_features: sparse.csr_matrix
     item_features: sparse.csr_matrix
     user_encoder: UserEncoder | None = None
+    read: dict[str, Task] | None = None
 
-    def with_tasks(self, names: list[str]) -> SideInformation:
-        """Return the same information for some tasks alone."""
-        return replace(self, tasks={name: self.tasks[name] for name in names})
+    @property
+    def read_tasks(self) -> dict[str, Task]:
+        """The tasks whose labels histories carry."""
+        return self.tasks if self.read is None else self.read
+
+    def with_tasks(self, names: list[str], equal_inputs: bool = False) -> SideInformation:
+        """Return the same information for some tasks alone.
+
+        Args:
+            names: The tasks.
+            equal_inputs: Whether histories carry the labels of the same tasks as before, instead of those alone.
+        """
+        own = {name: self.tasks[name] for name in names}
+        return replace(self, tasks=own, read=self.read_tasks if equal_inputs else None)
 
 
 def read_interactions(table: ir.Table, split: str, tasks: dict[str, Task]) -> Interactions:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
+from multitask_recommender.data.interactions import BoolArray, IntArray
 from multitask_recommender.data.tasks import Task
 from multitask_recommender.evaluation.cross_validation import CrossValidationSettings
-from multitask_recommender.evaluation.metric_records import METRICS, ListMetric, RowMetric, compared_metrics
+from multitask_recommender.evaluation.metric_records import (
+    METRICS,
+    ListMetric,
+    RowMetric,
+    compared_metrics,
+    main_metric,
+)
 from multitask_recommender.evaluation.parameters import EvaluationSettings
 from multitask_recommender.evaluation.statistics import Comparison, compare_paired, holm, judge
 from multitask_recommender.evaluation.study import StudySettings
@@ -34,6 +42,8 @@ COLUMNS = [
     "p_value",
     "p_holm",
     "verdict",
+    "p_primary",
+    "primary_verdict",
 ]
 
 
@@ -42,11 +52,16 @@ def is_control(model: str, control: str) -> bool:
 
     A tuned multi-task model is compared with the single-task control, with its own if it has one, and every baseline;
     one that is another model with something changed, with that model and the single-task control; and a model with its
-    ablations.
+    ablations. A control with equal inputs stands between: it is compared with the control that it changes (what more
+    to read gives), and the joint models of its sort with it (what training together gives).
     """
     one, other = VARIANTS[model], VARIANTS[control]
+    if one.equal_inputs:
+        return control == one.equal_inputs_of
     if one.kind != "multi_task":
         return False
+    if other.equal_inputs:
+        return other.equal_inputs_of == (one.own_control or "single_task")
     if other.kind == "single_task":
         return control in ("single_task", one.own_control)
     if one.based_on is not None:
@@ -71,6 +86,10 @@ def left_out_of_comparisons(dataset: DatasetSettings, study: StudySettings) -> p
                 if control is not None and control not in running:
                     reason = "the study leaves this model out: 'study.models' can name it"
                     lines.append((f"comparison of {model} with its control {control}", reason))
+        if variant.equal_inputs:
+            same = set(dataset.tasks) - set(variant.scored_tasks(dataset.tasks))
+            reason = f"histories carry its labels in any case: the control is {variant.equal_inputs_of}"
+            lines += [(f"model {model} of task {name}", reason) for name in sorted(same)]
     if len(dataset.tasks) > 1 and AFFINITY_BASE not in running:
         lines.append(("affinity of the tasks", f"it is measured with {AFFINITY_BASE}, which the study leaves out"))
     for name, task in dataset.tasks.items():
@@ -95,7 +114,7 @@ def compare_models(
     cross_validation: CrossValidationSettings,
     *user_totals: pd.DataFrame,
 ) -> pd.DataFrame:
-    """Compare the models on the users that both were measured on; a user's total is the mean over seed numbers.
+    """Compare the models on the users that both were measured on; seeds count as :func:`compare_paired` says.
 
     Metrics of lists are compared at the headline k, AUC as the mean of the users' own.
 
@@ -103,7 +122,9 @@ def compare_models(
 
     For RMSE that is the mean of the squared errors over seeds, so the difference is not exactly that of the mean RMSEs.
 
-    The Holm correction is over the tasks and metrics of one model and control on one split.
+    The Holm correction is over the tasks and metrics of one model and control on one split. The primary family of the
+    study (:func:`primary`) is corrected as one as well, over all splits: ``p_primary`` and ``primary_verdict``, which
+    the other rows do not have.
 
     Args:
         dataset: The tasks.
@@ -120,22 +141,15 @@ def compare_models(
         return pd.DataFrame(columns=COLUMNS)
     keys = ["split", "task", "metric", "k", "model"]
     compared = {metric.name for task in dataset.tasks.values() for metric in compared_metrics(task.kind)}
-    # Averaged table by table, so that the rows of all models and seeds never stand side by side.
-    means = pd.concat(
-        table[table["k"].isin([0, settings.headline_k]) & table["metric"].isin(compared)]
-        .groupby([*keys, "user"], observed=True)[["total", "count"]]
-        .mean()
-        .reset_index()
-        for table in user_totals
-        if len(table)
-    )
-    # Plain arrays, which are cheap to hand to other processes: users (ascending), totals, counts.
-    cells = {
-        key: tuple(cell[column].to_numpy(np.float64) for column in ("user", "total", "count"))
-        for key, cell in means.groupby(keys, observed=True)
-    }
+    # Plain arrays, which are cheap to hand to other processes.
+    cells: dict[Any, Cell] = {}
+    for table in user_totals:
+        if len(table):
+            used = table[table["k"].isin([0, settings.headline_k]) & table["metric"].isin(compared)]
+            cells |= {key: Cell.of(cell) for key, cell in used.groupby(keys, observed=True)}
     jobs: list[list[tuple[Any, ...]]] = []
-    names = [name for name in VARIANTS if name in set(means["model"])]
+    measured = {model for *_, model in cells}
+    names = [name for name in VARIANTS if name in measured]
     for split in splits.names:
         for model in names:
             for control in (name for name in names if is_control(model, name)):
@@ -154,14 +168,14 @@ def compare_models(
         return [compare(*one) for one in job]
 
     def compare(
-        split: str, model: str, control: str, task: str, metric: str, k: int, own: Any, other: Any
+        split: str, model: str, control: str, task: str, metric: str, k: int, own: Cell, other: Cell
     ) -> Comparison:
-        _, at, other_at = np.intersect1d(own[0], other[0], assume_unique=True, return_indices=True)
+        _, at, other_at = np.intersect1d(own.users, other.users, assume_unique=True, return_indices=True)
         rng = np.random.default_rng(derive_seed(study.seed, "comparison", split, model, control, task, metric))
         return compare_paired(
-            own[1][at],
-            other[1][other_at],
-            own[2][at],
+            own.totals[:, at],
+            other.totals[:, other_at],
+            own.counts[at],
             METRICS[metric].root,
             settings.resamples,
             rng,
@@ -175,7 +189,7 @@ def compare_models(
             (dataset.name, *job[:6], result.difference, result.relative, result.low, result.high, result.p_value)
             for job, result in zip(chain(*jobs), results, strict=True)
         ],
-        columns=COLUMNS[:-2],
+        columns=COLUMNS[: COLUMNS.index("p_holm")],
     )
     family = ["split", "model", "control"]
     table["p_holm"] = table.groupby(family)["p_value"].transform(lambda p: holm(p.to_numpy()))
@@ -183,4 +197,57 @@ def compare_models(
         judge(result, p, METRICS[metric].sign > 0, settings.smallest_effect)
         for result, p, metric in zip(results, table["p_holm"], table["metric"], strict=True)
     ]
+    chosen = primary(table, np.array([result.base for result in results]), dataset)
+    table["p_primary"], table["primary_verdict"] = np.nan, None
+    table.loc[chosen, "p_primary"] = holm(table.loc[chosen, "p_value"].to_numpy())
+    for row in table.index[chosen]:
+        better = METRICS[table.loc[row, "metric"]].sign > 0
+        p = float(table.loc[row, "p_primary"])
+        table.loc[row, "primary_verdict"] = judge(results[row], p, better, settings.smallest_effect)
     return table[COLUMNS]
+
+
+class Cell(NamedTuple):
+    """What was measured of one model by one metric.
+
+    Attributes:
+        users: (users,) numbers, ascending.
+        totals: (seeds, users).
+        counts: (users,).
+    """
+
+    users: IntArray
+    totals: NDArray[np.float64]
+    counts: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame) -> Cell:
+        """Read the rows (seed, user, total, count) of a model; users who are missing with a seed are left out."""
+        whole = rows.pivot_table(index="user", columns="seed", values=["total", "count"], observed=True).dropna()
+        totals, counts = (whole[column].to_numpy(np.float64).T for column in ("total", "count"))
+        return cls(whole.index.to_numpy(np.int64), totals, counts.mean(axis=0))
+
+
+def primary(table: pd.DataFrame, base: NDArray[np.float64], dataset: DatasetSettings) -> BoolArray:
+    """Say which comparisons are the primary family of the study: few, and declared before anything is measured.
+
+    They are those by the main metric of every task, on every split, of every core multi-task model with its own
+    single-task control and with the baseline that is best by this metric (best in the test, which makes it harder).
+
+    Args:
+        table: The comparisons.
+        base: (rows,) the metric of the control.
+        dataset: The tasks.
+
+    Returns:
+        (rows,).
+    """
+    main = {name: main_metric(task.kind).name for name, task in dataset.tasks.items()}
+    core = table["model"].map(lambda name: VARIANTS[name].core and VARIANTS[name].kind == "multi_task")
+    counted = core & (table["metric"] == table["task"].map(main))
+    control = table["model"].map(lambda name: VARIANTS[name].own_control or "single_task")
+    baseline = table["control"].map(lambda name: VARIANTS[name].kind == "baseline")
+    merit = table["metric"].map(lambda name: METRICS[name].sign) * base
+    of_baselines = table[counted & baseline]
+    best = merit[of_baselines.index].groupby([of_baselines[name] for name in ("split", "model", "task")]).idxmax()
+    return (counted & ((table["control"] == control) | table.index.isin(best))).to_numpy(bool)

@@ -359,7 +359,7 @@ def cross_validate(
             job: tuple[int, list[str]], side: SideInformation = side
         ) -> tuple[Recommender, SideInformation, list[Settings]]:
             number, own = job
-            some = side.with_tasks(own) if variant.per_task else side
+            some = side.with_tasks(own, variant.equal_inputs) if variant.per_task else side
             each = [parameters.with_values({**grid.fits[number], **way}) for way in grid.ways]
             return variant.make(each[0], some.tasks), some, each
 

@@ -1,14 +1,13 @@
-"""Inference on paired comparisons: the user is the unit.
+"""Inference on paired comparisons: the user is the unit, and the seeds of a model's trainings count as well.
 
 A metric of a model is g(sum_u a_u / sum_u n_u) with one total a_u and one count n_u per user. For a ranking metric a_u
 is the user's value and n_u = 1; for RMSE a_u is the sum of squared errors, n_u the number of rows, g the square root.
+Of a model that was trained with several seeds, a_u is the mean over them.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +16,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 Values = NDArray[np.float64]
+_BATCH = 25
+"""Resamples that are drawn at a time."""
 Verdict = Literal["helps", "harms", "equivalent", "undecided"]
 
 
@@ -27,7 +28,7 @@ class Comparison:
     Attributes:
         difference: Metric of the model minus metric of the control.
         relative: The difference over the control's metric.
-        low: Lower end of the 95 % BCa bootstrap interval of the difference over resampled users.
+        low: Lower end of the 95 % BCa bootstrap interval of the difference, over users and seeds.
         high: Upper end.
         p_value: Two-sided paired permutation test over users.
         base: Metric of the control.
@@ -46,9 +47,14 @@ def compare_paired(
 ) -> Comparison:
     """Compare two models on the same users.
 
+    The permutation test swaps the totals of users. The bootstrap draws users, and for each model of S seeds S - 1 of
+    them, with repetition: the variance of a mean of so many is that of the mean of S seeds, without bias (Rao and Wu,
+    Resampling Inference with Complex Survey Data, JASA 1988, section 2.2). Of a single seed, how much another would
+    differ is not known, and the interval is over users alone.
+
     Args:
-        model: (users,) totals a_u of the model.
-        control: (users,) totals of the control.
+        model: (users,) or (seeds, users) totals a_u of the model.
+        control: (users,) or (its seeds, users) totals of the control.
         count: (users,) counts n_u, the same for both.
         root: Whether g is the square root (RMSE) instead of the identity.
         resamples: Resamples of the permutation test and of the bootstrap.
@@ -66,6 +72,8 @@ def compare_paired(
         raise ValueError(f"{resamples} resamples tell nothing: at least 1 is needed")
     if not all(np.isfinite(values).all() for values in (model, control, count)):
         raise ValueError("totals and counts have to be finite numbers")
+    of_seeds = [np.atleast_2d(model), np.atleast_2d(control)]
+    model, control = (values.mean(axis=0) for values in of_seeds)
     if not len(model):
         nan = float("nan")
         return Comparison(nan, nan, nan, nan, 1.0, nan)
@@ -77,7 +85,7 @@ def compare_paired(
     base = float(metric(control, count))
     difference = float(metric(model, count)) - base
     relative = difference / base if base != 0 else float("nan")
-    if np.array_equal(model, control):
+    if all(np.array_equal(values, np.broadcast_to(model, values.shape)) for values in of_seeds):
         return Comparison(0.0, 0.0 if base != 0 else float("nan"), 0.0, 0.0, 1.0, base)
     if len(model) == 1:
         return Comparison(difference, relative, float("nan"), float("nan"), 1.0, base)
@@ -91,21 +99,6 @@ def compare_paired(
         one, other = (half_sum + moved) / whole, (half_sum - moved) / whole
         return np.sqrt(np.maximum(one, 0.0)) - np.sqrt(np.maximum(other, 0.0)) if root else one - other
 
-    # A difference of means is the mean of the differences, and equal counts need not be drawn with their users: the
-    # fewer arrays, the cheaper the bootstrap.
-    if root:
-        samples: tuple[Values, ...] = (model, control, count)
-    elif (count == count[0]).all():
-        samples = ((model - control) / count[0],)
-    else:
-        samples = (model - control, count)
-
-    def resampled(first: Values, *others: Values, axis: int = -1) -> Values:
-        if root:
-            other, number = others
-            return metric(first, number, axis) - metric(other, number, axis)
-        return metric(first, others[0], axis) if others else first.mean(axis=axis)
-
     def signs(size: tuple[int, ...]) -> Values:
         number = math.prod(size)
         bits = np.unpackbits(np.frombuffer(rng.bytes(number // 8 + 1), np.uint8), count=number)
@@ -117,36 +110,52 @@ def compare_paired(
         swapped,
         vectorized=True,
         n_resamples=resamples,
-        batch=25,
+        batch=_BATCH,
     )
-    low, high = _interval(samples, resampled, resamples, rng)
+    drawn = np.empty(resamples)
+    for begin in range(0, resamples, _BATCH):
+        size = min(_BATCH, resamples - begin)
+        own = rng.integers(0, len(count), (size, len(count))) + np.arange(size)[:, None] * len(count)
+        users = np.bincount(own.ravel(), minlength=size * len(count)).reshape(size, len(count)).astype(np.float64)
+        totals = [(users @ values.T * _drawn_seeds(size, len(values), rng)).sum(axis=1) for values in of_seeds]
+        one, other = (np.maximum(total, 0.0) / (users @ count) if root else total / (users @ count) for total in totals)
+        drawn[begin : begin + size] = np.sqrt(one) - np.sqrt(other) if root else one - other
+    rest = whole - count
+    one, other = ((values.sum() - values) / np.where(rest > 0, rest, 1.0) for values in (model, control))
+    without = np.sqrt(np.maximum(one, 0.0)) - np.sqrt(np.maximum(other, 0.0)) if root else one - other
+    low, high = _interval(difference, drawn, without)
     return Comparison(difference, relative, low, high, float(test.pvalue), base)
 
 
-def _interval(
-    samples: tuple[Values, ...], statistic: Callable[..., Values], resamples: int, rng: np.random.Generator
-) -> tuple[float, float]:
+def _drawn_seeds(size: int, seeds: int, rng: np.random.Generator) -> Values:
+    """Return (size, seeds) the shares of the seeds in resamples of them."""
+    if seeds == 1:
+        return np.ones((size, 1))
+    return rng.multinomial(seeds - 1, np.full(seeds, 1.0 / seeds), size) / (seeds - 1)
+
+
+def _interval(value: float, drawn: Values, without: Values) -> tuple[float, float]:
     """Return the ends of the 95 % BCa interval; where it is not defined, those of the percentile interval.
 
-    It is not defined where all resamples agree: both ends are then the one value.
+    It is not defined where all resamples lie on one side of the value. Source: Efron, Better Bootstrap Confidence
+    Intervals, JASA 1987, equations 2.3 and 6.6.
+
+    Args:
+        value: The statistic.
+        drawn: (resamples,) its values in the resamples.
+        without: (users,) its values without one user each.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        warnings.simplefilter("ignore", RuntimeWarning)  # A division by the spread of the resamples, which is 0.
-        result = stats.bootstrap(
-            samples,
-            statistic,
-            paired=True,
-            vectorized=True,
-            n_resamples=resamples,
-            batch=25,
-            method="BCa",
-            rng=rng,
-        )
-    ends = np.array(result.confidence_interval)
-    if not np.isfinite(ends).all():
-        ends = np.quantile(result.bootstrap_distribution, [0.025, 0.975])
-    return float(ends[0]), float(ends[1])
+    spread = without.mean() - without
+    squares = float((spread**2).sum())
+    acceleration = float((spread**3).sum()) / (6.0 * squares**1.5) if squares > 0 else 0.0
+    below = float((drawn < value).mean() + 0.5 * (drawn == value).mean())
+    ends = np.array([0.025, 0.975])
+    if 0.0 < below < 1.0:
+        bias = stats.norm.ppf(below)
+        moved = bias + stats.norm.ppf(ends)
+        ends = stats.norm.cdf(bias + moved / (1.0 - acceleration * moved))
+    low, high = np.quantile(drawn, ends)
+    return float(low), float(high)
 
 
 def holm(p_values: Values) -> Values:

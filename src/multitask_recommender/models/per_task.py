@@ -20,18 +20,24 @@ class PerTask(Recommender[Settings]):
     Args:
         recommender: The class of the recommenders.
         settings: Settings by task.
+        equal_inputs: Whether the histories carry the labels of all tasks, as those of a joint model do; what is learnt
+            is one task all the same.
     """
 
-    def __init__(self, recommender: type[Recommender], settings: dict[str, Settings]) -> None:
+    def __init__(
+        self, recommender: type[Recommender], settings: dict[str, Settings], equal_inputs: bool = False
+    ) -> None:
+        self._equal_inputs = equal_inputs
         self.parts: dict[str, Recommender] = {task: recommender(own) for task, own in settings.items()}
         self.predicts, self.ranks = recommender.predicts, recommender.ranks
         self.stochastic, self.knowledge = recommender.stochastic, recommender.knowledge
 
     def fit(self, train: Interactions, side: SideInformation, seed: int) -> LearningCurve:
-        """Fit every task's recommender on that task's labels alone."""
+        """Fit every task's recommender to that task alone."""
         curve = LearningCurve()
         for task, part in self.parts.items():
-            own = part.fit(train.with_tasks([task]), side.with_tasks([task]), seed)
+            rows = train if self._equal_inputs else train.with_tasks([task])
+            own = part.fit(rows, self._side_of(side, task), seed)
             for epoch, losses in enumerate(own.epochs):
                 if epoch == len(curve.epochs):
                     curve.epochs.append({})
@@ -46,7 +52,7 @@ class PerTask(Recommender[Settings]):
         return {
             name: slow
             for task, part in self.parts.items()
-            for name, slow in part.slow_parts(side.with_tasks([task])).items()
+            for name, slow in part.slow_parts(self._side_of(side, task)).items()
         }
 
     def take_parts(self, states: Mapping[str, State]) -> None:
@@ -60,19 +66,25 @@ class PerTask(Recommender[Settings]):
             part.ask_with(settings)
 
     def score(self, queries: Queries) -> dict[str, FloatArray]:
-        """Score every task by its own recommender, which sees the labels of that task alone."""
+        """Score every task by its own recommender, which sees that task's labels alone, or with equal inputs all."""
         return {
             name: score
             for task, part in self.parts.items()
-            for name, score in part.score(queries.with_tasks([task])).items()
+            for name, score in part.score(self._queries_of(queries, task)).items()
         }
+
+    def _side_of(self, side: SideInformation, task: str) -> SideInformation:
+        return side.with_tasks([task], self._equal_inputs)
+
+    def _queries_of(self, queries: Queries, task: str) -> Queries:
+        return queries if self._equal_inputs else queries.with_tasks([task])
 
     def time_effects(self, queries: Queries, place: IntArray, time: NDArray[np.float64]) -> dict[str, TimeEffect]:
         """Return those of every task's own recommender."""
         return {
             name: effect
             for task, part in self.parts.items()
-            for name, effect in part.time_effects(queries.with_tasks([task]), place, time).items()
+            for name, effect in part.time_effects(self._queries_of(queries, task), place, time).items()
         }
 
     def similarities(self, item: int, task: str) -> FloatArray | None:
@@ -84,7 +96,7 @@ class PerTask(Recommender[Settings]):
         return {
             name: vectors
             for task, part in self.parts.items()
-            for name, vectors in part.inner_products(queries.with_tasks([task])).items()
+            for name, vectors in part.inner_products(self._queries_of(queries, task)).items()
         }
 
     def state(self) -> State:
@@ -94,7 +106,7 @@ class PerTask(Recommender[Settings]):
     def restore(self, state: State, side: SideInformation) -> None:
         """Take the states of the tasks back."""
         for task, part in self.parts.items():
-            part.restore(branch(state, task), side.with_tasks([task]))
+            part.restore(branch(state, task), self._side_of(side, task))
 
     def parameter_count(self) -> int:
         """Return the sum over the tasks."""

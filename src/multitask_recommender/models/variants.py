@@ -32,6 +32,7 @@ from multitask_recommender.models.baselines import (
 from multitask_recommender.models.document import document_system
 from multitask_recommender.models.per_task import PerTask
 from multitask_recommender.models.recommender import Recommender
+from multitask_recommender.models.towers.user_side import history_task
 
 Kind = Literal["baseline", "single_task", "multi_task", "ablation"]
 
@@ -208,6 +209,8 @@ class Variant:
         package: Name of an optional package that it needs.
         item_features: Whether it is nothing without item features.
         own_control: Name of the single-task model of the same sort and size, where ``single_task`` is of another.
+        equal_inputs_of: Name of the single-task control that this one is, with the histories of a joint model: they
+            carry the labels of all tasks, and it is trained on one. It takes that model's block of parameters.
     """
 
     name: str
@@ -227,6 +230,12 @@ class Variant:
     package: str | None = None
     item_features: bool = False
     own_control: str | None = None
+    equal_inputs_of: str | None = None
+
+    @property
+    def block(self) -> str:
+        """Name of the model's block of parameters."""
+        return self.equal_inputs_of or self.name
 
     @cached_property
     def parameters(self) -> type[Settings]:
@@ -247,8 +256,9 @@ class Variant:
             tasks: The tasks of the study.
         """
         if self.per_task:
-            own = settings if isinstance(settings, dict) else dict.fromkeys(tasks, settings)
-            return PerTask(self.recommender, {task: own[task] for task in self.scored_tasks(tasks)})
+            ranked = [name for name, task in tasks.items() if task.kind in self.recommender.ranks]
+            own = settings if isinstance(settings, dict) else dict.fromkeys(ranked, settings)
+            return PerTask(self.recommender, {task: own[task] for task in ranked if task in own}, self.equal_inputs)
         assert isinstance(settings, Settings)
         return self.recommender(settings)
 
@@ -271,13 +281,27 @@ class Variant:
             return "no task is declared to come 'after' another"
         if self.revisits and not any(task.after in own and task.known == "own_task" for task in own.values()):
             return "no task that comes 'after' another keeps in its lists what was met ('known: own_task')"
+        if self.equal_inputs and history_task(own) is None:
+            return "no task has labels that a history could carry"
+        if self.equal_inputs and len(own) == 1:
+            return "there is one task alone"
         if self.leaves_out is not None and (len(own) == len(tasks) or not own):
             return f"leaving out the tasks of kind '{self.leaves_out}' leaves all tasks or none"
         return None
 
+    @property
+    def equal_inputs(self) -> bool:
+        """Whether it is a single-task control whose histories carry the labels of all tasks."""
+        return self.equal_inputs_of is not None
+
     def scored_tasks(self, tasks: dict[str, Task]) -> list[str]:
-        """Return the names of the tasks for which the model gives scores."""
-        return [name for name, task in tasks.items() if task.kind in self.recommender.ranks]
+        """Return the names of the tasks for which the model gives scores.
+
+        The task whose labels histories carry anyway is no task of a control with equal inputs: it would be the same as
+        the one without.
+        """
+        same = history_task(tasks) if self.equal_inputs else None
+        return [name for name, task in tasks.items() if task.kind in self.recommender.ranks and name != same]
 
     @property
     def recommends(self) -> bool:
@@ -448,6 +472,17 @@ _ALL = (
         "Single-task control",
         per_task=True,
     ),
+    Variant(
+        "single_task_equal_inputs",
+        shared_bottom.SharedBottom,
+        SharedBottomSettings,
+        "single_task",
+        "Single-task, equal inputs",
+        per_task=True,
+        quick=False,
+        compared_only=True,
+        equal_inputs_of="single_task",
+    ),
     Variant("shared_bottom", shared_bottom.SharedBottom, SharedBottomSettings, "multi_task", "Shared-bottom"),
     Variant(
         "wide_shared_bottom",
@@ -467,6 +502,17 @@ _ALL = (
         per_task=True,
         quick=False,
         compared_only=True,
+    ),
+    Variant(
+        "wide_single_task_equal_inputs",
+        shared_bottom.WideSharedBottom,
+        shared_bottom.WideSharedBottomSettings,
+        "single_task",
+        "Wide, one task, equal inputs",
+        per_task=True,
+        quick=False,
+        compared_only=True,
+        equal_inputs_of="wide_single_task",
     ),
     _architecture("mmoe", mmoe.MMoE, mmoe.MMoESettings, "MMoE"),
     _architecture("cross_stitch", cross_stitch.CrossStitch, cross_stitch.CrossStitchSettings, "Cross-stitch"),

@@ -116,7 +116,7 @@ class MultiTaskModule(TwoTowerModule):
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        self.tasks, self.settings, self.scales = side.tasks, settings, scales
+        self.tasks, self.settings, self.scales, self._read = side.tasks, settings, scales, side.read_tasks
         self.weights = {
             name: settings.task_weights.get(name, getattr(settings, f"{task.kind}_weight"))
             for name, task in side.tasks.items()
@@ -137,18 +137,21 @@ class MultiTaskModule(TwoTowerModule):
         self.items.start(rows)
         if self.next is not None:
             self.next.start(rows)
-        sizes = len(self.users.bias), len(self.items.bias)
-        for place, (name, task) in enumerate(self.tasks.items()):
-            label = rows.labels[name].numpy()
-            self.label_share[place] = float((label == label).mean())
+        sizes, places = (len(self.users.bias), len(self.items.bias)), {name: at for at, name in enumerate(self.tasks)}
+        read = self.users.history_task
+        for name, task in {**({} if read is None else {read: self._read[read]}), **self.tasks}.items():
+            label, place = rows.labels[name].numpy(), places.get(name)
+            if place is not None:
+                self.label_share[place] = float((label == label).mean())
             if task.kind == "retrieval":
                 continue
             scale = self.scales.values[name][:2] if task.kind == "regression" else (0.0, 1.0)
             constant, user, item, scale = start_biases(task, label, rows, scale, sizes)
-            self.users.bias.data[:, place] = torch.from_numpy(user)
-            self.items.bias.data[:, place] = torch.from_numpy(item)
-            self.constant.data[place] = constant
-            if name == self.users.history_task and self.users.residuals is not None:
+            if place is not None:
+                self.users.bias.data[:, place] = torch.from_numpy(user)
+                self.items.bias.data[:, place] = torch.from_numpy(item)
+                self.constant.data[place] = constant
+            if name == read and self.users.residuals is not None:
                 self.users.residuals.item_bias = torch.from_numpy(item)
                 self.users.residuals.scale = torch.tensor(scale)
 

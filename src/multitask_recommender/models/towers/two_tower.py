@@ -234,7 +234,7 @@ class NeuralRecommender(Recommender[H]):
     def fit(self, train_rows: Interactions, side: SideInformation, seed: int) -> LearningCurve:
         """Train the module."""
         generator = new_generator(seed)
-        scales = LabelScales.of(side.tasks, train_rows.labels)
+        scales = LabelScales.of(side.read_tasks, train_rows.labels)
         everyone = Histories(train_rows, side.user_features).of(np.arange(side.users))
         rows = as_rows(everyone, side.user_encoder)
         module = self.build(side, scales, generator)

@@ -95,12 +95,12 @@ class UserSide(nn.Module):
         self.identity = nn.Parameter(torch.randn(side.users, tower.width, generator=generator) * scale)
         self.bias = nn.Parameter(torch.zeros(side.users, len(side.tasks)))
         self.history = self.label_history = self.projection = self.residuals = None
-        self.history_task = history_task(side.tasks)
+        self.history_task = history_task(side.read_tasks)
         if settings.user_embedding == "joint":
             self.history = nn.Parameter(torch.zeros(side.items, tower.width))
             if self.history_task is not None:
                 self.label_history = nn.Parameter(torch.zeros(side.items, tower.width))
-                self.residuals = HistoryResiduals(side.items, side.tasks[self.history_task].kind == "binary")
+                self.residuals = HistoryResiduals(side.items, side.read_tasks[self.history_task].kind == "binary")
             # The order of a history has a module of its own, `NextItems`.
             name = "linear" if settings.encoder == "sequential" else settings.encoder
             self.encoder = make_history_encoder(name, tower.width, settings.sequence_length, generator)

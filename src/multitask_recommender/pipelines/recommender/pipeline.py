@@ -87,7 +87,7 @@ def _model_pipeline(variant: Variant) -> Pipeline:
 
     learnt_from = [*_DATA, "user_embedding.weights"] if variant.user_encoder else _DATA
     study = ["params:study", "params:splits", "params:dataset"]
-    parameters = f"params:models.{variant.name}"
+    parameters = f"params:models.{variant.block}"
     if variant.based_on is None:
         choose = node(
             tune,
