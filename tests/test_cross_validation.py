@@ -5,13 +5,16 @@ import math
 import pickle
 from dataclasses import replace
 
+import ibis
 import numpy as np
 import pandas as pd
 import pytest
 from pydantic import ValidationError
 
 from conftest import TASKS, everyone, make_interactions, make_side
+from multitask_recommender.data.description import DatasetSettings, SplitSettings
 from multitask_recommender.data.folds import Folding, SplitRule
+from multitask_recommender.data.inputs import TrainingTables
 from multitask_recommender.evaluation.cross_validation import (
     CrossValidationSettings,
     Grid,
@@ -21,10 +24,12 @@ from multitask_recommender.evaluation.cross_validation import (
     usable_folds,
     validation_errors,
 )
+from multitask_recommender.evaluation.study import StudySettings
 from multitask_recommender.foundation.errors import StudyError, TrainingError
 from multitask_recommender.foundation.randomness import derive_seed
 from multitask_recommender.models.baselines.bayesian_factors import BayesianFactors
 from multitask_recommender.models.variants import VARIANTS
+from multitask_recommender.pipelines.recommender.nodes import tune
 
 
 def rule(folds: int, folding: Folding = "random") -> SplitRule:
@@ -242,6 +247,35 @@ def test_slow_parts_are_fitted_once_for_all_candidates(name, monkeypatch):
     assert len(fitted) > 8
     assert shared.chosen == apart.chosen
     pd.testing.assert_frame_equal(shared.table, apart.table)
+
+
+def test_a_tuned_model_may_leave_out_a_kind_of_task() -> None:
+    """Whether the study runs it is asked of all tasks; what it is tuned on are its own."""
+    rows = make_interactions(40, 20, 6, seed=2)
+    columns = {"split": "random", "user": rows.user, "item": rows.item, "position": np.arange(len(rows))}
+    labels = {**rows.labels, **{f"relevant_{name}": values for name, values in rows.relevant.items()}}
+    sequences = ibis.memtable(pd.DataFrame({**columns, **labels, "fold": rows.fold % 2}))
+    users, items = (
+        ibis.memtable({side: range(count), f"{side}_id": [str(number) for number in range(count)]})
+        for side, count in (("user", 40), ("item", 20))
+    )
+    nothing = [
+        ibis.memtable(pd.DataFrame({"split": ["random"], side: [0], "column": [0], "weight": [1.0]}))
+        for side in ("user", "item")
+    ]
+    dataset = DatasetSettings.model_validate(
+        {"name": "small", "interactions": {"user_id": "u", "item_id": "i"}, "tasks": TASKS}
+    )
+    variant = replace(VARIANTS["shared_bottom"], leaves_out="binary")
+    own = dataset.model_copy(update={"tasks": variant.trained_tasks(dataset.tasks)})
+    parameters = variant.parameters(
+        settings={"dimension": 3, "training": {"epochs": 2, "batches": 2}}, search={"penalty": [0.1, 1.0]}
+    )
+    splits = SplitSettings(strategies=["random"], seed=1, folds=2)
+    tables = TrainingTables(own, sequences, users, items, *nothing)
+    table, chosen = tune(variant, parameters, BUDGET, StudySettings(seed=1, repeats=1), splits, dataset, tables, None)
+    assert set(table["task"]) == {"watch", "rating"}
+    assert chosen["random"]["penalty"] in (0.1, 1.0)
 
 
 def test_ways_are_measured_as_if_each_were_alone(rows, side):

@@ -14,7 +14,14 @@ from conftest import TASKS, make_interactions
 from multitask_recommender.models.towers.task_affinity import GradientCosines
 from multitask_recommender.models.towers.two_tower import task_loss
 from multitask_recommender.models.training import losses
-from multitask_recommender.models.training.loop import UserBatch, UserRows, new_generator
+from multitask_recommender.models.training.loop import (
+    TrainableModule,
+    TrainingSettings,
+    UserBatch,
+    UserRows,
+    new_generator,
+    train,
+)
 from multitask_recommender.models.training.loss_balancing import (
     Balancing,
     DynamicWeightAverage,
@@ -83,12 +90,89 @@ def test_aggregators_settle_conflicts(name: Balancing) -> None:
     """Where two gradients conflict, a step along the result does not harm either task to first order."""
     pytest.importorskip("torchjd")
     weight = nn.Parameter(torch.zeros(2))
-    gradients = {"a": torch.tensor([1.0, 0.0]), "b": torch.tensor([-2.0, 0.5])}
+    gradients = {"a": torch.tensor([1.0, 0.1]), "b": torch.tensor([-2.0, 0.5])}
     method = make_loss_balancing(name, list(gradients), new_generator(1))
     assert isinstance(method, GradientAggregation)
     method.backward({task: (weight * g).sum() for task, g in gradients.items()}, [weight])
     assert all(float(weight.grad @ g) >= -1e-4 for g in gradients.values())
     assert any(float(sum(gradients.values()) @ g) < 0 for g in gradients.values())
+
+
+@pytest.mark.parametrize("name", ["pcgrad", "upgrad", "aligned_mtl"])
+def test_what_one_task_alone_moves_keeps_its_gradient(name: Balancing) -> None:
+    """As TorchJD's own backward pass of multi-task learning does it, which is told the shared parameters."""
+    torchjd = pytest.importorskip("torchjd")
+    drawn = torch.randn(20, 6, generator=new_generator(3))
+    labels = {task: torch.randn(20, generator=new_generator(place)) for place, task in enumerate(NAMES)}
+
+    def network() -> tuple[nn.Parameter, dict[str, nn.Parameter]]:
+        generator = new_generator(5)
+        shared = nn.Parameter(torch.randn(6, 4, generator=generator))
+        return shared, {task: nn.Parameter(10.0 * torch.randn(4, generator=generator)) for task in NAMES}
+
+    def losses(features: torch.Tensor, heads: dict[str, nn.Parameter]) -> dict[str, torch.Tensor]:
+        return {task: (features @ head - labels[task]).square().mean() for task, head in heads.items()}
+
+    shared, heads = network()
+    method = make_loss_balancing(name, NAMES, new_generator(1))
+    assert isinstance(method, GradientAggregation)
+    method.backward(losses(drawn @ shared, heads), [shared, *heads.values()])
+    other, other_heads = network()
+    features = drawn @ other
+    torchjd.autojac.mtl_backward(list(losses(features, other_heads).values()), features=features)
+    torchjd.autojac.jac_to_grad([other], method.aggregate) if name != "pcgrad" else None
+    for task in NAMES:
+        assert torch.allclose(heads[task].grad, other_heads[task].grad, rtol=1e-4)
+    if name != "pcgrad":  # It draws the order of its projections.
+        assert torch.allclose(shared.grad, method.scale * other.grad, rtol=1e-3, atol=1e-4)
+
+
+def test_famo_gives_more_weight_to_what_falls_slowly() -> None:
+    pytest.importorskip("torchjd")
+    method = make_loss_balancing("famo", NAMES, new_generator(1))
+    assert list(method.parameters()) == []
+    steps = {"a": 0.99, "b": 0.8, "c": 0.9}
+    value = torch.tensor([1.0, 1.0, 1.0], requires_grad=True)
+
+    def weights() -> torch.Tensor:
+        (gradient,) = torch.autograd.grad(
+            torch.stack(list(method(dict(zip(NAMES, value.unbind(), strict=True))).values())).sum(), value
+        )
+        return gradient
+
+    assert torch.allclose(weights(), torch.ones(3))
+    for _ in range(30):
+        method(dict(zip(NAMES, value.unbind(), strict=True)))
+        method.after_step({task: torch.tensor(step) for task, step in steps.items()})
+    after = weights()
+    assert float(after.sum()) == pytest.approx(3.0, rel=1e-4)
+    assert after[0] > after[2] > after[1]
+
+
+def test_a_second_look_at_a_batch_draws_the_same_and_disturbs_nothing() -> None:
+    pytest.importorskip("torchjd")
+
+    class Module(TrainableModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.tensor(3.0))
+
+    def draws(balancing: Balancing) -> list[float]:
+        module, seen = Module(), []
+
+        def losses(batch: UserBatch) -> dict[str, torch.Tensor]:
+            assert batch.generator is not None
+            seen.append(float(torch.rand((), generator=batch.generator)))
+            return {"a": module.weight.square() + 1.0, "b": (module.weight - 1.0).square() + 1.0}
+
+        rows = UserRows(make_interactions(30, 12, 6, seed=1), 30)
+        settings = TrainingSettings(epochs=3, batches=4, balancing=balancing)
+        train("small", module, losses, rows, settings, new_generator(2), ["a", "b"])
+        return seen
+
+    once, twice = draws("static"), draws("famo")
+    assert twice[::2] == twice[1::2] == once
+    assert len(set(once)) == 12
 
 
 def test_gradient_cosines_are_those_of_the_shared_parameters() -> None:

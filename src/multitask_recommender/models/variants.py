@@ -542,6 +542,7 @@ _ALL = (
     *(
         _derived(name, "multi_task", title, package="torchjd")
         for name, title in (
+            ("famo", "FAMO"),
             ("pcgrad", "PCGrad"),
             ("cagrad", "CAGrad"),
             ("nash_mtl", "Nash-MTL"),

@@ -28,7 +28,8 @@ class STEMTower(Tower):
     """t_k = (g_k . [own_k, shared, stop(own_l) for l != k]) H_k over K + 1 embedding tables.
 
     The shared vector holds one slice of length D per table, first the shared table's, then one per task; each has one
-    expert. A task's gate sees all of them, but its gradient reaches only the shared table and its own.
+    expert. A task's gate weighs all of them, but its gradient reaches only the shared table and its own. The gate reads
+    the sum of the task's own and the shared vector, as in the authors' code (``models/STEM.py``).
     Source: Su et al., STEM: Unleashing the Power of Embeddings for Multi-Task Recommendation, AAAI 2024, section 4
     (all-forward, task-specific-backward gating).
 
@@ -69,9 +70,9 @@ class STEMTower(Tower):
         return dict(self.heads.items())
 
     def gates(self, shared: Tensor) -> dict[str, Tensor]:
-        """Return task to (n, tables) gate weights, computed from the task's own table."""
-        slices = self._slices(shared)
-        return {name: gate(slices[place]) for place, (name, gate) in enumerate(self.task_gates.items(), start=1)}
+        """Return task to (n, tables) gate weights, computed from the task's own and the shared table."""
+        common, *own = self._slices(shared)
+        return {name: gate(part + common) for part, (name, gate) in zip(own, self.task_gates.items(), strict=True)}
 
     def expert_names(self, task: str) -> list[str]:
         """Return the names of the experts that a task's gate weighs."""

@@ -311,6 +311,7 @@ def train(
         totals: dict[str, float] = {}
         number = 0
         for batch in rows.shuffled_batches(settings.batches, generator):
+            drawn = generator.get_state() if balancing.looks_again else None
             parts = losses(batch)
             if observe is not None and number == 0:
                 observe(epoch, parts)
@@ -326,6 +327,14 @@ def train(
                 nn.utils.clip_grad_norm_(parameters, settings.gradient_clip)
             optimiser.step()
             schedule.step()
+            if drawn is not None:
+                # The same is drawn once more, and what comes next does not notice.
+                further = generator.get_state()
+                generator.set_state(drawn)
+                with torch.no_grad():
+                    again = losses(batch)
+                generator.set_state(further)
+                balancing.after_step({name: loss for name, loss in again.items() if name in tasks})
             step += 1
             if settings.averaging is not None and step >= 0.6 * steps:
                 weights = [parameter.detach() for parameter in parameters]

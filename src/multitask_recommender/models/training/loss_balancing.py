@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -22,6 +22,7 @@ Balancing = Literal[
     "uncertainty",
     "dynamic_weight_average",
     "random",
+    "famo",
     "pcgrad",
     "cagrad",
     "nash_mtl",
@@ -35,7 +36,13 @@ _NASH_EVERY = 10
 
 
 class LossBalancing(nn.Module):
-    """Static weights: the losses as they are."""
+    """Static weights: the losses as they are.
+
+    Attributes:
+        looks_again: Whether :meth:`after_step` is called, which costs another pass over the batch.
+    """
+
+    looks_again = False
 
     def forward(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         """Weigh the tasks' losses of one batch.
@@ -44,9 +51,12 @@ class LossBalancing(nn.Module):
             losses: Task to scalar loss.
 
         Returns:
-            Task to the scalar that enters the sum to minimise.
+            Scalars whose sum is to be minimised, by task or by what they stand for.
         """
         return losses
+
+    def after_step(self, losses: dict[str, Tensor]) -> None:
+        """Learn of the losses of the same batch, with what was drawn for it, after the step."""
 
     def end_epoch(self, means: Mapping[str, float]) -> None:
         """Learn of the tasks' mean losses in an epoch, before this module's weights."""
@@ -128,13 +138,59 @@ class RandomWeighting(LossBalancing):
         return {name: weight * loss for weight, (name, loss) in zip(weights, losses.items(), strict=True)}
 
 
+class FastAdaptive(LossBalancing):
+    """FAMO: weights under which the logarithms of all losses fall alike, learnt from losses before and after a step.
+
+    Source: Liu et al., FAMO: Fast Adaptive Multitask Optimization, NeurIPS 2023, algorithm 1, by TorchJD. Its weights
+    sum to 1; they are scaled by the number of tasks, so that all methods agree where the losses do.
+
+    Args:
+        tasks: Number of tasks.
+
+    Raises:
+        SettingsError: If TorchJD is not installed.
+    """
+
+    looks_again = True
+
+    def __init__(self, tasks: int) -> None:
+        super().__init__()
+        _require_torchjd("famo")
+        from torchjd.scalarization import FAMO
+
+        self.tasks, self.scalarizer = tasks, FAMO(tasks)
+        # It has an optimiser of its own.
+        self.scalarizer.requires_grad_(True)
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """Return none: the weights are not trained with the model."""
+        return iter(())
+
+    def forward(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return one scalar for all."""
+        return {"famo": self.tasks * self.scalarizer(torch.stack(list(losses.values())))}
+
+    def after_step(self, losses: dict[str, Tensor]) -> None:
+        """Learn the weights."""
+        self.scalarizer.update(torch.stack(list(losses.values())))
+
+
+def _require_torchjd(name: str) -> None:
+    if importlib.util.find_spec("torchjd") is None:
+        raise SettingsError(
+            f"'balancing: {name}' needs TorchJD.\n  where: training.balancing of the model\n"
+            "  what to do: pip install -c constraints.txt -e '.[balancing]'"
+        )
+
+
 class GradientAggregation(LossBalancing):
     """One gradient out of the tasks' gradients, by an aggregator of TorchJD.
 
     PCGrad: Yu et al., NeurIPS 2020. CAGrad: Liu et al., NeurIPS 2021. Nash-MTL: Navon et al., ICML 2022. Aligned-MTL:
-    Senushkin et al., CVPR 2023. UPGrad: Quinton and Rey, Jacobian Descent, 2024. The tasks' gradients over all
-    parameters form the rows of a Jacobian; a parameter that a task does not use has 0 there. An aggregator that returns
-    a mean of gradients is scaled by the number of tasks, so that all methods agree where the gradients do.
+    Senushkin et al., CVPR 2023. UPGrad: Quinton and Rey, Jacobian Descent, 2024. The tasks' gradients over the shared
+    coordinates of the parameters form the rows of a Jacobian; a coordinate that one task alone moves, as in its head or
+    its column of the biases, keeps that task's gradient, for there is nothing to settle. An aggregator that returns a
+    mean of gradients is scaled by the number of tasks, so that all methods agree where the gradients do.
 
     Args:
         name: Name of the method.
@@ -148,11 +204,7 @@ class GradientAggregation(LossBalancing):
     def __init__(self, name: Balancing, tasks: int, generator: torch.Generator) -> None:
         super().__init__()
         self.generator = generator
-        if importlib.util.find_spec("torchjd") is None:
-            raise SettingsError(
-                f"'balancing: {name}' needs TorchJD.\n  where: training.balancing of the model\n"
-                "  what to do: pip install -c constraints.txt -e '.[balancing]'"
-            )
+        _require_torchjd(name)
         from torchjd import aggregation
 
         self.scale = 1.0 if name == "pcgrad" else float(tasks)  # PCGrad sums the projected gradients.
@@ -179,7 +231,11 @@ class GradientAggregation(LossBalancing):
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=self.generator)))
             warnings.simplefilter("ignore")
-            total = self.scale * self.aggregate(torch.stack(rows))
+            jacobian = torch.stack(rows)
+            shared = torch.count_nonzero(jacobian, dim=0) > 1
+            total = jacobian.sum(dim=0)
+            if bool(shared.any()):
+                total[shared] = self.scale * self.aggregate(jacobian[:, shared])
         at = 0
         for parameter in parameters:
             part = total[at : at + parameter.numel()].view_as(parameter)
@@ -203,4 +259,6 @@ def make_loss_balancing(name: Balancing, tasks: Sequence[str], generator: torch.
         return DynamicWeightAverage()
     if name == "random":
         return RandomWeighting(generator)
+    if name == "famo":
+        return FastAdaptive(len(tasks))
     return GradientAggregation(name, len(tasks), generator)

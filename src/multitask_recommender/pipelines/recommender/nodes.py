@@ -91,6 +91,7 @@ def tune(
     cross_validation: CrossValidationSettings,
     study: StudySettings,
     splits: SplitSettings,
+    dataset: DatasetSettings,
     tables: TrainingTables,
     user_embedding: StoredModel | None,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -102,7 +103,7 @@ def tune(
     """
     results: list[pd.DataFrame] = []
     chosen: dict[str, Any] = {}
-    for split in splits.names if study.runs(variant, tables.dataset) else []:
+    for split in splits.names if study.runs(variant, dataset) else []:
         side, rule = tables.side(split), splits.rule(split)
         own = parameters.for_split(rule).for_size(DataSize.of(tables.rows(split)))
         choice = cross_validate(

@@ -38,7 +38,7 @@ def _model_pipeline(variant: Variant) -> Pipeline:
         dataset: DatasetSettings,
         *tables: Any,
     ) -> tuple[pd.DataFrame, dict[str, Any]]:
-        return nodes.tune(variant, parameters, cross_validation, study, splits, *read(dataset, tables))
+        return nodes.tune(variant, parameters, cross_validation, study, splits, dataset, *read(dataset, tables))
 
     def derive(
         parameters: DerivedParameters,
