@@ -31,17 +31,17 @@ def place_books_that_are_read_and_wanted(project: Project) -> None:
     place_goodbooks_10k(project, [(u, i) for u in range(1, 25) for i in range(1, 21) if (u, i) not in read][::2])
 
 
+SIMULATED = [
+    "--pipelines",
+    "simulated_study",
+    "--params",
+    "simulation.users=60,simulation.books=60,simulation.interactions=600",
+]
 OVERLAYS: dict[str, tuple[Callable[[Project], None], list[str]]] = {
     "book_crossing": (lambda project: place_book_crossing(project, original=False), []),
-    "bookstore": (
-        lambda project: None,  # It simulates its files.
-        [
-            "--pipelines",
-            "simulated_study",
-            "--params",
-            "simulation.users=60,simulation.books=60,simulation.interactions=600",
-        ],
-    ),
+    # They simulate their files.
+    "bookstore": (lambda project: None, SIMULATED),
+    "bookstore_visits": (lambda project: None, SIMULATED),
     "goodbooks_10k": (place_books_that_are_read_and_wanted, []),
     "kuairand_pure": (place_kuairand_pure, []),
     "movielens_1m": (place_movielens_1m, []),
@@ -79,7 +79,19 @@ def check_book_crossing(folder: Path, metrics: pd.DataFrame, log: str) -> None:
     assert any(what.startswith("comparisons by ndcg of task rate with") and "single_task" in what for what in left_out)
 
 
-CHECKS = {"retailrocket": check_retailrocket, "book_crossing": check_book_crossing}
+def check_bookstore_visits(folder: Path, metrics: pd.DataFrame, log: str) -> None:
+    """Events of a pair: what was met before and what is new stand apart."""
+    groups = metrics[(metrics["task"] == "come_back") & (metrics["model"] == "revisit")].set_index("group")["users"]
+    assert {"all", "visited_pairs"} <= set(groups.index)
+    regret = pd.read_csv(folder / "08_reporting/regret.csv")
+    assert set(regret["task"]) == {"click", "rating"}
+
+
+CHECKS = {
+    "retailrocket": check_retailrocket,
+    "book_crossing": check_book_crossing,
+    "bookstore_visits": check_bookstore_visits,
+}
 
 
 def test_no_overlay_is_forgotten() -> None:

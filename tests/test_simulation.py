@@ -112,6 +112,57 @@ def test_the_truth_gives_the_probabilities_of_the_labels() -> None:
             assert abs(label[tenth].mean() - value[tenth].mean()) < 4.5 * error, task
 
 
+def test_readers_come_back_as_the_truth_says() -> None:
+    store = Bookstore(settings(users=2000, interactions=60_000, relatedness=0.3, most_visits=4, days_between=50.0))
+    clicks, visits = (
+        Bookstore(settings(users=2000, interactions=60_000, relatedness=0.3)).everything(),
+        store.everything(),
+    )
+    # The clicks are the same, and so is what is said of a pair; what comes after is added.
+    first = visits.take(np.flatnonzero(visits.visit == 1))
+    for own, other in ((clicks, first),):
+        order, place = (np.lexsort((chunk.book, chunk.user)) for chunk in (own, other))
+        for name in ("user", "book", "timestamp"):
+            assert np.array_equal(getattr(own, name)[order], getattr(other, name)[place])
+        for task in ("read", "rating"):
+            assert np.array_equal(own.labels[task][order], other.labels[task][place], equal_nan=True)
+    # In the order of time, every pair with visits 1, 2, ... at growing times, of which at most the last has a purchase.
+    same_user = np.diff(visits.user) == 0
+    assert (np.diff(visits.timestamp)[same_user] >= 0).all()
+    table = pd.DataFrame({"pair": visits.user * 300 + visits.book, "visit": visits.visit, "time": visits.timestamp})
+    table["purchase"] = visits.labels["purchase"]
+    by_pair = table.sort_values(["pair", "visit"]).groupby("pair")
+    assert (by_pair["visit"].max() == by_pair.size()).all()
+    assert by_pair["visit"].max().max() == 4
+    assert (by_pair["time"].diff().dropna() >= 0).all()
+    days = by_pair["time"].diff().dropna() / 86_400
+    assert days.mean() == pytest.approx(50, rel=0.03)
+    bought = table[table["purchase"] > 0]
+    assert (bought["visit"] == by_pair["visit"].max()[bought["pair"]].to_numpy()).all()
+    assert len(bought) == (clicks.labels["purchase"] > 0).sum()
+    assert set(table.loc[table["visit"] > 1, "purchase"].unique()) == {0.0, 1.0}
+    later = visits.take(np.flatnonzero(visits.visit > 1))
+    assert np.isnan(later.labels["read"]).all()
+    assert np.isnan(later.labels["rating"]).all()
+    # The truth is calibrated: of every tenth of the clicks, so many come back.
+    value = store.truth.value("come_back", store.truth.utility("come_back", first.user, first.book))
+    came = by_pair.size()[first.user * 300 + first.book].to_numpy() > 1
+    for tenth in np.array_split(np.argsort(value), 10):
+        assert abs(came[tenth].mean() - value[tenth].mean()) < 4.5 * stats.sem(came[tenth])
+
+
+def test_visits_that_take_longer_than_a_year_are_refused() -> None:
+    with pytest.raises(ValueError, match="lower most_visits or days_between"):
+        settings(most_visits=5, days_between=60)
+
+
+def test_the_number_of_the_visit_is_a_column_where_there_are_several() -> None:
+    (once,), (often,) = (InteractionTables(Bookstore(settings(most_visits=most))) for most in (1, 3))
+    assert "visit" not in once.column_names
+    assert set(often["visit"].to_pylist()) == {"1", "2", "3"}
+    assert len(often) > len(once) == 12_000
+
+
 def test_noise_is_the_standard_deviation_of_a_logistic_latent_response() -> None:
     store = Bookstore(settings(noise=1.7))
     noise = stats.logistic(scale=1.7 * np.sqrt(3) / np.pi)

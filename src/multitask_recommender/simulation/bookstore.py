@@ -22,6 +22,10 @@ to 5. Of the labels that exist, a share ``sparsity`` per task is lost at random.
     P_t(v) = 1 / (1 + exp(-(v + c_t) pi / (sqrt(3) noise))),
 
 a latent response v + c_t + logistic noise with standard deviation ``noise`` that is above 0.
+
+**Visits.** With ``most_visits`` above 1 a reader may come back to a clicked book: after every visit with probability
+P_come_back(v), until there are so many, each time after up to twice ``days_between`` days, any time alike. A click is
+the first visit, and has the labels ``read`` and ``rating``; a book that is bought is bought at the last visit.
 """
 
 from __future__ import annotations
@@ -42,8 +46,8 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 Arrays = dict[str, np.ndarray]
 
-TASKS = ("click", "read", "rating", "purchase")
-_INTERCEPTS = {"click": -1.0, "read": -0.4, "purchase": -1.0}
+TASKS = ("click", "read", "rating", "purchase", "come_back")
+_INTERCEPTS = {"click": -1.0, "read": -0.4, "purchase": -1.0, "come_back": -0.8}
 _RATING_CENTRE = 3.2
 _SMALLEST_PART = 4
 """A reader has at most one book in so many, so that drawing without repetition comes to an end."""
@@ -104,6 +108,8 @@ class BookstoreSettings(StoreKnobs):
         interactions: Number of clicks.
         relatedness: rho, the correlation of the true utilities of any two tasks, from 0 to 1.
         sparsity: Shares of missing labels.
+        most_visits: Most visits of a reader to a book; 1: a click is all there is.
+        days_between: Mean time from one visit of a book to the next, in days.
         chunk_rows: About so many interactions are in memory at a time. The number changes no result.
         seed: Seed of everything random.
     """
@@ -113,6 +119,8 @@ class BookstoreSettings(StoreKnobs):
     interactions: int = Field(ge=1, le=10**9)
     relatedness: float = Field(default=0.7, ge=0, le=1)
     sparsity: Sparsity = Sparsity()
+    most_visits: int = Field(default=1, ge=1, le=100)
+    days_between: float = Field(default=30.0, gt=0)
     chunk_rows: int = Field(default=2**20, ge=1)
     seed: int = Field(ge=0)
 
@@ -123,6 +131,11 @@ class BookstoreSettings(StoreKnobs):
             raise ValueError(
                 f"{self.interactions} interactions are too many for {self.users} users and {self.books} books: at most "
                 f"{most}, a part of 1 in {_SMALLEST_PART} of the books for every user"
+            )
+        if 2 * (self.most_visits - 1) * self.days_between > 365:
+            raise ValueError(
+                f"{self.most_visits} visits with {self.days_between:g} days between them on average may take more than "
+                "a year: lower most_visits or days_between"
             )
         return self
 
@@ -185,18 +198,25 @@ class Chunk:
 
     Attributes:
         user: (n,) readers.
-        book: (n,) books; no pair occurs twice.
+        book: (n,) books; no pair occurs twice, but for several visits.
         timestamp: (n,) seconds since 1970.
+        visit: (n,) number of the visit of the pair, from 1.
         labels: ``read``, ``rating`` and ``purchase`` to (n,) labels, NaN where there is none.
     """
 
     user: Ints
     book: Ints
     timestamp: Ints
+    visit: Ints
     labels: dict[str, Floats]
 
     def __len__(self) -> int:
         return len(self.user)
+
+    def take(self, places: Ints) -> Chunk:
+        """Return the interactions at some places, in their order."""
+        labels = {task: label[places] for task, label in self.labels.items()}
+        return Chunk(self.user[places], self.book[places], self.timestamp[places], self.visit[places], labels)
 
 
 class Bookstore:
@@ -302,7 +322,31 @@ class Bookstore:
         labels["rating"] = np.where(labels["read"] > 0, rating, np.nan).astype(np.float32)
         for task, label in labels.items():
             label[random.random(len(user), np.float32) < getattr(self.settings.sparsity, task)] = np.nan
-        return Chunk(user, book, self._timestamps(users, random), labels)
+        chunk = Chunk(user, book, self._timestamps(users, random), np.ones(len(user), np.int64), labels)
+        return chunk if self.settings.most_visits == 1 else self._with_visits(chunk, random)
+
+    def _with_visits(self, clicks: Chunk, random: np.random.Generator) -> Chunk:
+        """Let readers come back to what they clicked."""
+        again = self.truth.value("come_back", self.truth.utility("come_back", clicks.user, clicks.book))
+        visits = np.ones(len(clicks), np.int64)
+        returning = np.ones(len(clicks), dtype=bool)
+        for _ in range(1, self.settings.most_visits):
+            returning &= random.random(len(clicks), np.float32) < again
+            visits += returning
+        row = np.repeat(np.arange(len(clicks)), visits)
+        first = np.repeat(np.cumsum(visits) - visits, visits)
+        visit = np.arange(len(row)) - first + 1
+        gaps = np.where(visit > 1, 2.0 * random.random(len(row)) * self.settings.days_between * 86_400, 0.0)
+        passed = np.cumsum(gaps)
+        time = clicks.timestamp[row] + (passed - passed[first]).astype(np.int64)
+        labels = {task: np.where(visit == 1, label[row], np.nan) for task, label in clicks.labels.items()}
+        bought = clicks.labels["purchase"][row]
+        # Who buys, buys at the last visit; of a pair whose label is lost, nothing is known at any visit.
+        labels["purchase"] = np.where(visit == visits[row], bought, np.where(np.isnan(bought), np.nan, 0.0))
+        labels = {task: label.astype(np.float32) for task, label in labels.items()}
+        order = np.lexsort((visit, time, clicks.user[row]))
+        chunk = Chunk(clicks.user[row], clicks.book[row], time, visit, labels)
+        return chunk.take(order)
 
     def _clicks(self, users: Ints, random: np.random.Generator) -> tuple[Ints, Ints]:
         """Show books until every reader has clicked on so many different ones as the counts say."""
@@ -362,6 +406,7 @@ def _joined(chunks: list[Chunk]) -> Chunk:
         np.concatenate([chunk.user for chunk in chunks]),
         np.concatenate([chunk.book for chunk in chunks]),
         np.concatenate([chunk.timestamp for chunk in chunks]),
+        np.concatenate([chunk.visit for chunk in chunks]),
         {task: np.concatenate([chunk.labels[task] for chunk in chunks]) for task in chunks[0].labels},
     )
 

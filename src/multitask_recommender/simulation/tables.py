@@ -12,9 +12,7 @@ import pyarrow.compute as pc
 
 from multitask_recommender.simulation.bookstore import EDUCATION, GENRES, REGIONS, Bookstore, Ints
 
-INTERACTION_SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("user_id", "book_id", "timestamp", "read", "rating", "purchase")]
-)
+_COLUMNS = ("user_id", "book_id", "timestamp", "read", "rating", "purchase")
 
 
 def _identifiers(letter: str, numbers: Ints | range) -> pa.Array:
@@ -33,11 +31,15 @@ class InteractionTables:
 
     Attributes:
         store: The bookstore.
-        schema: The columns of every table.
     """
 
     store: Bookstore
-    schema: pa.Schema = INTERACTION_SCHEMA
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns of every table; the number of the visit is one where there may be several."""
+        visit = ("visit",) if self.store.settings.most_visits > 1 else ()
+        return pa.schema([(name, pa.string()) for name in (*_COLUMNS, *visit)])
 
     def __iter__(self) -> Iterator[pa.Table]:
         """Yield tables with the columns of ``schema``, about ``chunk_rows`` rows at a time."""
@@ -52,6 +54,7 @@ class InteractionTables:
                 "user_id": users.take(pa.array(chunk.user)),
                 "book_id": books.take(pa.array(chunk.book)),
                 "timestamp": _text(chunk.timestamp),
+                "visit": _text(chunk.visit),
                 **{task: pc.if_else(present[task], labels[task], None) for task in labels},
             }
             yield pa.table({name: columns[name] for name in self.schema.names}, schema=self.schema)

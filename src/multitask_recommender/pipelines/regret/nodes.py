@@ -54,7 +54,8 @@ def measure_regret(
 
     Args:
         models: Names of the models.
-        dataset: The tasks; those that the simulation does not know are left out.
+        dataset: The tasks; those that the simulation does not know are left out, and those whose lists hold what was
+            met before: for them the value of an item depends on that.
         settings: Lengths of the lists.
         splits: Which items may be recommended.
         ground_truth: What is true of every reader and book.
@@ -90,7 +91,7 @@ def measure_regret(
         catalogue = candidate_items(splits.candidates_of(str(split)), train[1], shape[1])
         judged = np.unique(of_split["user"])
         for task, of_task in of_split.groupby("task", sort=False):
-            if task not in TASKS:
+            if task not in TASKS or dataset.tasks[str(task)].known == "own_task":
                 continue
             keys, lists = [], []
             for key, own in of_task.groupby(["model", "seed"], sort=False):
