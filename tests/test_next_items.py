@@ -125,12 +125,9 @@ def test_order_counts_for_retrieval_alone(rows: Interactions, side: SideInformat
 def test_towers_and_sequence_are_added(rows: Interactions, side: SideInformation) -> None:
     """A score is linear in the weight of the sequence, and without any that of the towers; labels know none of it."""
     model, queries = fitted(rows, side), everyone(rows, side)
-    module = model.fitted_module
-    assert isinstance(module, MultiTaskModule)
-    assert module.next is not None
     scores = []
     for weight in (0.0, 1.0, 3.0):
-        module.next.settings = model.settings.model_copy(update={"sequence_weight": weight})
+        model.ask_with(model.settings.model_copy(update={"next_items_weight": weight}))
         scores.append(model.score(queries))
     assert np.allclose(
         scores[2]["watch"] - scores[0]["watch"], 3 * (scores[1]["watch"] - scores[0]["watch"]), atol=1e-4

@@ -205,7 +205,7 @@ def test_every_model_runs_end_to_end(every_model: Project) -> None:
     assert chosen["sequential_encoder"] == {
         **chosen["shared_bottom"],
         "encoder": "sequential",
-        "sequence_weight": 0.5,
+        "next_items_weight": 0.5,
     }
     training = {**chosen["shared_bottom"]["training"], "balancing": "upgrad"}
     assert chosen["upgrad"] == {**chosen["shared_bottom"], "training": training}

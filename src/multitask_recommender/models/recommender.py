@@ -19,7 +19,7 @@ from multitask_recommender.models import state as states
 from multitask_recommender.models.state import State
 
 S = TypeVar("S", bound=Settings)
-ASKED_WITH = frozenset({"recency", "wide_weight", "wide_labels_share", "revisit_weight"})
+ASKED_WITH = frozenset({"recency", "wide_weight", "wide_labels_share", "revisit_weight", "next_items_weight"})
 """Settings that are read when a model is asked, and not in its training."""
 
 

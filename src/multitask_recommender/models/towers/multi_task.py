@@ -537,6 +537,12 @@ class MultiTaskRecommender(NeuralRecommender[M]):
         towers = (self.tower(side.tasks, generator), self.tower(side.tasks, generator))
         return self.module(side, self.settings, scales, towers, generator)
 
+    def ask_with(self, settings: M) -> None:
+        """Let what comes next count as the settings say."""
+        super().ask_with(settings)
+        if isinstance(self.fitted_module, MultiTaskModule) and self.fitted_module.next is not None:
+            self.fitted_module.next.weight = settings.next_items_weight
+
     def training_settings(self) -> TrainingSettings:
         """Return how the module is trained."""
         return self.settings.training

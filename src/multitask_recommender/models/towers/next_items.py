@@ -36,11 +36,15 @@ class NextItems(nn.Module):
         side: Tasks and sizes.
         settings: Parameters.
         generator: Source of the initial weights.
+
+    Attributes:
+        weight: What its scores count; no part of the training.
     """
 
     def __init__(self, side: SideInformation, settings: MultiTaskSettings, generator: torch.Generator) -> None:
         super().__init__()
         self.settings, self.dimension = settings, settings.sequence_dimension
+        self.weight = settings.next_items_weight
         self.read, self.expected = (
             nn.Parameter(torch.randn(side.items, self.dimension, generator=generator) * _SCALE) for _ in range(2)
         )
@@ -75,7 +79,7 @@ class NextItems(nn.Module):
         known = torch.nonzero(latest.counts > 0).squeeze(1)
         last = self.outputs(latest)[latest.counts.cumsum(0)[known] - 1]
         ends = last.new_zeros(len(batch.users), self.dimension).index_copy(0, known, last)
-        return {name: self.settings.sequence_weight * ends @ head for name, head in self.heads.items()}
+        return {name: self.weight * ends @ head for name, head in self.heads.items()}
 
     def losses(self, batch: UserBatch) -> dict[str, Tensor]:
         """Return the loss of every retrieval task per row, without the sum of the squares of f, which is constant."""

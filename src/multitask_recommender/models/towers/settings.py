@@ -26,7 +26,7 @@ class MultiTaskSettings(HistorySettings):
         sequence_length: How many of the latest items the sequential encoder reads.
         sequence_dimension: Length of its vectors.
         sequence_reach: How far ahead it is trained to look, in positions: an item so far on counts e times less.
-        sequence_weight: What its scores of retrieval tasks count beside those of the towers.
+        next_items_weight: What its scores of retrieval tasks count beside those of the towers.
         sequence_blocks: Number of its self-attention blocks.
         sequence_heads: Number of heads of each.
         sequence_hidden: Share of a user's rows hidden from it in a step.
@@ -63,7 +63,7 @@ class MultiTaskSettings(HistorySettings):
     sequence_length: int = Field(default=32, ge=1)
     sequence_dimension: int = Field(default=64, ge=1)
     sequence_reach: float = Field(default=5.0, gt=0)
-    sequence_weight: float = Field(default=4.0, ge=0)
+    next_items_weight: float = Field(default=4.0, ge=0)
     sequence_blocks: int = Field(default=1, ge=1)
     sequence_heads: int = Field(default=2, ge=1)
     sequence_hidden: float = Field(default=0.5, ge=0, lt=1)
