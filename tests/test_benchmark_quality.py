@@ -4,6 +4,7 @@ import json
 import sys
 from types import SimpleNamespace
 
+import ibis
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ from multitask_recommender.data.splits import assign_splits
 from multitask_recommender.evaluation import metrics
 
 RECORD = {
+    "split",
     "model",
     "library",
     "seed",
@@ -57,8 +59,6 @@ def test_split_is_that_of_the_protocol(quality):
 
 
 def test_split_is_that_of_the_study(quality):
-    import ibis
-
     table = ibis.memtable({"row": np.arange(500), "user": np.arange(500) % 7, "item": np.arange(500) % 11})
     settings = SplitSettings(
         strategies=["random"], seed=42, random_test_share=0.1, test_share=0.2, validation_share=0.1, folds=5
@@ -66,6 +66,22 @@ def test_split_is_that_of_the_study(quality):
     studied = assign_splits(table, settings)
     own = studied.filter(studied.split == "random").order_by("row").execute()
     np.testing.assert_array_equal(own["part"].to_numpy(), quality.split.random_parts(500))
+
+
+def test_histories_at_the_test_hold_training_and_validation_rows(quality):
+    rows = make_interactions(20, 30, 10, seed=1, folds=10)
+    own = SimpleNamespace(
+        train=rows.where(rows.fold < 7), validation=rows.where(rows.fold == 7), users=20, items=30, _codes=lambda _: {}
+    )
+    none = (None, ibis.memtable({"split": ["benchmark"], "user": [0], "item": [0], "column": [0], "weight": [1.0]}))
+    own._user = own._item = none
+    arrays = quality.split.SplitData.arrays(own, known=True)
+    assert not any(name.startswith("history") for name in quality.split.SplitData.arrays(own))
+    pairs = set(zip(arrays["history_user"].tolist(), arrays["history_item"].tolist(), strict=True))
+    known = rows.where(rows.fold < 8)
+    assert pairs == set(zip(known.user.tolist(), known.item.tolist(), strict=True))
+    assert (np.diff(arrays["history_user"]) >= 0).all()
+    assert len(arrays["user"]) == (rows.fold < 7).sum()
 
 
 def _small_split():
@@ -87,12 +103,14 @@ def test_records_have_the_stated_keys_and_null_where_a_model_cannot(quality, tmp
         "recbole.ease": {"matrix": random.random((20, 30))},
     }
     monkeypatch.setattr(quality.run, "WORK", tmp_path)
+    bench = quality.run.BENCHES[0]
     for name, scores in given.items():
-        (tmp_path / name).mkdir()
+        (bench.work / name).mkdir(parents=True)
         arrays = {f"0.{part}": array for part, array in scores.items()}
-        np.savez(tmp_path / name / "seed0.npz", settings=np.array("[{}]"), **{"0.seconds": 1.5}, **arrays)
-        (tmp_path / name / "finished.json").write_text(json.dumps({"peak_mb": [100.0]}))
-    records, measured = quality.run.collect(data)
+        np.savez(bench.work / name / "seed0.npz", settings=np.array("[{}]"), **{"0.seconds": 1.5}, **arrays)
+        (bench.work / name / "finished.json").write_text(json.dumps({"peak_mb": [100.0]}))
+    records, measured = quality.run.collect(bench, data)
+    assert {record["split"] for record in records} == {"random"}
     assert [record["model"] for record in records] == ["wide_shared_bottom", "SVD++", "EASE^R"]
     assert all(set(record) == RECORD for record in records)
     own, rating, ranking = records

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import report
 import split
 from measure import measure
-from run import ENTRIES, WORK, Entry, PeerError, digest, load_split, read_scores, run_script
+from run import BENCHES, RATING_AND_RANKING, WORK, Entry, PeerError, digest, load_split, read_scores, run_script
 
 NAMES = ("own.wide_shared_bottom", "own.wide_shared_bottom_dates", "surprise.svd_plus_plus")
 
@@ -31,7 +31,7 @@ def fit_fold(entry: Entry, data: split.SplitData, folder: Path, fold: int) -> di
     Raises:
         PeerError: If the model has no chosen settings yet, or fails.
     """
-    finished = WORK / entry.name / "finished.json"
+    finished = BENCHES[0].work / entry.name / "finished.json"
     if not finished.exists():
         raise PeerError(f"no settings of {entry.name}: run benchmarks/quality/run.py first")
     settings = json.loads(finished.read_text())["settings"]
@@ -61,12 +61,12 @@ def main() -> None:
     """Fit and measure all folds; models that are not asked for keep their records."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=", ".join(NAMES))
-    asked = [entry for entry in ENTRIES if entry.name in parser.parse_args().only]
+    asked = [entry for entry in RATING_AND_RANKING if entry.name in parser.parse_args().only]
     target = report.RESULTS / "five_fold.json"
     before = json.loads(target.read_text()) if target.exists() else []
     records: dict[str, list[dict[str, Any]]] = {
         entry.name: [one for one in before if (one["model"], one["library"]) == (entry.model, entry.library)]
-        for entry in ENTRIES
+        for entry in RATING_AND_RANKING
         if entry not in asked
     }
     for fold in range(split.FOLDS):
@@ -79,7 +79,7 @@ def main() -> None:
             record = fit_fold(entry, data, folder, fold)
             print(f"{entry.name}, fold {fold}: RMSE {record['rmse']}", flush=True)
             records.setdefault(entry.name, []).append(record)
-    everything = [one for entry in ENTRIES for one in records.get(entry.name, [])]
+    everything = [one for entry in RATING_AND_RANKING for one in records.get(entry.name, [])]
     report.write_whole(target, json.dumps(everything, indent=1) + "\n")
     report.write_table()
 

@@ -43,6 +43,12 @@ SHOWN = {
     "fit_seconds": ("fit, s", 1),
     "peak_mb": ("peak, MB", 0),
 }
+SPLITS = {
+    "random": "MovieLens-100k, random split",
+    "chronological": "MovieLens-100k, chronological split",
+    "movielens_1m": "MovieLens-1M, published split",
+}
+"""Titles of the splits."""
 COMPARED = {
     "rmse": "RMSE",
     "ndcg_10": "NDCG@10",
@@ -162,22 +168,31 @@ def _fold_table(records: pd.DataFrame) -> list[str]:
     return lines
 
 
+def _records(name: str) -> pd.DataFrame:
+    path = RESULTS / f"{name}.json"
+    return pd.DataFrame(json.loads(path.read_text())) if path.exists() else pd.DataFrame()
+
+
 def write_table() -> None:
     """Write the tables between the markers of the README, from the JSON files."""
     lines = [BEGIN, ""]
-    for name, title, table in (
-        ("quality", "Means over the seeds; the best accuracy in bold.", _quality_table),
-        (
-            "quality_comparisons",
-            "This project's model against every peer, paired over the users, best peer of a metric first. RMSE is here"
-            " that of the squared errors averaged over seeds. Holm's correction is over all rows of the table.",
-            _comparison_table,
-        ),
-        ("five_fold", "Five folds: fold f is every fifth row of the same permutation, from row f on.", _fold_table),
-    ):
-        path = RESULTS / f"{name}.json"
-        if path.exists() and (records := json.loads(path.read_text())):
-            lines += [title, "", *table(pd.DataFrame(records)), ""]
+    quality, comparisons, folds = (_records(name) for name in ("quality", "quality_comparisons", "five_fold"))
+    for split, records in quality.groupby("split", sort=False) if len(quality) else ():
+        lines += [f"#### {SPLITS[str(split)]}", "", "Means over the seeds; the best accuracy in bold.", ""]
+        lines += [*_quality_table(records), ""]
+        own = comparisons[comparisons["split"] == split] if len(comparisons) else comparisons
+        if len(own):
+            lines += [
+                "This project's model against every peer, paired over the users, best peer of a metric first; intervals"
+                " over users and seeds. RMSE is here that of the squared errors averaged over seeds. Holm's correction"
+                " is over all rows of the table.",
+                "",
+                *_comparison_table(own),
+                "",
+            ]
+        if split == "random" and len(folds):
+            title = "Five folds: fold f is every fifth row of the same permutation, from row f on."
+            lines += [title, "", *_fold_table(folds), ""]
     text = README.read_text()
     head, rest = text.split(BEGIN, 1)
     write_whole(README, head + "\n".join([*lines, END]) + rest.split(END, 1)[1])

@@ -1,6 +1,7 @@
-"""Runs this project's joint model and its peers on one split; writes results/quality.json and the README's table.
+"""Runs this project's joint model and its peers on several splits; writes results/quality.json and the README's tables.
 
-``python benchmarks/quality/run.py [--only NAME ...] [--again | --refit]``, where NAME is ``<script>.<model>``.
+``python benchmarks/quality/run.py [--split SPLIT ...] [--only NAME ...] [--again | --refit]``, where NAME is
+``<script>.<model>``.
 
 Every peer runs in an environment of its own, as processes: one that searches its grid on the validation rows, then one
 per seed that fits the chosen settings on the training rows and scores the test pairs. All metrics are computed here.
@@ -69,7 +70,7 @@ class Entry:
         return f"{self.script}.{self.key}"
 
 
-ENTRIES = (
+RATING_AND_RANKING = (
     Entry("own", "wide_shared_bottom", "wide_shared_bottom", report.OWN),
     Entry("own", "wide_shared_bottom_dates", f"wide_shared_bottom{report.DATED}", report.OWN),
     Entry("myfm", "regression", "regression", "myFM"),
@@ -84,27 +85,79 @@ ENTRIES = (
     Entry("recbole", "ease", "EASE^R", "RecBole", stochastic=False),
     Entry("recbole", "multivae", "MultiVAE", "RecBole"),
 )
+WHAT_COMES_NEXT = (
+    Entry("own", "wide_shared_bottom_later", f"wide_shared_bottom{report.DATED}", report.OWN),
+    Entry("recency_ease", "ease", f"EASE, latest items weighted{report.DATED}", "NumPy", stochastic=False),
+    Entry("recbole", "sasrec", f"SASRec{report.DATED}", "RecBole"),
+    Entry("recbole", "gru4rec", f"GRU4Rec{report.DATED}", "RecBole"),
+    Entry("implicit", "ials", f"iALS{report.DATED}", "implicit"),
+)
+GIVEN = (
+    Entry("own", "wide_shared_bottom", "wide_shared_bottom", report.OWN),
+    Entry("surprise", "svd_plus_plus", "SVD++", "Surprise"),
+    Entry("implicit", "ials", "iALS", "implicit"),
+    Entry("recbole", "ease", "EASE^R", "RecBole", stochastic=False),
+    Entry("recbole", "multivae", "MultiVAE", "RecBole"),
+)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A split of a data set and the models that are compared on it.
+
+    Attributes:
+        name: Name in the results and of its folder.
+        entries: The models.
+        strategy: Name of the study's split; None: the split of the protocol.
+        env: Environment of the data set; None: that of ``conf/base``.
+        known: Whether users are asked at the test with their validation rows as well. Nothing is learnt from these.
+    """
+
+    name: str
+    entries: tuple[Entry, ...]
+    strategy: str | None = None
+    env: str | None = None
+    known: bool = False
+
+    @property
+    def work(self) -> Path:
+        """Folder of its files."""
+        return WORK / self.name
+
+
+BENCHES = (
+    Bench("random", RATING_AND_RANKING),
+    Bench("chronological", WHAT_COMES_NEXT, strategy="chronological", known=True),
+    Bench("movielens_1m", GIVEN, strategy="given", env="movielens_1m", known=True),
+)
 
 
 class PeerError(Exception):
     """A peer's environment or process failed."""
 
 
-def load_split(parts: split.Parts) -> split.SplitData:
+def load_split(
+    parts: split.Parts | None = None, strategy: str | None = None, env: str | None = None
+) -> split.SplitData:
     """Read the tables of ``data_engineering``, which runs first if they are not there, and divide them.
 
     Args:
-        parts: (rows,) part of each interaction.
+        parts: (rows,) part of each interaction; None: as the study's split does.
+        strategy: Name of that split.
+        env: Environment of the data set.
     """
     bootstrap_project(ROOT)
-    with KedroSession.create(project_path=ROOT) as session:
+    with KedroSession.create(project_path=ROOT, env=env) as session:
         context = session.load_context()
-        if not all(context.catalog.exists(name) for name in ("labelled_interactions", "users", "items")):
-            subprocess.run(
-                [sys.executable, "-m", "kedro", "run", "--pipelines", "data_engineering"], cwd=ROOT, check=True
-            )
+        if not all(context.catalog.exists(name) for name in ("labelled_interactions", "users", "items", "splits")):
+            command = [sys.executable, "-m", "kedro", "run", "--pipelines", "data_engineering"]
+            subprocess.run(command + (["--env", env] if env else []), cwd=ROOT, check=True)
         dataset = DatasetSettings.model_validate(context.params["dataset"])
-        return split.SplitData(context.catalog.load, dataset, parts)
+        load = context.catalog.load
+        if parts is None:
+            assert strategy is not None
+            parts = split.study_parts(load, strategy)
+        return split.SplitData(load, dataset, parts)
 
 
 def python_of(script: str) -> Path:
@@ -186,14 +239,11 @@ def _write_json(path: Path, value: Any) -> None:
     report.write_whole(path, json.dumps(value, indent=1) + "\n")
 
 
-def search(entry: Entry, data: split.SplitData, folder: Path, training: Path) -> dict[str, Any]:
+def search(entry: Entry, data: split.SplitData, folder: Path) -> dict[str, Any]:
     """Return the settings with the smallest validation error; all errors are kept in ``search.json``."""
-    output = folder / "search.npz"
-    run_script(
-        entry.script,
-        ["search", "--model", entry.key, "--training", training, "--pairs", WORK / "validation.npz"],
-        output,
-    )
+    output, work = folder / "search.npz", folder.parent
+    arguments: list[str | Path] = ["search", "--model", entry.key, "--training", work / "training.npz"]
+    run_script(entry.script, [*arguments, "--pairs", work / "validation.npz"], output)
     tried = [
         {"error": validation_error(scores, data), "settings": settings, "seconds": float(scores["seconds"])}
         for settings, scores in read_scores(output)
@@ -203,23 +253,24 @@ def search(entry: Entry, data: split.SplitData, folder: Path, training: Path) ->
     return min(tried, key=lambda one: one["error"])["settings"]
 
 
-def run_entry(entry: Entry, data: split.SplitData, again: bool, refit: bool) -> None:
+def run_entry(entry: Entry, data: split.SplitData, work: Path, again: bool, refit: bool) -> None:
     """Search and fit a model, unless its scores are there and nothing that they depend on has changed.
 
     Args:
         entry: The model.
         data: The split.
+        work: Folder of the split's files.
         again: Whether to search and fit in any case.
         refit: Whether to fit in any case, with the settings that were found before.
     """
-    folder, training = WORK / entry.name, WORK / "training.npz"
+    folder, training = work / entry.name, work / "known.npz"
     folder.mkdir(parents=True, exist_ok=True)
     current, marker = digest(entry.script, training), folder / "finished.json"
     finished = json.loads(marker.read_text()) if marker.exists() else None
     if again or finished is None or finished["digest"] != current:
         marker.unlink(missing_ok=True)
         print(f"{entry.name}: searching", flush=True)
-        settings = search(entry, data, folder, training)
+        settings = search(entry, data, folder)
     elif refit:
         settings = finished["settings"]
     else:
@@ -229,21 +280,21 @@ def run_entry(entry: Entry, data: split.SplitData, again: bool, refit: bool) -> 
     for seed in range(SEEDS if entry.stochastic else 1):
         print(f"{entry.name}: fitting seed {seed} with {settings}", flush=True)
         arguments: list[str | Path] = ["fit", "--model", entry.key, "--training", training, "--seed", str(seed)]
-        arguments += ["--pairs", WORK / "test.npz", "--settings", json.dumps(settings)]
+        arguments += ["--pairs", work / "test.npz", "--settings", json.dumps(settings)]
         peaks.append(run_script(entry.script, arguments, folder / f"seed{seed}.npz"))
     _write_json(marker, {"digest": current, "settings": settings, "peak_mb": peaks})
 
 
-def collect(data: split.SplitData) -> tuple[list[dict[str, Any]], dict[tuple[str, str], list[Measured]]]:
-    """Measure the finished models on the test rows.
+def collect(bench: Bench, data: split.SplitData) -> tuple[list[dict[str, Any]], dict[tuple[str, str], list[Measured]]]:
+    """Measure the finished models of a split on its test rows.
 
     Returns:
         records; (model, library) to what was measured, one per seed.
     """
     records: list[dict[str, Any]] = []
     measured: dict[tuple[str, str], list[Measured]] = {}
-    for entry in ENTRIES:
-        folder = WORK / entry.name
+    for entry in bench.entries:
+        folder = bench.work / entry.name
         if not (folder / "finished.json").exists():
             continue
         for seed, peak in enumerate(json.loads((folder / "finished.json").read_text())["peak_mb"]):
@@ -252,37 +303,61 @@ def collect(data: split.SplitData) -> tuple[list[dict[str, Any]], dict[tuple[str
             measured.setdefault((entry.model, entry.library), []).append(result)
             values = {name: None if value is None else round(value, 5) for name, value in result.values.items()}
             cost = {"fit_seconds": round(float(scores["seconds"]), 2), "peak_mb": round(peak, 1)}
-            records.append({"model": entry.model, "library": entry.library, "seed": seed, **values, **cost})
+            what = {"split": bench.name, "model": entry.model, "library": entry.library, "seed": seed}
+            records.append({**what, **values, **cost})
     return records, measured
 
 
+def run_bench(bench: Bench, only: list[str], again: bool, refit: bool) -> tuple[list[Any], list[Any], list[str]]:
+    """Run the models of a split that are asked for.
+
+    Returns:
+        Records, comparisons, and the names of the models that failed.
+    """
+    bench.work.mkdir(parents=True, exist_ok=True)
+    parts = split.random_parts(split.ROWS) if bench.strategy is None else None
+    data = load_split(parts, bench.strategy, bench.env)
+    split.write_arrays(bench.work / "training.npz", data.arrays())
+    split.write_arrays(bench.work / "known.npz", data.arrays(bench.known))
+    split.write_pairs(bench.work / "validation.npz", data.validation)
+    split.write_pairs(bench.work / "test.npz", data.test)
+    failed = []
+    for entry in bench.entries:
+        if entry.name in only:
+            try:
+                run_entry(entry, data, bench.work, again, refit)
+            except PeerError as error:
+                failed.append(f"{entry.name} on {bench.name}")
+                print(f"{entry.name} FAILED, and the others go on: {error}", file=sys.stderr, flush=True)
+    records, measured = collect(bench, data)
+    return records, [{"split": bench.name, **one} for one in report.compare(measured)], failed
+
+
 def main() -> None:
-    """Run the benchmark."""
+    """Run the benchmark; splits that are not asked for keep their results."""
     parser = argparse.ArgumentParser(description=__doc__)
-    names = [entry.name for entry in ENTRIES]
+    names = list(dict.fromkeys(entry.name for bench in BENCHES for entry in bench.entries))
+    splits = [bench.name for bench in BENCHES]
+    help_of_splits = f"{', '.join(splits)}; by default those of MovieLens-100k"
+    parser.add_argument("--split", nargs="+", choices=splits, default=splits[:2], metavar="SPLIT", help=help_of_splits)
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--again", action="store_true", help="search and fit also what is finished")
     parser.add_argument(
         "--refit", action="store_true", help="fit what is finished again, with the settings found before"
     )
     arguments = parser.parse_args()
-    WORK.mkdir(parents=True, exist_ok=True)
-    data = load_split(split.random_parts(split.ROWS))
-    split.write_arrays(WORK / "training.npz", data.arrays())
-    split.write_pairs(WORK / "validation.npz", data.validation)
-    split.write_pairs(WORK / "test.npz", data.test)
     failed = []
-    for entry in ENTRIES:
-        if entry.name in arguments.only:
-            try:
-                run_entry(entry, data, arguments.again, arguments.refit)
-            except PeerError as error:
-                failed.append(entry.name)
-                print(f"{entry.name} FAILED, and the others go on: {error}", file=sys.stderr, flush=True)
-    records, measured = collect(data)
-    _write_json(report.RESULTS / "quality.json", records)
-    _write_json(report.RESULTS / "quality_comparisons.json", report.compare(measured))
-    report.write_table()
+    for bench in BENCHES:
+        if bench.name in arguments.split:
+            *found, problems = run_bench(bench, arguments.only, arguments.again, arguments.refit)
+            failed += problems
+            for name, own in zip(("quality", "quality_comparisons"), found, strict=True):
+                path = report.RESULTS / f"{name}.json"
+                before = json.loads(path.read_text()) if path.exists() else []
+                kept = [one for one in before if one.get("split", "random") != bench.name]
+                order = {split: place for place, split in enumerate(splits)}
+                _write_json(path, sorted([*kept, *own], key=lambda one: order[one.get("split", "random")]))
+            report.write_table()
     if failed:
         sys.exit(f"failed: {', '.join(failed)}; the results are without them")
 

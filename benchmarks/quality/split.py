@@ -45,6 +45,18 @@ def fold_parts(count: int, fold: int) -> Parts:
     return parts
 
 
+def study_parts(load: Callable[[str], ir.Table], strategy: str) -> Parts:
+    """Return (rows,) the part of each row in file order, as the study divides them.
+
+    Args:
+        load: Name of a catalog entry to its value.
+        strategy: Name of the split.
+    """
+    table = load("splits")
+    own = table.filter(table.split == strategy).select("row", "part").order_by("row").to_pyarrow()
+    return own["part"].to_numpy(zero_copy_only=False).astype("<U10")
+
+
 class SplitData:
     """The rows and features of one split.
 
@@ -97,8 +109,13 @@ class SplitData:
                 result["genres"] = padded
         return result
 
-    def arrays(self) -> dict[str, Any]:
-        """Return what a peer may learn from: training rows and features."""
+    def arrays(self, known: bool = False) -> dict[str, Any]:
+        """Return what a peer may learn from: training rows and features.
+
+        Args:
+            known: Whether to add ``history_user``, ``history_item``, ``history_rating`` and ``history_time``: the
+                training and validation rows by user and time, which users are asked with. Nothing is learnt from them.
+        """
         train = self.train
         result: dict[str, Any] = {
             "users": self.users,
@@ -114,6 +131,18 @@ class SplitData:
             features = read_features(matrix, side, count, "benchmark")
             for name in ("data", "indices", "indptr", "shape"):
                 result[f"{side}_features.{name}"] = np.asarray(getattr(features, name))
+        if known:
+            parts = [self.train, self.validation]
+            columns = {
+                "user": [part.user for part in parts],
+                "item": [part.item for part in parts],
+                "rating": [part.labels["rating"] for part in parts],
+                "time": [np.zeros(len(part)) if part.time is None else part.time for part in parts],
+            }
+            both = {name: np.concatenate(values) for name, values in columns.items()}
+            # What is first in the table is first where times are equal.
+            order = np.lexsort((both["time"], both["user"]))
+            result |= {f"history_{name}": values[order] for name, values in both.items()}
         return result
 
 

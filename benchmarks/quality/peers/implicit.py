@@ -32,7 +32,14 @@ def fit(training: Training, settings: Settings, seed: int) -> Iterator[tuple[Set
     model.fit(pairs, show_progress=False)
 
     def predict(user: np.ndarray, item: np.ndarray, time: np.ndarray) -> Scores:
-        return {"matrix": model.user_factors @ model.item_factors.T}
+        users = model.user_factors
+        if "history_user" in training.arrays:
+            # Solved anew from what is known of the users now.
+            own, other = training.arrays["history_user"], training.arrays["history_item"]
+            ones = np.ones(len(own), dtype=np.float32)
+            known = sparse.csr_matrix((ones, (own, other)), shape=pairs.shape)
+            users = model.recalculate_user(np.arange(training.users), known)
+        return {"matrix": users @ model.item_factors.T}
 
     yield settings, predict
 

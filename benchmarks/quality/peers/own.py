@@ -3,36 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from kedro.config import OmegaConfigLoader
 from scipy import sparse
 
-from multitask_recommender.data.description import DatasetSettings
+from multitask_recommender.data.description import DatasetSettings, SplitSettings
 from multitask_recommender.data.interactions import FloatArray, Interactions, SideInformation
 from multitask_recommender.data.queries import Histories
-from multitask_recommender.evaluation.cross_validation import candidates
+from multitask_recommender.evaluation.cross_validation import Grid
 from multitask_recommender.foundation.jobs import single_threaded
 from multitask_recommender.foundation.randomness import derive_seed
-from multitask_recommender.models.variants import VARIANTS
+from multitask_recommender.models.variants import VARIANTS, DataSize, VariantParameters
 from peers.common import Predict, Scores, Settings, Training, main
 
 ROOT = Path(__file__).resolve().parents[3]
 CANDIDATES = 8
 """Combinations of the model's search space, of which the grid is a Latin hypercube sample."""
+WIDE = VARIANTS["wide_shared_bottom"]
 
 _parameters = OmegaConfigLoader(
     str(ROOT / "conf"), base_env="base", default_run_env="base", merge_strategy={"parameters": "soft"}
 )["parameters"]
 
 
-def _grid(model: str, dated: bool) -> list[Settings]:
-    own = VARIANTS[model].parameters.model_validate(_parameters["models"][model])
+def _block(training: Training, dated: bool, later: bool) -> VariantParameters:
+    """Return the model's block of parameters as it holds for such rows.
+
+    Args:
+        training: The rows.
+        dated: Whether it may look at the time of a rating.
+        later: Whether the test is the future.
+    """
+    own = WIDE.parameters.model_validate(_parameters["models"][WIDE.name])
     if not dated:
         own = own.model_copy(update={"settings": own.with_values({"wide_labels.windows": ()})})
-    points = candidates(own.search or {}, CANDIDATES, derive_seed(0, "benchmark", model))
-    return [own.with_values(point).model_dump() for point in points]
+    split = SplitSettings.model_validate(_parameters["splits"]).rule("chronological" if later else "random")
+    rows = len(training.user)
+    return own.for_split(split).for_size(DataSize(rows, rows / max(len(np.unique(training.item)), 1)))
 
 
 def _features(training: Training, side: str) -> sparse.csr_matrix:
@@ -40,39 +50,58 @@ def _features(training: Training, side: str) -> sparse.csr_matrix:
     return sparse.csr_matrix(tuple(parts[:3]), shape=tuple(parts[3]))
 
 
-def _fit(model: str, training: Training, settings: Settings, seed: int) -> Iterator[tuple[Settings, Predict]]:
+def _interactions(user: np.ndarray, item: np.ndarray, rating: np.ndarray, time: np.ndarray) -> Interactions:
+    like = rating >= 4
+    return Interactions(
+        user,
+        item,
+        labels={"watch": np.ones(len(like), np.float32), "like": like.astype(np.float32), "rating": rating},
+        relevant={"watch": np.ones(len(like), bool), "like": like, "rating": like},
+        time=time if time.any() else None,
+    )
+
+
+def _fit(
+    dated: bool, later: bool, training: Training, settings: Settings, seed: int
+) -> Iterator[tuple[Settings, Predict]]:
+    """Fit a candidate of the search, which is asked in several ways, or chosen settings."""
+    if "candidate" in settings:
+        block = _block(training, dated, later)
+        grid = Grid.of(block.search or {}, CANDIDATES, derive_seed(0, "benchmark", WIDE.name))
+        if settings["candidate"] >= len(grid.fits):
+            return
+        each = [block.with_values({**grid.fits[settings["candidate"]], **way}) for way in grid.ways]
+    else:
+        each = [WIDE.settings.model_validate(settings)]
     tasks = DatasetSettings.model_validate(_parameters["dataset"]).tasks
     side = SideInformation(
         tasks, training.users, training.items, _features(training, "user"), _features(training, "item")
     )
-    like = training.rating >= 4
-    rows = Interactions(
-        training.user,
-        training.item,
-        labels={"watch": np.ones(len(like), np.float32), "like": like.astype(np.float32), "rating": training.rating},
-        relevant={"watch": np.ones(len(like), bool), "like": like, "rating": like},
-        time=training.time,
-    )
-    recommender = VARIANTS[model].make(VARIANTS[model].settings.model_validate(settings), tasks)
+    rows = _interactions(training.user, training.item, training.rating, training.time)
+    known, names = rows, [f"history_{name}" for name in ("user", "item", "rating", "time")]
+    if names[0] in training.arrays:
+        known = _interactions(*(training.arrays[name] for name in names))
+    recommender = WIDE.make(each[0], tasks)
     with single_threaded():
-        recommender.fit(rows, side, derive_seed(0, "benchmark", model, seed))
+        recommender.fit(rows, side, derive_seed(0, "benchmark", WIDE.name, seed))
 
     def predict(user: np.ndarray, item: np.ndarray, time: np.ndarray) -> Scores:
-        everyone = Histories(rows, side.user_features).of(np.arange(training.users))
+        everyone = Histories(known, side.user_features).of(np.arange(training.users))
         scores: dict[str, FloatArray] = recommender.score(everyone)
-        pairs = recommender.predict(everyone, scores, user, item, time)
+        pairs = recommender.predict(everyone, scores, user, item, time if known.time is not None else None)
         return {"rating": pairs["rating"], "like": pairs["like"], "matrix": scores["watch"]}
 
-    yield settings, predict
-
-
-def _fits(model: str):  # noqa: ANN202
-    def fit(training: Training, settings: Settings, seed: int) -> Iterator[tuple[Settings, Predict]]:
-        yield from _fit(model, training, settings, seed)
-
-    return fit
+    for way in each:
+        recommender.ask_with(way)
+        yield way.model_dump(), predict
 
 
 if __name__ == "__main__":
-    wide = "wide_shared_bottom"
-    main({wide: (_grid(wide, dated=False), _fits(wide)), f"{wide}_dates": (_grid(wide, dated=True), _fits(wide))})
+    grid: list[Settings] = [{"candidate": number} for number in range(CANDIDATES)]
+    main(
+        {
+            "wide_shared_bottom": (grid, partial(_fit, False, False)),
+            "wide_shared_bottom_dates": (grid, partial(_fit, True, False)),
+            "wide_shared_bottom_later": (grid, partial(_fit, True, True)),
+        }
+    )
