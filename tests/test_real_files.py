@@ -521,6 +521,12 @@ def test_equal_times_are_ordered_by_the_seed_and_counted() -> None:
     renamed = table.mutate(item_id=ibis.literal("z").concat((9 - table.item).cast("string")))
     assert tests(renamed) == found
     assert check_splits(timed(list(range(10)) * 6), split_settings("chronological")) == []
+    (line,) = check_splits(timed([*range(8), 8, 8] * 3 + [*range(10)] * 3), split_settings("leave_last_out"))
+    assert line == (
+        "order of equal times in split leave_last_out",
+        "the cut of 3 of 6 users falls among 6 interactions of equal time; the seed decides",
+    )
+    assert check_splits(timed([*range(10)] * 6), split_settings("leave_last_out")) == []
 
 
 @pytest.mark.parametrize(
@@ -528,6 +534,8 @@ def test_equal_times_are_ordered_by_the_seed_and_counted() -> None:
     [
         ("chronological", [7.0] * 60),
         ("chronological", [float(n // 10) for n in range(60)]),
+        ("leave_last_out", [7.0] * 60),
+        ("leave_last_out", [float(n // 10) for n in range(60)]),
         ("temporal", [1.0] * 3 + [2.0] * 57),
         ("temporal", [1.0] * 57 + [2.0] * 3),
         ("temporal", [1.0] * 30 + [2.0] * 30),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import ibis
 import ibis.expr.types as ir
@@ -95,8 +96,8 @@ def check_splits(interactions: ir.Table, settings: SplitSettings) -> list[tuple[
                 "  where: parameters_data_engineering.yml\n"
                 "  what to do: choose fewer folds, or smaller test and validation shares."
             )
-    checks = {
-        "chronological": _check_chronological,
+    checks: dict[str, Callable[[ir.Table, SplitSettings], list[tuple[str, str]]]] = {
+        "chronological": partial(_check_cuts_of_users, strategy="chronological"),
         "temporal": _check_temporal,
         "leave_last_out": _check_leave_last_out,
         "given": _check_given,
@@ -114,10 +115,10 @@ def _degenerate(strategy: str, problem: str) -> SettingsError:
     )
 
 
-def _check_chronological(interactions: ir.Table, settings: SplitSettings) -> list[tuple[str, str]]:
+def _check_cuts_of_users(interactions: ir.Table, settings: SplitSettings, strategy: str) -> list[tuple[str, str]]:
     """Refuse where no user's cut lies between two times, and count the rows at which the seed decides."""
-    one = settings.model_copy(update={"strategies": ["chronological"]})
-    parts = assign_splits(interactions, one).filter(ibis._.split == "chronological")
+    one = settings.model_copy(update={"strategies": [strategy]})
+    parts = assign_splits(interactions, one).filter(ibis._.split == strategy)
     parts = parts.select("row", "part").cache()
     moments = interactions.inner_join(parts, "row").group_by("user", "timestamp")
     moments = moments.aggregate(rows=ibis._.count(), parts=ibis._.part.nunique())
@@ -131,12 +132,12 @@ def _check_chronological(interactions: ir.Table, settings: SplitSettings) -> lis
     ).execute()
     count, moments_each, tied, rows = (int(found[name].iloc[0]) for name in ("users", "moments", "tied", "rows"))
     if moments_each == 1:
-        raise _degenerate("chronological", f"all interactions of each of the {count} users have the same time")
+        raise _degenerate(strategy, f"all interactions of each of the {count} users have the same time")
     if not tied:
         return []
     return [
         (
-            "order of equal times in split chronological",
+            f"order of equal times in split {strategy}",
             f"the cut of {tied} of {count} users falls among {rows} interactions of equal time; the seed decides",
         )
     ]
@@ -186,11 +187,9 @@ def _check_leave_last_out(interactions: ir.Table, settings: SplitSettings) -> li
     what = "rows" if of is None else f"positive rows of task '{of}'"
     if not enough:
         raise _degenerate("leave_last_out", f"none of the {count} users has three {what}")
-    if enough == count:
-        return []
-    return [
-        ("split leave_last_out", f"{count - enough} of {count} users have fewer than three {what}: they only train")
-    ]
+    few = f"{count - enough} of {count} users have fewer than three {what}: they only train"
+    lines = [("split leave_last_out", few)] if enough < count else []
+    return lines + _check_cuts_of_users(interactions, settings, "leave_last_out")
 
 
 def _check_given(interactions: ir.Table, settings: SplitSettings) -> list[tuple[str, str]]:
