@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -21,12 +23,20 @@ from multitask_recommender.evaluation.metric_records import (
     main_metric,
 )
 from multitask_recommender.evaluation.parameters import EvaluationSettings
-from multitask_recommender.evaluation.statistics import Comparison, compare_paired, holm, judge
+from multitask_recommender.evaluation.statistics import (
+    Comparison,
+    compare_paired,
+    holm,
+    judge,
+    permutation_p_value,
+)
 from multitask_recommender.evaluation.study import StudySettings
 from multitask_recommender.foundation.jobs import run_jobs
 from multitask_recommender.foundation.randomness import derive_seed
 from multitask_recommender.models.variants import AFFINITY_BASE, VARIANTS
 
+_WORTH_MORE = 0.1
+"""A p-value above it stays undecided whatever the number of permutations."""
 COLUMNS = [
     "dataset",
     "split",
@@ -170,24 +180,30 @@ def compare_models(
     def compare(
         split: str, model: str, control: str, task: str, metric: str, k: int, own: Cell, other: Cell
     ) -> Comparison:
-        _, at, other_at = np.intersect1d(own.users, other.users, assume_unique=True, return_indices=True)
         rng = np.random.default_rng(derive_seed(study.seed, "comparison", split, model, control, task, metric))
-        return compare_paired(
-            own.totals[:, at],
-            other.totals[:, other_at],
-            own.counts[at],
-            METRICS[metric].root,
-            settings.resamples,
-            rng,
-        )
+        return compare_paired(*_paired(own, other), METRICS[metric].root, settings.resamples, rng)
 
     results = list(chain(*run_jobs(compare_pair, jobs, cross_validation.workers, "comparing models")))
     if not results:
         return pd.DataFrame(columns=COLUMNS)
+    rows = list(chain(*jobs))
+    chosen = primary(pd.DataFrame([row[:6] for row in rows], columns=COLUMNS[1:7]), [r.base for r in results], dataset)
+    # So many permutations that the smallest p-value is small enough after the correction for the whole family.
+    enough = max(settings.resamples, 100 * int(chosen.sum()))
+
+    def compare_finely(row: tuple[Any, ...]) -> float:
+        split, model, control, task, metric, _, own, other = row
+        rng = np.random.default_rng(derive_seed(study.seed, "primary", split, model, control, task, metric))
+        return permutation_p_value(*_paired(own, other), METRICS[metric].root, enough, rng)
+
+    finely = [place for place in np.flatnonzero(chosen) if results[place].p_value <= _WORTH_MORE]
+    p_values = run_jobs(compare_finely, [rows[place] for place in finely], cross_validation.workers, "primary family")
+    for place, p_value in zip(finely, p_values, strict=True):
+        results[place] = replace(results[place], p_value=p_value)
     table = pd.DataFrame(
         [
             (dataset.name, *job[:6], result.difference, result.relative, result.low, result.high, result.p_value)
-            for job, result in zip(chain(*jobs), results, strict=True)
+            for job, result in zip(rows, results, strict=True)
         ],
         columns=COLUMNS[: COLUMNS.index("p_holm")],
     )
@@ -197,7 +213,6 @@ def compare_models(
         judge(result, p, METRICS[metric].sign > 0, settings.smallest_effect)
         for result, p, metric in zip(results, table["p_holm"], table["metric"], strict=True)
     ]
-    chosen = primary(table, np.array([result.base for result in results]), dataset)
     table["p_primary"], table["primary_verdict"] = np.nan, None
     table.loc[chosen, "p_primary"] = holm(table.loc[chosen, "p_value"].to_numpy())
     for row in table.index[chosen]:
@@ -205,6 +220,12 @@ def compare_models(
         p = float(table.loc[row, "p_primary"])
         table.loc[row, "primary_verdict"] = judge(results[row], p, better, settings.smallest_effect)
     return table[COLUMNS]
+
+
+def _paired(own: Cell, other: Cell) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return totals of both and counts of the users that both were measured on."""
+    _, at, other_at = np.intersect1d(own.users, other.users, assume_unique=True, return_indices=True)
+    return own.totals[:, at], other.totals[:, other_at], own.counts[at]
 
 
 class Cell(NamedTuple):
@@ -228,14 +249,14 @@ class Cell(NamedTuple):
         return cls(whole.index.to_numpy(np.int64), totals, counts.mean(axis=0))
 
 
-def primary(table: pd.DataFrame, base: NDArray[np.float64], dataset: DatasetSettings) -> BoolArray:
+def primary(table: pd.DataFrame, base: Sequence[float], dataset: DatasetSettings) -> BoolArray:
     """Say which comparisons are the primary family of the study: few, and declared before anything is measured.
 
     They are those by the main metric of every task, on every split, of every core multi-task model with its own
     single-task control and with the baseline that is best by this metric (best in the test, which makes it harder).
 
     Args:
-        table: The comparisons.
+        table: The comparisons: split, model, control, task, metric.
         base: (rows,) the metric of the control.
         dataset: The tasks.
 
@@ -247,7 +268,7 @@ def primary(table: pd.DataFrame, base: NDArray[np.float64], dataset: DatasetSett
     counted = core & (table["metric"] == table["task"].map(main))
     control = table["model"].map(lambda name: VARIANTS[name].own_control or "single_task")
     baseline = table["control"].map(lambda name: VARIANTS[name].kind == "baseline")
-    merit = table["metric"].map(lambda name: METRICS[name].sign) * base
+    merit = table["metric"].map(lambda name: METRICS[name].sign) * np.asarray(base)
     of_baselines = table[counted & baseline]
     best = merit[of_baselines.index].groupby([of_baselines[name] for name in ("split", "model", "task")]).idxmax()
     return (counted & ((table["control"] == control) | table.index.isin(best))).to_numpy(bool)

@@ -90,6 +90,38 @@ def compare_paired(
     if len(model) == 1:
         return Comparison(difference, relative, float("nan"), float("nan"), 1.0, base)
 
+    p_value = permutation_p_value(model, control, count, root, resamples, rng)
+    drawn = np.empty(resamples)
+    for begin in range(0, resamples, _BATCH):
+        size = min(_BATCH, resamples - begin)
+        own = rng.integers(0, len(count), (size, len(count))) + np.arange(size)[:, None] * len(count)
+        users = np.bincount(own.ravel(), minlength=size * len(count)).reshape(size, len(count)).astype(np.float64)
+        totals = [(users @ values.T * _drawn_seeds(size, len(values), rng)).sum(axis=1) for values in of_seeds]
+        one, other = (np.maximum(total, 0.0) / (users @ count) if root else total / (users @ count) for total in totals)
+        drawn[begin : begin + size] = np.sqrt(one) - np.sqrt(other) if root else one - other
+    rest = count.sum() - count
+    one, other = ((values.sum() - values) / np.where(rest > 0, rest, 1.0) for values in (model, control))
+    without = np.sqrt(np.maximum(one, 0.0)) - np.sqrt(np.maximum(other, 0.0)) if root else one - other
+    low, high = _interval(difference, drawn, without)
+    return Comparison(difference, relative, low, high, p_value, base)
+
+
+def permutation_p_value(
+    model: Values, control: Values, count: Values, root: bool, resamples: int, rng: np.random.Generator
+) -> float:
+    """Return the two-sided p-value of the test that swaps the totals of users between the models.
+
+    Its smallest value is 2 / (resamples + 1).
+
+    Args:
+        model: (users,) or (seeds, users) totals a_u of the model.
+        control: (users,) or (its seeds, users) totals of the control.
+        count: (users,) counts n_u.
+        root: Whether g is the square root.
+        resamples: Number of permutations.
+        rng: Source of them.
+    """
+    model, control = (np.atleast_2d(values).mean(axis=0) for values in (model, control))
     # Swapping a user's totals between the models leaves the counts alone, and their sum as well: it turns the sign of
     # the difference.
     half_sum, half_difference, whole = (model + control).sum() / 2, (model - control) / 2, count.sum()
@@ -112,19 +144,7 @@ def compare_paired(
         n_resamples=resamples,
         batch=_BATCH,
     )
-    drawn = np.empty(resamples)
-    for begin in range(0, resamples, _BATCH):
-        size = min(_BATCH, resamples - begin)
-        own = rng.integers(0, len(count), (size, len(count))) + np.arange(size)[:, None] * len(count)
-        users = np.bincount(own.ravel(), minlength=size * len(count)).reshape(size, len(count)).astype(np.float64)
-        totals = [(users @ values.T * _drawn_seeds(size, len(values), rng)).sum(axis=1) for values in of_seeds]
-        one, other = (np.maximum(total, 0.0) / (users @ count) if root else total / (users @ count) for total in totals)
-        drawn[begin : begin + size] = np.sqrt(one) - np.sqrt(other) if root else one - other
-    rest = whole - count
-    one, other = ((values.sum() - values) / np.where(rest > 0, rest, 1.0) for values in (model, control))
-    without = np.sqrt(np.maximum(one, 0.0)) - np.sqrt(np.maximum(other, 0.0)) if root else one - other
-    low, high = _interval(difference, drawn, without)
-    return Comparison(difference, relative, low, high, float(test.pvalue), base)
+    return float(test.pvalue)
 
 
 def _drawn_seeds(size: int, seeds: int, rng: np.random.Generator) -> Values:
