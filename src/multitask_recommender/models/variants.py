@@ -17,7 +17,16 @@ from multitask_recommender.data.folds import SplitRule
 from multitask_recommender.data.interactions import Interactions
 from multitask_recommender.data.tasks import Task, TaskKind
 from multitask_recommender.foundation.settings_base import Settings
-from multitask_recommender.models.architectures import aitm, cross_stitch, esmm, mmoe, ple, shared_bottom, stem
+from multitask_recommender.models.architectures import (
+    aitm,
+    cross_stitch,
+    esmm,
+    mmoe,
+    pairwise,
+    ple,
+    shared_bottom,
+    stem,
+)
 from multitask_recommender.models.architectures.shared_bottom import SharedBottomSettings
 from multitask_recommender.models.baselines import (
     bayesian_factors,
@@ -521,6 +530,8 @@ _ALL = (
     _architecture("stem", stem.STEM, stem.STEMSettings, "STEM"),
     _architecture("esmm", esmm.RevisitingESMM, esmm.RevisitingESMMSettings, "ESMM", funnel=True),
     _architecture("aitm", aitm.RevisitingAITM, aitm.RevisitingAITMSettings, "AITM", funnel=True),
+    _architecture("mmoe_pairwise", pairwise.PairwiseMMoE, pairwise.PairwiseSettings, "MMoE over pairs"),
+    _architecture("ple_pairwise", pairwise.PairwisePLE, pairwise.PairwiseSettings, "PLE over pairs"),
     _architecture("softmax_retrieval", shared_bottom.SharedBottom, SharedBottomSettings, "Softmax retrieval"),
     _architecture("bpr_retrieval", shared_bottom.SharedBottom, SharedBottomSettings, "BPR retrieval"),
     Variant(
