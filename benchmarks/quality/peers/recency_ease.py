@@ -10,9 +10,9 @@ from scipy import sparse
 
 from peers.common import Predict, Scores, Settings, Training, main
 
-WAYS = list(itertools.product([3.0, 10.0, 30.0], [5.0, 20.0]))
+WAYS = list(itertools.product([3.0, 10.0, 30.0, 100.0], [2.0, 5.0, 20.0]))
 """Weights and reaches of the latest items, which cost no fit."""
-GRID: list[Settings] = [{"penalty": penalty} for penalty in (100.0, 200.0, 300.0, 500.0)]
+GRID: list[Settings] = [{"penalty": penalty} for penalty in (200.0, 300.0, 500.0, 700.0, 1000.0)]
 
 
 def fit(training: Training, settings: Settings, seed: int) -> Iterator[tuple[Settings, Predict]]:

@@ -57,9 +57,9 @@ class BayesianFactorsSettings(HistorySettings):
     """
 
     dimension: int = Field(default=12, ge=1)
-    sweeps: int = Field(default=60, ge=2)
-    burn_in: int = Field(default=20, ge=0)
-    samples: int = Field(default=14, ge=1)
+    sweeps: int = Field(default=100, ge=2)
+    burn_in: int = Field(default=10, ge=0)
+    samples: int = Field(default=16, ge=1)
     history_links: bool = True
     largest_link: int = Field(default=4000, ge=0)
     windows: tuple[int, ...] = (60, 300, 7200, 86400)
