@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,7 @@ from multitask_recommender.models.baselines.bayesian_factors import (
     Links,
     _wishart,
 )
+from multitask_recommender.models.baselines.calendar import keys_of
 from multitask_recommender.models.baselines.simple import BiasSettings, UserItemBias
 from multitask_recommender.models.baselines.windows import useful_windows
 from multitask_recommender.models.state import array, branch
@@ -109,9 +112,61 @@ def test_the_vector_of_a_user_is_the_posterior_mean_with_moods_integrated_out() 
         together = sum(
             (time // length == rows.time // length) / strength for length, strength in zip(lengths, moods, strict=True)
         )
-        effect = model.time_effects(queries, np.array([0]), np.array([time]))["rating"]
+        effect = model.time_effects(queries, np.array([0]), np.array([0]), np.array([time]))["rating"]
         assert np.isclose(effect.values[0], spread * together @ left, atol=2e-4)
     assert effect.values[0] == 0.0
+
+
+@pytest.mark.parametrize("period", ["weekday", "hour", "item_month"])
+def test_the_calendar_is_found_and_kept(period: str) -> None:
+    """An effect of the weekday, of the hour, or of an item's month is predicted for pairs at their moment."""
+    known, asked, side = _study(moods=0.0)
+    random = np.random.default_rng(5)
+    moved = []
+    for rows in (known, asked):
+        assert rows.time is not None
+        spread = np.random.default_rng(len(rows)).integers(0, 7 * 24, len(rows)) * 3600.0
+        time = rows.time + (spread if period != "item_month" else 40 * DAY * (spread // 36_000 % 3))
+        moved.append(replace(rows, time=time))
+    effects = 1.2 * random.normal(size=(ITEMS + 10) * 200)
+
+    def planted(rows: Interactions) -> Interactions:
+        assert rows.time is not None
+        key = keys_of(period, rows.item, rows.time)  # type: ignore[arg-type]
+        place = key if period != "item_month" else rows.item * 3 + key % 2**20 % 3
+        label = (rows.labels["rating"] + effects[place]).astype(np.float32)
+        order = np.lexsort((rows.time, rows.user))
+        return replace(rows, labels={"rating": label}).where(order)
+
+    known, asked = map(planted, moved)
+    settings = BayesianFactorsSettings(dimension=3, windows=())
+    errors = []
+    for calendar in ((), (period,)):
+        model = BayesianFactors(settings.model_copy(update={"calendar": calendar}))
+        model.fit(known, side, seed=1)
+        errors.append(_error(model, known, asked, side, True))
+        again = BayesianFactors(model.settings)
+        again.restore(model.state(), side)
+        assert _error(again, known, asked, side, True) == errors[-1]
+    assert errors[1] < 0.8 * errors[0]
+    # Of a time that was never seen, and without times, nothing is known.
+    queries = Histories(known, side.user_features).of(np.arange(2))
+    unseen = model.time_effects(queries, np.array([0]), np.array([3]), np.array([1e12 + 0.5]))["rating"]
+    assert unseen.values[0] == 0 or period != "item_month"
+    timeless = replace(known, time=None)
+    plain = BayesianFactors(model.settings)
+    plain.fit(timeless, side, seed=1)
+    assert "calendar" not in branch(plain.state(), "rating")
+
+
+def test_weekdays_and_hours_are_those_of_the_calendar() -> None:
+    # A Monday at 23:30, and the Tuesday after it at 0:30.
+    time = np.array([1_704_151_800.0, 1_704_155_400.0])
+    item = np.zeros(2, np.int64)
+    assert keys_of("weekday", item, time).tolist() == [0, 1]
+    assert keys_of("hour", item, time).tolist() == [23, 0]
+    months = keys_of("item_month", np.array([0, 1, 1]), np.array([0.0, 0.0, 31.0 * DAY]))
+    assert len(set(months.tolist())) == 3
 
 
 def test_links_are_solved_from_the_smaller_side() -> None:

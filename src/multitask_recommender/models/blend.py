@@ -151,11 +151,13 @@ class Blend(Recommender[S]):
             last = self._asked[name] = _Asked(queries, recommender.settings, found)
         return last.scores
 
-    def time_effects(self, queries: Queries, place: IntArray, time: NDArray[np.float64]) -> dict[str, TimeEffect]:
+    def time_effects(
+        self, queries: Queries, place: IntArray, item: IntArray, time: NDArray[np.float64]
+    ) -> dict[str, TimeEffect]:
         """Return those of the parts, as far as their scores count."""
-        found = self.deep.time_effects(queries, place, time)
+        found = self.deep.time_effects(queries, place, item, time)
         for part in self._wide.values():
-            effects = part.recommender.time_effects(queries.with_tasks(part.tasks), place, time)
+            effects = part.recommender.time_effects(queries.with_tasks(part.tasks), place, item, time)
             for task, effect in effects.items():
                 values = np.float32(part.weight) * effect.values
                 if task in found:

@@ -79,12 +79,14 @@ class PerTask(Recommender[Settings]):
     def _queries_of(self, queries: Queries, task: str) -> Queries:
         return queries if self._equal_inputs else queries.with_tasks([task])
 
-    def time_effects(self, queries: Queries, place: IntArray, time: NDArray[np.float64]) -> dict[str, TimeEffect]:
+    def time_effects(
+        self, queries: Queries, place: IntArray, item: IntArray, time: NDArray[np.float64]
+    ) -> dict[str, TimeEffect]:
         """Return those of every task's own recommender."""
         return {
             name: effect
             for task, part in self.parts.items()
-            for name, effect in part.time_effects(self._queries_of(queries, task), place, time).items()
+            for name, effect in part.time_effects(self._queries_of(queries, task), place, item, time).items()
         }
 
     def similarities(self, item: int, task: str) -> FloatArray | None:

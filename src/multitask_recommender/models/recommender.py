@@ -161,12 +161,15 @@ class Recommender(ABC, Generic[S]):
             Task to (B, items) scores.
         """
 
-    def time_effects(self, queries: Queries, place: IntArray, time: NDArray[np.float64]) -> dict[str, TimeEffect]:
+    def time_effects(
+        self, queries: Queries, place: IntArray, item: IntArray, time: NDArray[np.float64]
+    ) -> dict[str, TimeEffect]:
         """Say what the moment adds to the scores of pairs; nothing for a model that does not look at it.
 
         Args:
             queries: B queries.
             place: (n,) place of each pair's query.
+            item: (n,) its item.
             time: (n,) seconds at which it is asked about.
         """
         return {}
@@ -192,7 +195,7 @@ class Recommender(ABC, Generic[S]):
             Task to (n,).
         """
         found = {task: values[place, item] for task, values in scores.items()}
-        for task, effect in (self.time_effects(queries, place, time) if time is not None else {}).items():
+        for task, effect in (self.time_effects(queries, place, item, time) if time is not None else {}).items():
             found[task] = np.clip(found[task] + effect.values, effect.low, effect.high)
         return found
 

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from multitask_recommender.data.interactions import FloatArray, IntArray, Interactions, SideInformation
 from multitask_recommender.data.queries import Queries
+from multitask_recommender.models.baselines.calendar import CalendarEffects, Period, calendar_at
 from multitask_recommender.models.baselines.windows import Level, WindowRows, useful_windows
 from multitask_recommender.models.recommender import (
     HistorySettings,
@@ -53,7 +54,9 @@ class BayesianFactorsSettings(HistorySettings):
         largest_link: Links are solved with the cube of the number of owners or of columns, whichever is smaller. Beyond
             this number, histories are not linked, and neither are features.
         windows: Lengths of the windows of time in which a user has moods, in seconds, each a multiple of the one before
-            it; empty: the time of a label is not looked at.
+            it; empty: a user has none.
+        calendar: Periods whose labels have something in common, whoever they are of: ``weekday``, ``hour`` (UTC), and
+            ``item_month``, 30 days of an item.
     """
 
     dimension: int = Field(default=12, ge=1)
@@ -63,6 +66,7 @@ class BayesianFactorsSettings(HistorySettings):
     history_links: bool = True
     largest_link: int = Field(default=4000, ge=0)
     windows: tuple[int, ...] = (60, 300, 7200, 86400)
+    calendar: tuple[Period, ...] = ()
 
     @field_validator("windows")
     @classmethod
@@ -277,6 +281,7 @@ class _Chain:
             moods = WindowRows(self.windows, rows.user, rows.time)
             self._moods = moods, by_owner(moods, users)
         self.mood_precision = torch.full((len(self.windows),), 20.0)
+        self.calendar = CalendarEffects(settings.calendar, rows.item, rows.time)
         self.noise_precision = 1.0
         self.user_vectors, self.item_vectors = (
             _START * torch.randn(number, width, generator=generator) for number in (users, items)
@@ -289,7 +294,8 @@ class _Chain:
         alpha, generator = self.noise_precision, self._generator
         self.users.draw(self.user_vectors, generator, self._rng)
         design = _with_one(self.item_vectors)
-        left = self.label - self.item_vectors[self.item, -1]
+        label = self.label - self.calendar.of_rows()
+        left = label - self.item_vectors[self.item, -1]
         precision = alpha * self._own.grams(design) + self.users.precision
         told = weighted_sums(self._own.pairs, alpha * left, design) + self.users.expected @ self.users.precision
         felt = torch.zeros(())
@@ -308,11 +314,13 @@ class _Chain:
             felt = windows.of_rows(moods)
         self.items.draw(self.item_vectors, generator, self._rng)
         design = _with_one(self.user_vectors)
-        left = (self.label - self.user_vectors[self.user, -1] - felt)[self._order]
+        left = (label - self.user_vectors[self.user, -1] - felt)[self._order]
         precision = alpha * self._raters.grams(design) + self.items.precision
         told = weighted_sums(self._raters.pairs, alpha * left, design) + self.items.expected @ self.items.precision
         self.item_vectors = solve(precision, told).draw(generator)
-        error = self.label - felt - _products(self.user_vectors, self.item_vectors, self.user, self.item)
+        rest = self.label - felt - _products(self.user_vectors, self.item_vectors, self.user, self.item)
+        self.calendar.draw(rest, alpha, generator, self._rng)
+        error = rest - self.calendar.of_rows()
         squares = float(error.square().sum())
         self.noise_precision = self._rng.gamma(1.0 + 0.5 * len(error)) / (1.0 + 0.5 * squares)
         return squares / len(error)
@@ -341,13 +349,13 @@ def _products(users: Tensor, items: Tensor, user: Tensor, item: Tensor) -> Tenso
 
 
 class BayesianFactors(Recommender[BayesianFactorsSettings]):
-    """y_ui(t) = b_u + c_i + p_u . q_i + sum_l e_u,l(t) + noise, averaged over draws of all but the users.
+    """y_ui(t) = b_u + c_i + p_u . q_i + sum_l e_u,l(t) + d_i(t) + noise, averaged over draws of all but the users.
 
     (p_u, b_u) and (q_i, c_i) are normal around what the features and the histories of both sides let expect
     (:class:`Prior`); e_u,l(t) is the mood of the user in the window of length w_l that the time t falls into, the bias
-    of a user's day (Koren, Collaborative Filtering with Temporal Dynamics, KDD 2009, section 3.2) on several scales.
-    All strengths are drawn, none is searched. As a strong rating model: Rendle, Zhang and Koren, On the Difficulty of
-    Evaluating Baselines, 2019.
+    of a user's day (Koren, Collaborative Filtering with Temporal Dynamics, KDD 2009, section 3.2) on several scales;
+    d_i(t) is what the calendar adds, if anything (:class:`CalendarEffects`). All strengths are drawn, none is searched.
+    As a strong rating model: Rendle, Zhang and Koren, On the Difficulty of Evaluating Baselines, 2019.
 
     A kept draw holds the items' vectors and what is expected of users. Given these, the vector and the moods of a user
     have a normal distribution, whose mean is solved from the history that is asked with (Rao-Blackwell). A score is an
@@ -379,13 +387,18 @@ class BayesianFactors(Recommender[BayesianFactorsSettings]):
             standard = ((label - scale[0]) / scale[1]).astype(np.float32)
             chain = _Chain(settings, rows, standard, links, new_generator(seed), np.random.default_rng(seed))
             kept: list[dict[str, np.ndarray]] = []
+            effects: list[dict[str, np.ndarray]] = []
             for number in range(settings.sweeps):
                 curve.epochs[number][task] = chain.sweep()
                 if number in settings.kept():
                     kept.append(chain.sample())
+                    effects.append(chain.calendar.sample())
             windows = np.array(chain.windows, np.int64)
             samples = {name: np.stack([sample[name] for sample in kept]) for name in kept[0]}
-            state[task] = {"scale": scale, "windows": windows, "linked": np.array(linked[0]), **samples}
+            own: State = {"scale": scale, "windows": windows, "linked": np.array(linked[0]), **samples}
+            if chain.calendar.effects:
+                own["calendar"] = chain.calendar.stored(effects)
+            state[task] = own
         self.restore(state, side)
         return curve
 
@@ -394,19 +407,23 @@ class BayesianFactors(Recommender[BayesianFactorsSettings]):
         products = self.inner_products(queries)
         return {task: self._to_label(task, users @ items.T) for task, (users, items) in products.items()}
 
-    def time_effects(self, queries: Queries, place: IntArray, time: NDArray[np.float64]) -> dict[str, TimeEffect]:
-        """Return the moods of the users at some times."""
+    def time_effects(
+        self, queries: Queries, place: IntArray, item: IntArray, time: NDArray[np.float64]
+    ) -> dict[str, TimeEffect]:
+        """Return the moods of the users at some times, and what the calendar adds."""
         found = {}
         for task in self._kinds:
-            if not len(array(branch(self._state, task), "windows")):
+            calendar, windows = self._calendar(task), array(branch(self._state, task), "windows")
+            if not len(windows) and not calendar:
                 continue
             _, spread, low, high = self._range(task)
-            total = np.zeros(len(place), np.float32)
+            total = calendar_at(calendar, item, time, self._samples[task].items.shape[1]).mean(1).numpy()
+            total *= np.float32(spread)
             for first, number, answer in self._answers(task, queries):
                 own = np.flatnonzero((place >= first) & (place < first + number))
                 if answer.windows is not None and len(own):
                     felt = answer.windows.at(answer.moods, place[own] - first, time[own])
-                    total[own] = spread * felt.mean(1).numpy()
+                    total[own] += spread * felt.mean(1).numpy()
             found[task] = TimeEffect(total, low, high)
         return found
 
@@ -440,6 +457,8 @@ class BayesianFactors(Recommender[BayesianFactorsSettings]):
         label = torch.from_numpy(((rows.labels[task].astype(np.float64) - mean) / spread).astype(np.float32))
         vectors = samples.items[torch.tensor(rows.item)]  # (n, S, k)
         left = label[:, None] - vectors[:, :, -1]
+        if rows.time is not None:
+            left = left - calendar_at(self._calendar(task), rows.item, rows.time, left.shape[1])
         weight = samples.noise_precision.expand(len(left), -1)
         if rows.weight is not None:
             weight = weight * torch.tensor(rows.weight)[:, None]
@@ -470,6 +489,10 @@ class BayesianFactors(Recommender[BayesianFactorsSettings]):
         self._state = dict(state)
         self._kinds = {task: side.tasks[task].kind for task in self.scored_tasks(side.tasks)}
         self._samples = {task: _Samples.of(branch(state, task)) for task in self._kinds}
+
+    def _calendar(self, task: str) -> State:
+        own = branch(self._state, task)
+        return branch(own, "calendar") if "calendar" in own else {}
 
     def _linked(self, sizes: tuple[int, int], features: sparse.csr_matrix) -> tuple[bool, bool]:
         """Return whether the histories and the features of so many owners, with so many others, are linked."""
