@@ -229,16 +229,22 @@ def _strongest(comparisons: pd.DataFrame) -> pd.DataFrame:
 def plot_verdicts(comparisons: pd.DataFrame, dataset: DatasetSettings) -> Figure:
     """Plot the verdicts at a glance: models x tasks and metrics, with the relative difference to the control in %.
 
-    Every multi-task model against the single-task control, and the document's against one of its own; every tuned one
+    Every multi-task model against the single-task control, or one of its own; what of that is training together
+    (against the control with equal inputs) and what is more to read (that control against the other); every tuned model
     against the baseline that is strongest in that column (chosen after the fact, against the model); and the
     shared-bottom model against models with something changed. All comparisons stand in the table.
     """
     kinds = comparisons["control"].map(lambda name: VARIANTS[name].kind)
     based = comparisons["model"].map(lambda name: VARIANTS[name].based_on)
     own_control = comparisons["model"].map(lambda name: VARIANTS[name].own_control)
+    equal = comparisons["control"].map(lambda name: VARIANTS[name].equal_inputs)
+    more = comparisons["model"].map(lambda name: VARIANTS[name].equal_inputs)
+    alone = (comparisons["control"] == "single_task") & ~more
     blocks = [
-        ("against the single-task control", comparisons[comparisons["control"] == "single_task"], "model"),
+        ("against the single-task control", comparisons[alone], "model"),
         ("against the same system with one task each", comparisons[comparisons["control"] == own_control], "model"),
+        ("training together: against the control with equal inputs", comparisons[equal], "model"),
+        ("more to read: equal inputs against a task's own data", comparisons[more], "model"),
         ("against the strongest baseline", _strongest(comparisons[(kinds == "baseline") & based.isna()]), "model"),
         ("against the shared-bottom model", comparisons[comparisons["control"] == based], "model"),
         ("model against its ablation", comparisons[kinds == "ablation"], "control"),
