@@ -60,11 +60,17 @@ def test_related_tasks_help_a_sparse_target() -> None:
     assert verdicts(sweep())["helps"] >= 9
 
 
-def test_unrelated_tasks_do_not_help() -> None:
-    assert verdicts(sweep(relatedness=[0.0]))["helps"] <= 1
+def test_training_related_tasks_together_helps_with_equal_inputs() -> None:
+    assert verdicts(sweep(equal_inputs=True))["helps"] >= 8
 
 
-def test_shuffled_labels_do_not_help() -> None:
+@pytest.mark.parametrize("equal_inputs", [False, True])
+def test_unrelated_tasks_do_not_help(equal_inputs: bool) -> None:
+    assert verdicts(sweep(relatedness=[0.0], equal_inputs=equal_inputs))["helps"] <= 1
+
+
+@pytest.mark.parametrize("equal_inputs", [False, True])
+def test_shuffled_labels_do_not_help(equal_inputs: bool) -> None:
     """At most 5 % of 40 repeats, although the true tasks are related."""
     training = {"learning_rate": 0.03, "epochs": 10, "batches": 4}
     found = verdicts(
@@ -75,6 +81,7 @@ def test_shuffled_labels_do_not_help() -> None:
             clicks_per_user=16,
             auxiliary=["read", "rating"],
             shuffled=True,
+            equal_inputs=equal_inputs,
             settings={
                 "dimension": 6,
                 "history_exponent": 0.5,

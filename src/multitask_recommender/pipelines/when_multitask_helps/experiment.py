@@ -18,7 +18,9 @@ from multitask_recommender.models.variants import VARIANTS, Variant
 from multitask_recommender.pipelines.when_multitask_helps.parameters import SweepSettings
 from multitask_recommender.simulation.bookstore import Bookstore, BookstoreSettings, Sparsity
 
-CONTROL, MODEL = VARIANTS["single_task"], VARIANTS["shared_bottom"]
+CONTROLS = {False: VARIANTS["single_task"], True: VARIANTS["single_task_equal_inputs"]}
+"""Whether inputs are equal, to the control."""
+MODEL = VARIANTS["shared_bottom"]
 TASKS = {
     "click": Task(kind="retrieval"),
     "read": Task(kind="binary", label="read"),
@@ -143,7 +145,8 @@ def _fit_and_measure(
 ) -> tuple[MetricTotals, dict[str, object]]:
     """Fit every candidate, keep the one with the smallest validation error on the target, measure it on the test."""
     train, validation, test = rows
-    own, own_side = train.with_tasks(tasks), side.with_tasks(tasks)
+    own = train if variant.equal_inputs else train.with_tasks(tasks)
+    own_side = side.with_tasks(tasks, variant.equal_inputs)
     metric = main_metric(settings.target)
     best: tuple[float, FloatArray, dict[str, object]] | None = None
     for values in candidates(settings.search, 2**10, 0):
@@ -163,7 +166,8 @@ def run_repeat(settings: SweepSettings, cell: Cell, repeat: int) -> Repeat:
     train, validation, test, side = simulate(settings, cell, repeat)
     rows = (train, validation, test)
     seed = derive_seed(settings.seed, "sweep fit", cell.users, repeat)
-    control, control_values = _fit_and_measure(CONTROL, [settings.target], settings, rows, side, seed)
+    alone = CONTROLS[settings.equal_inputs]
+    control, control_values = _fit_and_measure(alone, [settings.target], settings, rows, side, seed)
     model, model_values = _fit_and_measure(MODEL, list(side.tasks), settings, rows, side, seed)
     labels = int((~np.isnan(train.labels[settings.target])).sum())
     return Repeat(labels, control, model, (control_values, model_values))

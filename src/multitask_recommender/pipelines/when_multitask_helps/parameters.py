@@ -30,6 +30,8 @@ class SweepSettings(Settings):
         auxiliary: The tasks trained together with it.
         shuffled: Whether the labels of the auxiliary tasks are shuffled among the training rows: a control, in which
             they tell nothing.
+        equal_inputs: Whether the histories that the control reads carry the labels of all tasks, as the model's do:
+            then what the model gains is from training together alone.
         test_share: Share of the clicks on which the models are compared.
         validation_share: Share of the clicks on which each model chooses its parameters.
         settings: Parameters that both models share.
@@ -51,6 +53,7 @@ class SweepSettings(Settings):
     target: TaskName = "purchase"
     auxiliary: list[TaskName] = Field(default=["click", "read"], min_length=1)
     shuffled: bool = False
+    equal_inputs: bool = False
     test_share: float = Field(default=0.3, gt=0, lt=1)
     validation_share: float = Field(default=0.12, gt=0, lt=1)
     settings: SharedBottomSettings = SharedBottomSettings()
