@@ -13,6 +13,9 @@ so that the utilities of any two tasks correlate by rho over readers and books: 
 rho = 0 independent. Every part is sqrt(s) times the scaled sum of the effects of the reader's or book's features plus
 sqrt(1 - s) times a standard normal number, s = ``feature_signal``, less its mean.
 
+With ``conflict`` the utilities of the tasks ``rating`` and ``purchase`` have the opposite sign for readers with a
+bachelor's degree or more: what the tasks have to do with each other then depends on the reader, as gates can tell.
+
 **What is observed.** Readers are shown books at random by popularity, weight rank^(-skew), one after the other. A shown
 book is clicked with probability P_click(v) and joins the reader's history, unless it is there already, until the
 reader's number of clicks is reached; activity is lognormal. A clicked book is read with probability P_read(v) and, on
@@ -59,6 +62,9 @@ _GUIDE = 2**20
 _BEGIN, _END = 1_420_070_400, 1_735_689_600  # 2015-01-01 and 2025-01-01 in seconds since 1970.
 
 EDUCATION = np.array(["primary", "secondary", "vocational", "bachelor", "master", "doctorate"])
+_TURNED = ("bachelor", "master", "doctorate")
+_CONFLICTING = ("rating", "purchase")
+"""Whose utilities turn around for which tasks, where tasks conflict."""
 REGIONS = np.array([f"region {letter}" for letter in "ABCDEFGHIJKL"])
 GENRES = np.array(
     ["biography", "children", "crime", "essay", "fantasy", "history", "poetry", "romance", "science", "travel"]
@@ -89,6 +95,7 @@ class StoreKnobs(Settings):
         taste: w, the share of the variance of the utility that is a matter of taste instead of biases.
         noise: Standard deviation of the noise of every label, where the utility has 1.
         dimension: d, length of the vectors.
+        conflict: Whether two tasks are turned around for some readers.
     """
 
     popularity_skew: float = Field(default=0.8, ge=0, le=2)
@@ -97,6 +104,7 @@ class StoreKnobs(Settings):
     taste: float = Field(default=0.6, ge=0, le=1)
     noise: float = Field(default=0.7, gt=0)
     dimension: int = Field(default=8, ge=1)
+    conflict: bool = False
 
 
 class BookstoreSettings(StoreKnobs):
@@ -268,9 +276,11 @@ class Bookstore:
 
         users = side("user", _user_effects(self.user_features), settings.users)
         books = side("book", _book_effects(self.book_features), settings.books)
+        turned = settings.conflict & np.isin(EDUCATION[self.user_features["education"]], _TURNED)
+        sign = np.where(turned, np.float32(-1), np.float32(1))[:, None]
         vectors = {
             task: (
-                np.insert(users[task], width, 1.0, axis=1),  # p, a, 1
+                np.insert(users[task], width, 1.0, axis=1) * (sign if task in _CONFLICTING else 1),  # p, a, 1
                 np.insert(books[task], width - 1, 1.0, axis=1),  # q, 1, b
             )
             for task in TASKS
