@@ -20,6 +20,7 @@ from multitask_recommender.foundation.settings_base import Settings
 from multitask_recommender.models.architectures import (
     aitm,
     cross_stitch,
+    escm2,
     esmm,
     mmoe,
     pairwise,
@@ -529,6 +530,10 @@ _ALL = (
     _architecture("ple", ple.PLE, ple.PLESettings, "PLE"),
     _architecture("stem", stem.STEM, stem.STEMSettings, "STEM"),
     _architecture("esmm", esmm.RevisitingESMM, esmm.RevisitingESMMSettings, "ESMM", funnel=True),
+    *(
+        _architecture(name, escm2.RevisitingESCM2, escm2.RevisitingESCM2Settings, title, funnel=True)
+        for name, title in (("escm2_ips", "ESCM2, inverse propensity"), ("escm2_dr", "ESCM2, doubly robust"))
+    ),
     _architecture("aitm", aitm.RevisitingAITM, aitm.RevisitingAITMSettings, "AITM", funnel=True),
     _architecture("mmoe_pairwise", pairwise.PairwiseMMoE, pairwise.PairwiseSettings, "MMoE over pairs"),
     _architecture("ple_pairwise", pairwise.PairwisePLE, pairwise.PairwiseSettings, "PLE over pairs"),
