@@ -72,7 +72,7 @@ def test_costs_and_cross_validation(finished_project: Project) -> None:
 def test_comparisons(finished_project: Project) -> None:
     table = pd.read_csv(finished_project.outputs / "08_reporting" / "comparisons.csv")
     columns = "dataset,split,model,control,task,metric,k,difference,relative,ci_low,ci_high,p_value,p_holm,verdict"
-    assert ",".join(table.columns) == columns
+    assert ",".join(table.columns) == f"{columns},p_primary,primary_verdict"
     assert {VARIANTS[name].kind for name in table["model"]} == {"multi_task"}
     assert {VARIANTS[name].kind for name in table["control"]} == {"single_task", "baseline"}
     assert (table["p_holm"] >= table["p_value"]).all()
@@ -85,7 +85,10 @@ def test_every_model_meets_its_controls() -> None:
     def controls(model: str, kind: str) -> set[str]:
         return {name for name, other in VARIANTS.items() if other.kind == kind and is_control(model, name)}
 
-    assert controls("shared_bottom", "single_task") == controls("pcgrad", "single_task") == {"single_task"}
+    both = {"single_task", "single_task_equal_inputs"}
+    assert controls("shared_bottom", "single_task") == controls("pcgrad", "single_task") == both
+    wide = {"single_task", "wide_single_task", "wide_single_task_equal_inputs"}
+    assert controls("wide_shared_bottom", "single_task") == wide
     assert controls("joint_adam", "single_task") == {"single_task", "joint_adam_single_task"}
     assert controls("shared_bottom", "baseline") == {
         name for name, other in VARIANTS.items() if other.kind == "baseline"
@@ -95,6 +98,7 @@ def test_every_model_meets_its_controls() -> None:
     }
     assert controls("mmoe", "ablation") == {"linear_experts"}
     assert controls("pcgrad", "multi_task") == {"shared_bottom"}
+    assert controls("single_task_equal_inputs", "single_task") == {"single_task"}
     assert not any(is_control(name, "popularity") for name, one in VARIANTS.items() if one.kind != "multi_task")
 
 
@@ -211,7 +215,7 @@ def test_every_model_runs_end_to_end(every_model: Project) -> None:
     assert chosen["upgrad"] == {**chosen["shared_bottom"], "training": training}
 
     used = pd.read_csv(folder / "expert_utilisation.csv")
-    assert set(used["model"]) == {"mmoe", "linear_experts", "cgc", "ple", "stem"}
+    assert set(used["model"]) == {"mmoe", "linear_experts", "cgc", "ple", "stem", "mmoe_pairwise", "ple_pairwise"}
     sums = used.groupby(["model", "split", "seed", "side", "task"])["weight"].sum()
     assert np.allclose(sums, 1.0, atol=1e-5)
 

@@ -12,6 +12,9 @@ from joblib import Parallel, delayed
 from threadpoolctl import ThreadpoolController, threadpool_limits
 from tqdm import tqdm
 
+# Without its thread that looks after bars: at the end of a process such a thread may be met inside the database, whose
+# code does not survive it (duckdb issue 13904).
+tqdm.monitor_interval = 0
 T = TypeVar("T")
 R = TypeVar("R")
 
