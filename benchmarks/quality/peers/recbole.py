@@ -162,29 +162,14 @@ def _predictor(model: Any, data: Any, training: Training) -> Predict:
     return predict
 
 
-def fit_multivae(training: Training, settings: Settings, seed: int) -> Iterator[tuple[Settings, Predict]]:
-    """Train MultiVAE with RecBole's own trainer."""
-    last, stops = checkpoints(settings)
-    with tempfile.TemporaryDirectory() as folder:
-        config, data = _prepare("MultiVAE", training, {**settings, "epochs": last}, seed, folder)
-        loader = UserDataLoader(config, data, None, shuffle=True)
-        model = MultiVAE(config, data)
-        trainer = Trainer(config, model)
-        for epoch in range(1, last + 1):
-            model.train()
-            trainer._train_epoch(loader, epoch, show_progress=False)
-            if epoch in stops:
-                yield {**settings, "epochs": epoch}, _predictor(model, data, training)
-
-
-def _fit_sequential(
-    model_class: Any, training: Training, settings: Settings, seed: int
+def _fit_by_epochs(
+    model_class: Any, loader_class: Any, training: Training, settings: Settings, seed: int
 ) -> Iterator[tuple[Settings, Predict]]:
-    """Train a model of sequences with RecBole's own trainer, on every row of every user."""
+    """Train with RecBole's own trainer: batches are of users, or for models of sequences of their rows."""
     last, stops = checkpoints(settings)
     with tempfile.TemporaryDirectory() as folder:
         config, data = _prepare(model_class.__name__, training, {**settings, "epochs": last}, seed, folder)
-        loader = TrainDataLoader(config, data, None, shuffle=True)
+        loader = loader_class(config, data, None, shuffle=True)
         model = model_class(config, data)
         trainer = Trainer(config, model)
         for epoch in range(1, last + 1):
@@ -204,9 +189,9 @@ def fit_ease(training: Training, settings: Settings, seed: int) -> Iterator[tupl
 if __name__ == "__main__":
     main(
         {
-            "multivae": (VAE_GRID, fit_multivae),
+            "multivae": (VAE_GRID, functools.partial(_fit_by_epochs, MultiVAE, UserDataLoader)),
             "ease": (EASE_GRID, fit_ease),
-            "sasrec": (SASREC_GRID, functools.partial(_fit_sequential, SASRec)),
-            "gru4rec": (GRU4REC_GRID, functools.partial(_fit_sequential, GRU4Rec)),
+            "sasrec": (SASREC_GRID, functools.partial(_fit_by_epochs, SASRec, TrainDataLoader)),
+            "gru4rec": (GRU4REC_GRID, functools.partial(_fit_by_epochs, GRU4Rec, TrainDataLoader)),
         }
     )

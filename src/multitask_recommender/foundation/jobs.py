@@ -62,7 +62,7 @@ def run_jobs(function: Callable[[T], R], jobs: Sequence[T], workers: int, title:
         with single_threaded():
             return function(job)
 
-    if workers == 1 or len(jobs) == 1:
+    if workers == 1 or len(jobs) <= 1:
         results = map(alone, jobs)
     else:
         # Without memory mapping: a worker may write to its arrays, and nothing is left in temporary folders.

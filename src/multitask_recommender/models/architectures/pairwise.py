@@ -25,7 +25,7 @@ from multitask_recommender.models.recommender import PENALTY, HistorySettings, K
 from multitask_recommender.models.state import State, array, branch
 from multitask_recommender.models.towers.experts import PerTaskModules, mix
 from multitask_recommender.models.towers.sparse_features import FeatureTable
-from multitask_recommender.models.towers.two_tower import LabelScales, as_rows
+from multitask_recommender.models.towers.two_tower import LabelScales, as_rows, distance_moved
 from multitask_recommender.models.towers.user_side import HistoryResiduals, history_task, start_biases
 from multitask_recommender.models.training.loop import (
     TrainableModule,
@@ -409,15 +409,10 @@ class PairwiseRecommender(Recommender[PairwiseSettings]):
         curve = train(name, module, module.losses, rows, self.settings.training, generator, list(side.tasks))
         with torch.no_grad():
             used = module.utilisation(next(rows.blocks(1024)))
-        length = sum(float(own.square().sum()) for own in before)
-        moved = sum(
-            float((own.detach() - old).square().sum())
-            for own, old in zip(module.expert_parameters(), before, strict=True)
-        )
         self._state: State = {
             "weights": {name: value.numpy() for name, value in module.state_dict().items()},
             "scales": {task: np.array(values) for task, values in scales.values.items()},
-            "experts_moved": np.array([(moved / max(length, 1e-30)) ** 0.5], np.float32),
+            "experts_moved": np.array([distance_moved(module.expert_parameters(), before)], np.float32),
             "utilisation": {
                 "pair": {
                     task: {expert: weights.numpy() for expert, weights in experts.items()}

@@ -262,7 +262,7 @@ class NeuralRecommender(Recommender[H]):
             "scales": {task: np.array(values) for task, values in scales.values.items()},
             "catalogue": rows.catalogue.numpy(),
             "parameters": np.array([sum(parameter.numel() for parameter in module.parameters())]),
-            "experts_moved": np.array([_distance(module.expert_parameters(), before)], np.float32),
+            "experts_moved": np.array([distance_moved(module.expert_parameters(), before)], np.float32),
             "utilisation": {
                 side: {
                     task: {expert: weights.numpy() for expert, weights in experts.items()}
@@ -344,7 +344,7 @@ class NeuralRecommender(Recommender[H]):
         return int(array(self._state, "parameters")[0])
 
 
-def _distance(parameters: Sequence[Tensor], before: Sequence[Tensor]) -> float:
+def distance_moved(parameters: Sequence[Tensor], before: Sequence[Tensor]) -> float:
     """Return how far parameters are from what they were, over the length of that; 0 without parameters."""
     moved = sum(float((own.detach() - old).square().sum()) for own, old in zip(parameters, before, strict=True))
     return (moved / max(sum(float(old.square().sum()) for old in before), 1e-30)) ** 0.5
