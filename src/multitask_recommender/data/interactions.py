@@ -128,6 +128,11 @@ class SideInformation:
         own = {name: self.tasks[name] for name in names}
         return replace(self, tasks=own, read=self.read_tasks if equal_inputs else None)
 
+    def without_users(self) -> SideInformation:
+        """Return the same information with no user: what a model needs that is read from a file."""
+        nobody = sparse.csr_matrix((0, self.user_features.shape[1]))
+        return replace(self, users=0, user_features=nobody)
+
 
 def read_interactions(table: ir.Table, split: str, tasks: dict[str, Task]) -> Interactions:
     """Turn the rows of one split into arrays.

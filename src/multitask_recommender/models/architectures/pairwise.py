@@ -7,14 +7,12 @@ is an inner product, so that a list costs a pass through the network for every i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import pairwise
 from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
 from pydantic import Field
-from scipy import sparse
 from scipy.special import expit
 from torch import Tensor, nn
 
@@ -411,7 +409,7 @@ class PairwiseRecommender(Recommender[PairwiseSettings]):
             used = module.utilisation(next(rows.blocks(1024)))
         self._state: State = {
             "weights": {name: value.numpy() for name, value in module.state_dict().items()},
-            "scales": {task: np.array(values) for task, values in scales.values.items()},
+            "scales": scales.state(),
             "experts_moved": np.array([distance_moved(module.expert_parameters(), before)], np.float32),
             "utilisation": {
                 "pair": {
@@ -459,10 +457,9 @@ class PairwiseRecommender(Recommender[PairwiseSettings]):
 
     def restore(self, state: State, side: SideInformation) -> None:
         """Take the weights back."""
-        self._state, own = dict(state), branch(state, "scales")
-        scales = LabelScales({task: tuple(array(own, task).tolist()) for task in own})
-        nobody = replace(side, users=0, user_features=sparse.csr_matrix((0, side.user_features.shape[1])))
-        module = self._build(nobody, scales, new_generator(0))
+        self._state = dict(state)
+        scales = LabelScales.restored(branch(state, "scales"))
+        module = self._build(side.without_users(), scales, new_generator(0))
         weights = branch(state, "weights")
         module.load_state_dict({name: torch.from_numpy(array(weights, name)) for name in weights})
         self._settle(module, side.tasks, scales)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy import sparse
 from scipy.special import expit
 from torch import Tensor
 
@@ -69,6 +67,15 @@ class LabelScales:
                     float(np.nanmax(label)),
                 )
         return cls(values)
+
+    @classmethod
+    def restored(cls, state: State) -> LabelScales:
+        """Take back what :meth:`state` gave."""
+        return cls({task: tuple(array(state, task).tolist()) for task in state})
+
+    def state(self) -> State:
+        """Return the four numbers of every task as an array."""
+        return {task: np.array(values) for task, values in self.values.items()}
 
     def standardise(self, task: str, label: Tensor) -> Tensor:
         """Return (label - mean) / standard deviation; labels of other tasks as they are."""
@@ -259,7 +266,7 @@ class NeuralRecommender(Recommender[H]):
         tables = module.user_tables()
         self._state: State = {
             "weights": {name: value.numpy() for name, value in module.state_dict().items() if name not in tables},
-            "scales": {task: np.array(values) for task, values in scales.values.items()},
+            "scales": scales.state(),
             "catalogue": rows.catalogue.numpy(),
             "parameters": np.array([sum(parameter.numel() for parameter in module.parameters())]),
             "experts_moved": np.array([distance_moved(module.expert_parameters(), before)], np.float32),
@@ -330,10 +337,9 @@ class NeuralRecommender(Recommender[H]):
 
     def restore(self, state: State, side: SideInformation) -> None:
         """Take the weights back."""
-        self._state, own = dict(state), branch(state, "scales")
-        scales = LabelScales({task: tuple(array(own, task).tolist()) for task in own})
-        nobody = replace(side, users=0, user_features=sparse.csr_matrix((0, side.user_features.shape[1])))
-        module = self.build(nobody, scales, new_generator(0))
+        self._state = dict(state)
+        scales = LabelScales.restored(branch(state, "scales"))
+        module = self.build(side.without_users(), scales, new_generator(0))
         weights = {name: torch.from_numpy(array(branch(state, "weights"), name)) for name in branch(state, "weights")}
         empty = {name: value for name, value in module.state_dict().items() if name in module.user_tables()}
         module.load_state_dict(weights | empty)
