@@ -10,7 +10,7 @@ DATA_WHEEL := recbole==1.2.1
 export KEDRO_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run study test lint data new-dataset lab viz map notebooks bench-quality bench-scale confirm clean
+.PHONY: help run study test lint data new-dataset lab viz map notebooks provenance bench-quality bench-scale confirm clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ map: $(VENV)/.runtime $(VENV)/.data ## the pipeline map as a static site in buil
 
 notebooks: $(VENV)/.development $(VENV)/.data ## execute the notebooks in place on the outputs of the last run
 	$(BIN)/python notebooks/execute.py
+
+provenance: $(VENV)/.runtime ## the chain that made an output: make provenance OF=metrics MODEL=shared_bottom FOLDER=data
+	@$(BIN)/python -m multitask_recommender.runs.provenance '$(or $(OF),metrics)' $(if $(MODEL),--model '$(MODEL)') --folder '$(or $(FOLDER),data)'
 
 bench-quality: $(VENV)/.runtime $(VENV)/.data ## this project's model and its peers on one split; see benchmarks/README.md
 	$(BIN)/python benchmarks/quality/run.py

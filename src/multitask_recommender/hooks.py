@@ -26,6 +26,8 @@ from kedro.pipeline.node import Node
 from kedro.validation import ParameterValidationError
 
 from multitask_recommender.foundation.errors import DataError, SettingsError, find_study_error
+from multitask_recommender.runs.files import file_digest, local_files
+from multitask_recommender.runs.reuse import Reuse
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +129,7 @@ class ReadableErrors:
         for name in sorted(pipeline.inputs()):
             dataset = catalog.get(name)
             self._datasets[name] = dataset
-            absent = [path for path in _local_paths(dataset) if not path.exists()]
+            absent = [path for path in local_files(dataset) if not path.exists()]
             if absent:
                 missing[name] = str(absent[0])
         for name in _leave_out(set(missing), pipeline, catalog):
@@ -145,14 +147,6 @@ class ReadableErrors:
         if isinstance(found, DataError) and dataset is not None:
             found.file = str(getattr(dataset, "_filepath", "")) or None
             found.locate = getattr(dataset, "locate", found.locate)
-
-
-def _local_paths(dataset: Any) -> list[Path]:
-    """Local files that a data set reads; none for memory and remote addresses."""
-    path = getattr(dataset, "_filepath", None)
-    if path is None or getattr(dataset, "_fs_prefix", False):
-        return []
-    return [Path(own) for own in getattr(dataset, "paths", [path])]
 
 
 def _remedy(name: str, path: str) -> str:
@@ -248,10 +242,14 @@ class RunReport:
         "update_report",
     )
 
+    def __init__(self, reuse: Reuse) -> None:
+        self._reuse = reuse
+
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: Any) -> None:
         """Print the table and the paths, if this run made them."""
         outputs = pipeline.all_outputs()
+        written = {name for node in pipeline.nodes if node.name not in self._reuse.reused for name in node.outputs}
         if "headline" in outputs:
             for split, rows in catalog.load("headline").groupby("split", sort=False):
                 table = rows.drop(columns="split").set_index("model")
@@ -266,7 +264,7 @@ class RunReport:
         # A model that the study left out has an empty table.
         example = next((name for name in lists if len(catalog.load(name))), None)
         for name in [*shown, *([example] if example else [])]:
-            print(f"wrote {catalog.get(name)._filepath}")
+            print(f"{'wrote' if name in written else 'unchanged:'} {catalog.get(name)._filepath}")
         if example:
             print("(one file of recommendations per model, in the folder named after it)")
 
@@ -274,7 +272,8 @@ class RunReport:
 class RunRecord:
     """Appends a line on every finished run to the file behind ``run_records`` in the catalog."""
 
-    def __init__(self) -> None:
+    def __init__(self, reuse: Reuse) -> None:
+        self._reuse = reuse
         self._started: dict[str, float] = {}
         self._seconds: dict[str, float] = {}
         self._begin = 0.0
@@ -297,7 +296,7 @@ class RunRecord:
 
     @hook_impl
     def after_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: Any) -> None:
-        """Write the record: data checksums, git commit, versions, parameter digest, seeds, seconds per node."""
+        """Write the record: data checksums, commit, versions, parameter digest, seeds, what ran and what was reused."""
         target = getattr(catalog.get("run_records"), "_filepath", None)
         if target is None:
             return
@@ -307,6 +306,7 @@ class RunRecord:
             if name.startswith("params:")
         }
         record = {
+            "run": run_params.get("run_id"),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "environment": run_params.get("env"),
             "pipeline": run_params.get("pipeline_names") or "__default__",
@@ -323,6 +323,7 @@ class RunRecord:
             },
             "seconds": round(time.perf_counter() - self._begin, 3),
             "seconds_per_node": self._seconds,
+            "reused_from_run": self._reuse.reused,
         }
         path = Path(target)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -341,11 +342,9 @@ def _plain(value: Any) -> Any:
 def _checksums(pipeline: Pipeline, catalog: Any) -> dict[str, str]:
     checksums = {}
     for name in sorted(pipeline.inputs()):
-        paths = [path for path in _local_paths(catalog.get(name)) if path.is_file()]
+        paths = [path for path in local_files(catalog.get(name)) if path.is_file()]
         for path in paths:
-            with path.open("rb") as file:
-                key = name if len(paths) == 1 else f"{name}/{path.name}"
-                checksums[key] = hashlib.file_digest(file, "sha256").hexdigest()
+            checksums[name if len(paths) == 1 else f"{name}/{path.name}"] = file_digest(path)
     return checksums
 
 

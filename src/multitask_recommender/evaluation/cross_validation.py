@@ -42,6 +42,8 @@ class CrossValidationSettings(Settings):
         workers: Processes that fit at the same time, each on one thread. The number changes no result.
     """
 
+    without_effect = frozenset({"workers"})
+
     candidates: int = Field(ge=1)
     workers: int = Field(ge=1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 import ibis
 import ibis.expr.types as ir
@@ -45,7 +46,12 @@ class StudySettings(Settings):
             run, the first multi-task model.
         train_again_share: Share of new events of users, or on items, that the training did not know, above which the
             report advises to train again.
+        not_of_models: Names of the settings that say which models are studied and used, and nothing of how.
     """
+
+    not_of_models: ClassVar[frozenset[str]] = frozenset(
+        {"models", "core_only", "quick", "recommend_with", "train_again_share"}
+    )
 
     seed: int = Field(ge=0)
     repeats: int = Field(ge=1)

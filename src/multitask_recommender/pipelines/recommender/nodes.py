@@ -35,7 +35,7 @@ from multitask_recommender.foundation.measuring import Cost, measured
 from multitask_recommender.foundation.randomness import derive_seed
 from multitask_recommender.foundation.spool import Spool
 from multitask_recommender.models.fitted import note_fit, restored, settings_for, start_record, with_encoder
-from multitask_recommender.models.recommender import LearningCurve, Recommender
+from multitask_recommender.models.recommender import Recommender
 from multitask_recommender.models.state import State, array, branch
 from multitask_recommender.models.stored import StoredModel
 from multitask_recommender.models.variants import DataSize, DerivedParameters, Variant, VariantParameters, with_values
@@ -179,7 +179,7 @@ def fit(
     for split in names:
         note_fit(made_from, split, settings[split], rows[split], sides[split])
 
-    def fit_once(job: tuple[str, int]) -> tuple[State, LearningCurve, int, Cost]:
+    def fit_once(job: tuple[str, int]) -> tuple[State, list[dict[str, float]], int, dict[str, float]]:
         split, seed = job
         model = variant.make(variant.read_settings(settings[split]), sides[split].tasks)
         with measured() as cost:
@@ -187,7 +187,8 @@ def fit(
                 curve = model.fit(rows[split], sides[split], derive_seed(study.seed, variant.name, split, seed))
             except TrainingError as error:
                 raise error.within(f"model '{variant.name}', {split} split, seed number {seed}") from error
-        return model.state(), curve, model.parameter_count(), cost
+        # Plain values, which a killed run goes on with.
+        return model.state(), curve.epochs, model.parameter_count(), vars(cost)
 
     jobs = [(split, seed) for split in chosen for seed in _repeats(variant, study)]
     jobs += [(split, 0) for split in names if split == EVERYTHING]
@@ -197,18 +198,18 @@ def fit(
     curves: list[dict[str, Any]] = []
     costs: dict[str, Any] = {}
     used: list[pd.DataFrame] = []
-    for (split, seed), (state, curve, parameters, cost) in zip(jobs, results, strict=True):
+    for (split, seed), (state, epochs, parameters, cost) in zip(jobs, results, strict=True):
         branch(states, split)[str(seed)] = state
         curves += [
             {"split": split, "seed": seed, "epoch": number + 1, "loss": name, "value": value}
-            for number, losses in enumerate(curve.epochs)
+            for number, losses in enumerate(epochs)
             for name, value in losses.items()
         ]
         used.append(expert_utilisation(state).assign(split=split, seed=seed))
         own = costs.setdefault(split, {"parameters": parameters, "seconds": [], "peak_mb": []})
-        own["seconds"].append(cost.seconds)
-        own["peak_mb"].append(cost.peak_mb)
-    seconds = np.mean([cost.seconds for *_, cost in results])
+        own["seconds"].append(cost["seconds"])
+        own["peak_mb"].append(cost["peak_mb"])
+    seconds = np.mean([cost["seconds"] for *_, cost in results])
     logger.info("%s: fitted %d times, %.2f s each", variant.name, len(jobs), seconds)
     utilisation = pd.concat(used, ignore_index=True).assign(model=variant.name)[UTILISATION_COLUMNS]
     collapsed = utilisation[utilisation["collapsed"].astype(bool)].drop_duplicates(["split", "side", "expert"])

@@ -76,14 +76,14 @@ def tune_user_embedding(
 
 def _fit_without(
     settings: UserEmbeddingSettings, rows: Interactions, side: SideInformation, seed: int, split: SplitRule, fold: int
-) -> tuple[UserEmbeddingModel, list[dict[str, float]]]:
+) -> tuple[State, list[dict[str, float]]]:
     model = UserEmbeddingModel(settings)
     if fold == NO_FOLD:
         pairs = as_pairs(rows, pair_rules(side.tasks))
     else:
         pairs = fold_pairs(split, rows, fold, side.tasks).train
     curve = model.fit(pairs, side, derive_seed(seed, USER_EMBEDDING.name, split.name, fold))
-    return model, curve.epochs
+    return model.state(), curve.epochs
 
 
 def train_user_embedding(
@@ -115,8 +115,9 @@ def train_user_embedding(
         folds = [NO_FOLD] if split == EVERYTHING else [NO_FOLD, *range(splits.folds)]
         fit = partial(_fit_without, settings, events, side, study.seed, splits.rule(split))
         results = run_jobs(fit, folds, cross_validation.workers, f"user_embedding, {split}: training")
-        state[split] = {str(fold): model.state() for fold, (model, _) in zip(folds, results, strict=True)}
-        whole, epochs = results[0]
+        state[split] = {str(fold): own for fold, (own, _) in zip(folds, results, strict=True)}
+        whole, epochs = UserEmbeddingModel(settings), results[0][1]
+        whole.restore(results[0][0], side)
         own = whole.encode(Histories(rows, side.user_features).of(np.arange(side.users)))
         vectors.append(pd.DataFrame({"split": split, "user": np.arange(side.users), "vector": list(own)}))
         curves += [
