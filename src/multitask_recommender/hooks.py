@@ -162,41 +162,33 @@ def _remedy(name: str, path: str) -> str:
 
 
 def _leave_out(missing: set[str], pipeline: Pipeline, catalog: Any) -> list[str]:
-    """Put empty tables in the place of outputs of models that have not been run, for an evaluation of the others.
+    """Put nothing in the place of outputs of models that have not been run, for an evaluation of the others.
 
     Args:
         missing: Inputs whose files do not exist.
         pipeline: The pipeline to run.
-        catalog: Where the empty tables go.
+        catalog: Where the empty outputs go.
 
     Returns:
-        The inputs that are empty now: all of a model of which one is missing.
+        The inputs that are empty now.
     """
     if not missing:
         return []
     # Here, because the models need PyTorch, and other commands of Kedro do not.
     from multitask_recommender.models.variants import VARIANTS
-    from multitask_recommender.pipelines.recommender.nodes import OF_NO_MODEL, empty_output
+    from multitask_recommender.pipelines.recommender.task_affinity import NOT_MEASURED
 
-    read = {name for node in pipeline.nodes if node.namespace == "evaluation" for name in node.inputs}
-    others = {name for node in pipeline.nodes if node.namespace != "evaluation" for name in node.inputs}
-    outputs = {name for name in (read & pipeline.inputs()) - others if empty_output(name) is not None}
-    empty = [name for name in outputs if name in missing and name in OF_NO_MODEL]
-    absent = []
-    for model in VARIANTS:
-        own = [name for name in outputs if name.startswith(f"{model}.")]
-        if missing.intersection(own):
-            absent.append(model)
-            empty += own
-    if absent and len(absent) == len({name.partition(".")[0] for name in outputs} & VARIANTS.keys()):
+    outputs = {f"{model}.outputs": model for model in VARIANTS if f"{model}.outputs" in pipeline.inputs()}
+    absent = [name for name in outputs if name in missing]
+    if not outputs or len(absent) == len(outputs):
         return []
-    for name in empty:
-        catalog[name] = MemoryDataset(empty_output(name))
-    if empty:
-        logger.warning(
-            "Left out, since it has not been run: %s", ", ".join([*absent, *OF_NO_MODEL.intersection(empty)])
-        )
-    return empty
+    empty: dict[str, Any] = {**{name: {} for name in [*outputs, "user_embedding.outputs"]}, **NOT_MEASURED}
+    found = [name for name in empty if name in missing]
+    for name in found:
+        catalog[name] = MemoryDataset(empty[name])
+    if found:
+        logger.warning("Left out, since it has not been run: %s", ", ".join(outputs.get(name, name) for name in found))
+    return found
 
 
 def _show_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -21,14 +21,16 @@ warnings.filterwarnings("ignore", message="One or more dataset names contain '.'
 def register_pipelines() -> dict[str, Pipeline]:
     """Return the pipelines by name; ``__default__`` is the study."""
     variants = list(VARIANTS.values())
+    # Which models have outputs is looked up again, so that the evaluation knows what has been run since.
+    collected = recommender.collecting_pipeline(variants)
     pipelines = {
         "data_engineering": data_engineering.create_pipeline(),
         "user_embedding": user_embedding.create_pipeline(),
         "recommender": recommender.create_pipeline(variants),
-        "evaluation": evaluation.create_pipeline(variants),
+        "evaluation": evaluation.create_pipeline() + collected,
     }
     study = sum(pipelines.values(), Pipeline([]))
-    simulated = {"simulation": simulation.create_pipeline(), "regret": regret.create_pipeline(variants)}
+    simulated = {"simulation": simulation.create_pipeline(), "regret": regret.create_pipeline() + collected}
     return {
         **pipelines,
         **simulated,

@@ -32,6 +32,9 @@ from multitask_recommender.models.variants import Variant, VariantParameters
 logger = logging.getLogger(__name__)
 _BLOCK = 1024
 _K = 10
+FIT_COLUMNS = ["candidate", "parameters", "fold", "task", "error"]
+CV_COLUMNS = ["model", "split", *FIT_COLUMNS]
+"""Columns of the tables of all fits of a cross-validation."""
 
 
 class CrossValidationSettings(Settings):
@@ -343,8 +346,7 @@ def cross_validate(
     tasks = variant.scored_tasks(side_without(0).tasks)
     # Each group of tasks shares one choice of parameters.
     groups = [[task] for task in tasks] if variant.per_task else [tasks]
-    columns = ["candidate", "parameters", "fold", "task", "error"]
-    table = pd.DataFrame(columns=columns)
+    table = pd.DataFrame(columns=FIT_COLUMNS)
     failure: TrainingError | None = None
     alive = {place: list(range(len(grid.fits))) for place in range(len(groups))}
     ways = len(grid.ways)
@@ -397,7 +399,7 @@ def cross_validate(
             for way, errors in enumerate(result):
                 candidate = number * ways + way
                 rows += [(candidate, json.dumps(grid[candidate]), fold, task, value) for task, value in errors.items()]
-        new = pd.DataFrame(rows, columns=columns)
+        new = pd.DataFrame(rows, columns=FIT_COLUMNS)
         table = new if table.empty else pd.concat([table, new], ignore_index=True)
         for place in open_groups:
             own = table[table["task"].isin(groups[place])]

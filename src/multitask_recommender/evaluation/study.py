@@ -163,7 +163,7 @@ def left_out_models(
         elif name in set(costs["model"]):
             reason = "the tasks that it predicts have no test rows with a label"
         else:
-            reason = impossible(variant, dataset) or f"it has not been run: kedro run --namespaces {name}"
+            reason = impossible(variant, dataset) or f"it has not been run: kedro run --namespaces {variant.namespace}"
         lines.append((f"model {name}", reason))
     return pd.DataFrame(lines, columns=["what", "reason"])
 

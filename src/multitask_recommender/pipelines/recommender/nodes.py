@@ -26,7 +26,7 @@ from multitask_recommender.data.interactions import (
 from multitask_recommender.data.queries import Histories, Queries
 from multitask_recommender.data.splits import candidate_items
 from multitask_recommender.evaluation import metrics
-from multitask_recommender.evaluation.cross_validation import CrossValidationSettings, cross_validate
+from multitask_recommender.evaluation.cross_validation import CV_COLUMNS, CrossValidationSettings, cross_validate
 from multitask_recommender.evaluation.parameters import EvaluationSettings
 from multitask_recommender.evaluation.study import StudySettings
 from multitask_recommender.foundation.errors import TrainingError
@@ -39,7 +39,6 @@ from multitask_recommender.models.recommender import Recommender
 from multitask_recommender.models.state import State, array, branch
 from multitask_recommender.models.stored import StoredModel
 from multitask_recommender.models.variants import DataSize, DerivedParameters, Variant, VariantParameters, with_values
-from multitask_recommender.pipelines.recommender.task_affinity import COSINE_COLUMNS, GAIN_COLUMNS
 
 logger = logging.getLogger(__name__)
 _BLOCK = 512
@@ -47,7 +46,6 @@ _CELLS = 2**23
 """Most scores, users x items x tasks, that are held at a time."""
 _KEPT_ROWS = 1_000_000
 """Most rows of the lists of one fit that are kept until they are written."""
-CV_COLUMNS = ["model", "split", "candidate", "parameters", "fold", "task", "error"]
 _WHAT = [("split", pa.string()), ("seed", pa.int64()), ("task", pa.string()), ("user", pa.int64())]
 PREDICTIONS = pa.schema([*_WHAT, ("item", pa.int64()), ("score", pa.float32())])
 LISTS = pa.schema([*_WHAT, ("rank", pa.int64()), ("item", pa.int64()), ("score", pa.float32())])
@@ -65,24 +63,6 @@ RECOMMENDATIONS = pa.schema(
         ("score", pa.float32()),
     ]
 )
-_COLUMNS = {
-    "predictions": PREDICTIONS.names,
-    "ranked_lists": LISTS.names,
-    "cv_results": CV_COLUMNS,
-    "expert_utilisation": UTILISATION_COLUMNS,
-    "task_affinity": COSINE_COLUMNS,
-    "task_pair_gains": GAIN_COLUMNS,
-}
-OF_NO_MODEL = frozenset({"task_affinity", "task_pair_gains", "user_embedding.cv_results"})
-"""What else the evaluation reads of the training."""
-
-
-def empty_output(name: str) -> Any:
-    """Return what an output of the training holds where the study leaves its model out; None for other names."""
-    kind = name.rpartition(".")[2]
-    if kind in ("fit_costs", "predict_costs"):
-        return {}
-    return pd.DataFrame(columns=_COLUMNS[kind]) if kind in _COLUMNS else None
 
 
 def tune(

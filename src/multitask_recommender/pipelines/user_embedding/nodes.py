@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -48,18 +49,14 @@ def tune_user_embedding(
     study: StudySettings,
     dataset: DatasetSettings,
     splits: SplitSettings,
-    behaviour_sequences: ir.Table,
-    users: ir.Table,
-    items: ir.Table,
-    user_features: ir.Table,
-    item_features: ir.Table,
+    training_data: Mapping[str, ir.Table],
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Choose the searched parameters by how well hidden folds of the histories are reconstructed.
 
     Returns:
         Table of all fits; chosen settings by split.
     """
-    tables = TrainingTables(dataset, behaviour_sequences, users, items, user_features, item_features)
+    tables = TrainingTables.of(dataset, training_data)
     results = []
     chosen: dict[str, Any] = {}
     for split in splits.names:
@@ -92,11 +89,7 @@ def train_user_embedding(
     study: StudySettings,
     dataset: DatasetSettings,
     splits: SplitSettings,
-    behaviour_sequences: ir.Table,
-    users: ir.Table,
-    items: ir.Table,
-    user_features: ir.Table,
-    item_features: ir.Table,
+    training_data: Mapping[str, ir.Table],
 ) -> tuple[StoredModel, ir.Table, pd.DataFrame]:
     """Train on every split, and on the complement of every fold so that cross-validation of what follows stays honest.
 
@@ -104,7 +97,7 @@ def train_user_embedding(
         The model, by split and left-out fold (-1: none); vectors of the users by the model that left out no fold
         (split, user, vector); learning curve (split, epoch, value).
     """
-    tables = TrainingTables(dataset, behaviour_sequences, users, items, user_features, item_features)
+    tables = TrainingTables.of(dataset, training_data)
     state: State = {}
     made_from = start_record(tables.dataset.model_dump(mode="json"), *tables.identifiers)
     vectors, curves = [], []
