@@ -226,6 +226,27 @@ def finished_project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return made_once(tmp_path_factory, "study", fresh=True)
 
 
+FEW_MODELS = ["item_mean", "ease", "shared_bottom"]
+
+
+def with_few_models(project: Project) -> Project:
+    """The project, which studies a few models from now on."""
+    return project.configure(lambda parameters: parameters["study"].update(models=FEW_MODELS, quick=False))
+
+
+@pytest.fixture(scope="session")
+def few_models(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The tiny study with a few models after one whole run; tests that use it must not change it."""
+    return made_once(tmp_path_factory, "few_models", prepare=with_few_models)
+
+
+@pytest.fixture
+def few_models_to_change(few_models: Project, tmp_path: Path) -> Project:
+    """A copy of the finished study that a test may change."""
+    shutil.copytree(few_models.folder, tmp_path / "copy")
+    return Project.at(tmp_path / "copy")
+
+
 @pytest.fixture(scope="session")
 def other_splits(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The tiny study on the other splits after one whole run; tests that use it must not change it."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from multitask_recommender.configuration import StudyConfigLoader
 from multitask_recommender.hooks import FreeDatasets, ParameterNames, ReadableErrors, Runners, RunRecord, RunReport
 from multitask_recommender.runs.one_run import OneRun
-from multitask_recommender.runs.reuse import Reuse, ReusingSession
+from multitask_recommender.runs.reuse import Reuse, ReusingSession, StudyContext
 
 
 def package_file(package: str, path: str) -> str:
@@ -33,7 +33,10 @@ HOOKS = (
     ReadableErrors(),
     OneRun(),
 )
+# The viewer's record of a run knows nothing of nodes that are reused, and warns at every run that it is not kept.
+DISABLE_HOOKS_FOR_PLUGINS = ("kedro-viz",)
 SESSION_CLASS = ReusingSession
+CONTEXT_CLASS = StudyContext
 CONFIG_LOADER_CLASS = StudyConfigLoader
 CONFIG_LOADER_ARGS = {
     "base_env": "base",

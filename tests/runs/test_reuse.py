@@ -10,28 +10,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from conftest import Project, made_once
+from conftest import Project, with_few_models
 from multitask_recommender.runs import keys, provenance
 from multitask_recommender.runs.records import FOLDER, Records
-
-MODELS = ["item_mean", "ease", "shared_bottom"]
-
-
-def with_few_models(project: Project) -> Project:
-    return project.configure(lambda parameters: parameters["study"].update(models=MODELS, quick=False))
-
-
-@pytest.fixture(scope="session")
-def few_models(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The tiny study with a few models after one whole run; tests that use it must not change it."""
-    return made_once(tmp_path_factory, "few_models", prepare=with_few_models)
-
-
-@pytest.fixture
-def study(few_models: Project, tmp_path: Path) -> Project:
-    """A copy of the finished study that a test may change."""
-    shutil.copytree(few_models.folder, tmp_path / "copy")
-    return Project.at(tmp_path / "copy")
 
 
 def last_run(project: Project) -> dict[str, Any]:
@@ -45,27 +26,27 @@ def ran(project: Project) -> list[str]:
     return list(last_run(project)["seconds_per_node"])
 
 
-def test_a_second_run_makes_nothing_and_says_so(study: Project) -> None:
-    before, first = study.files(), last_run(study)["run"]
-    result = study.run()
+def test_a_second_run_makes_nothing_and_says_so(few_models_to_change: Project) -> None:
+    before, first = few_models_to_change.files(), last_run(few_models_to_change)["run"]
+    result = few_models_to_change.run()
     assert result.returncode == 0, result.stderr
-    record = last_run(study)
+    record = last_run(few_models_to_change)
     assert record["seconds_per_node"] == {}
     assert set(record["reused_from_run"].values()) == {first}
-    assert study.files() == before
+    assert few_models_to_change.files() == before
     assert "wrote" not in result.stdout
     assert "unchanged: " in result.stdout
 
 
 def test_a_change_of_one_model_fits_that_model_alone_and_ends_with_the_bytes_of_a_full_run(
-    study: Project, tmp_path: Path
+    few_models_to_change: Project, tmp_path: Path
 ) -> None:
     def change(parameters: dict[str, Any]) -> None:
         parameters["models"].setdefault("shared_bottom", {})["epochs"] = 3
 
-    result = study.configure(change).run()
+    result = few_models_to_change.configure(change).run()
     assert result.returncode == 0, result.stderr
-    nodes = ran(study)
+    nodes = ran(few_models_to_change)
     fitted = {name.split(".")[-2] for name in nodes if name.endswith(".fit")}
     assert "shared_bottom" in fitted
     # Models that are based on it take over its settings; no other model is fitted.
@@ -73,18 +54,18 @@ def test_a_change_of_one_model_fits_that_model_alone_and_ends_with_the_bytes_of_
     assert not [name for name in nodes if name.startswith("data_engineering")]
     whole = with_few_models(Project(tmp_path / "whole")).configure(change)
     assert whole.run().returncode == 0
-    assert study.files() == whole.files()
+    assert few_models_to_change.files() == whole.files()
 
 
-def test_the_list_of_models_changes_no_model(study: Project) -> None:
-    result = study.run("--params", "study.models=item_mean ease shared_bottom popularity")
+def test_the_list_of_models_changes_no_model(few_models_to_change: Project) -> None:
+    result = few_models_to_change.run("--params", "study.models=item_mean ease shared_bottom popularity")
     assert result.returncode == 0, result.stderr
-    assert {name.split(".")[-2] for name in ran(study) if name.endswith(".fit")} == {"popularity"}
+    assert {name.split(".")[-2] for name in ran(few_models_to_change) if name.endswith(".fit")} == {"popularity"}
 
 
-def test_the_number_of_processes_changes_nothing(study: Project) -> None:
-    assert study.run("--params", "cross_validation.workers=3").returncode == 0
-    assert ran(study) == []
+def test_the_number_of_processes_changes_nothing(few_models_to_change: Project) -> None:
+    assert few_models_to_change.run("--params", "cross_validation.workers=3").returncode == 0
+    assert ran(few_models_to_change) == []
 
 
 PARTIAL = [
@@ -96,64 +77,68 @@ PARTIAL = [
 
 
 @pytest.mark.parametrize("options", PARTIAL, ids=lambda options: options[0])
-def test_a_partial_run_refuses_what_other_splits_have_made(study: Project, options: tuple[str, str]) -> None:
-    before = study.files()
+def test_a_partial_run_refuses_what_other_splits_have_made(
+    few_models_to_change: Project, options: tuple[str, str]
+) -> None:
+    before = few_models_to_change.files()
     fit = next(
         name
-        for name in (record.made_from.get("node", "") for record in Records(study.outputs).all())
+        for name in (record.made_from.get("node", "") for record in Records(few_models_to_change.outputs).all())
         if name.endswith("shared_bottom.fit")
     )
     named = {"MODEL": fit.rpartition(".")[0], "PREDICT": fit.replace(".fit", ".predict")}
-    study.configure(lambda parameters: parameters["splits"].update(seed=7))
-    result = study.run(options[0], named.get(options[1], options[1]))
+    few_models_to_change.configure(lambda parameters: parameters["splits"].update(seed=7))
+    result = few_models_to_change.run(options[0], named.get(options[1], options[1]))
     assert result.returncode != 0
     assert "splits.seed (42, now 7)" in result.stderr
     assert "kedro run --to-nodes" in result.stderr
     assert "Traceback" not in result.stderr
-    assert study.files() == before
+    assert few_models_to_change.files() == before
 
 
-def test_only_missing_outputs_makes_stale_ones_anew(study: Project) -> None:
-    weights = next((study.outputs / "06_models" / "shared_bottom").glob("weights*")).read_bytes()
-    result = study.run("--only-missing-outputs", "--params", "study.seed=5")
+def test_only_missing_outputs_makes_stale_ones_anew(few_models_to_change: Project) -> None:
+    weights = next((few_models_to_change.outputs / "06_models" / "shared_bottom").glob("weights*")).read_bytes()
+    result = few_models_to_change.run("--only-missing-outputs", "--params", "study.seed=5")
     assert result.returncode == 0, result.stderr
-    assert next((study.outputs / "06_models" / "shared_bottom").glob("weights*")).read_bytes() != weights
-    assert last_run(study)["seeds"]["study"] == 5
-    assert [name for name in ran(study) if name.endswith("shared_bottom.fit")]
+    assert next((few_models_to_change.outputs / "06_models" / "shared_bottom").glob("weights*")).read_bytes() != weights
+    assert last_run(few_models_to_change)["seeds"]["study"] == 5
+    assert [name for name in ran(few_models_to_change) if name.endswith("shared_bottom.fit")]
 
 
-def test_a_raw_table_that_changed_is_read_anew(study: Project) -> None:
-    study.edit("interactions", lambda text: text + "\n".join(text.splitlines()[-1:]).replace("\t", "\t", 1) + "\n")
-    result = study.run("--pipelines", "evaluation")
+def test_a_raw_table_that_changed_is_read_anew(few_models_to_change: Project) -> None:
+    few_models_to_change.edit(
+        "interactions", lambda text: text + "\n".join(text.splitlines()[-1:]).replace("\t", "\t", 1) + "\n"
+    )
+    result = few_models_to_change.run("--pipelines", "evaluation")
     assert result.returncode != 0
     assert "contents of 'raw_interactions'" in result.stderr
 
 
-def test_an_output_that_was_changed_by_hand_is_refused_and_made_anew(study: Project) -> None:
-    path = study.outputs / "07_model_output" / "ease" / "predictions.parquet"
+def test_an_output_that_was_changed_by_hand_is_refused_and_made_anew(few_models_to_change: Project) -> None:
+    path = few_models_to_change.outputs / "07_model_output" / "ease" / "predictions.parquet"
     good = path.read_bytes()
     table = pd.read_parquet(path)
     table["score"] = table["score"] + 1
     table.to_parquet(path)
-    refused = study.run("--pipelines", "evaluation")
+    refused = few_models_to_change.run("--pipelines", "evaluation")
     assert refused.returncode != 0
     assert "changed afterwards" in refused.stderr
-    assert study.run().returncode == 0
+    assert few_models_to_change.run().returncode == 0
     assert path.read_bytes() == good
 
 
-def test_an_evaluation_without_some_models_is_not_taken_for_a_whole_one(study: Project) -> None:
-    whole = (study.outputs / "08_reporting" / "metrics.csv").read_bytes()
-    shutil.rmtree(study.outputs / "07_model_output" / "ease")
-    assert study.run("--pipelines", "evaluation").returncode == 0
-    assert (study.outputs / "08_reporting" / "metrics.csv").read_bytes() != whole
-    assert study.run().returncode == 0
-    assert (study.outputs / "08_reporting" / "metrics.csv").read_bytes() == whole
+def test_an_evaluation_without_some_models_is_not_taken_for_a_whole_one(few_models_to_change: Project) -> None:
+    whole = (few_models_to_change.outputs / "08_reporting" / "metrics.csv").read_bytes()
+    shutil.rmtree(few_models_to_change.outputs / "07_model_output" / "ease")
+    assert few_models_to_change.run("--pipelines", "evaluation").returncode == 0
+    assert (few_models_to_change.outputs / "08_reporting" / "metrics.csv").read_bytes() != whole
+    assert few_models_to_change.run().returncode == 0
+    assert (few_models_to_change.outputs / "08_reporting" / "metrics.csv").read_bytes() == whole
 
 
-def test_outputs_of_before_there_were_records_are_refused(study: Project) -> None:
-    shutil.rmtree(study.outputs / FOLDER)
-    result = study.run("--pipelines", "evaluation")
+def test_outputs_of_before_there_were_records_are_refused(few_models_to_change: Project) -> None:
+    shutil.rmtree(few_models_to_change.outputs / FOLDER)
+    result = few_models_to_change.run("--pipelines", "evaluation")
     assert result.returncode != 0
     assert "nothing says what made it" in result.stderr
 

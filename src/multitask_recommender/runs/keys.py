@@ -215,12 +215,16 @@ class Keys:
         return self._raw[name]
 
 
-_PLACES = frozenset({"filepath", "metadata", "type", "version"})
+_PLACES = frozenset({"filepath", "metadata", "version", "credentials", "storage_options", "fs_args"})
 """Arguments of a data set that do not change what it holds."""
 
 
 def described(dataset: Any) -> list[Any]:
     """Return how a data set reads and writes, as plain values."""
-    arguments = getattr(dataset, "_init_args", None) or {}
-    told = {name: str(value) for name, value in arguments.items() if name not in _PLACES and value is not None}
-    return [type(dataset).__name__, dict(sorted(told.items()))]
+
+    def told(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(name): told(own) for name, own in value.items() if name not in _PLACES and own is not None}
+        return [told(own) for own in value] if isinstance(value, list | tuple) else str(value)
+
+    return [type(dataset).__name__, told(getattr(dataset, "_init_args", None) or {})]

@@ -67,8 +67,8 @@ def chain(records: Records, name: str, model: str | None = None) -> Iterator[str
             text = json.dumps(value)
             yield f"{indent}  {parameter} {text if len(text) <= 100 else text[:97] + '...'}"
         for own, key in made["inputs"].items():
-            owner = own.rpartition(".")[0]
-            if model is not None and owner not in ("", "user_embedding", model):
+            owner, _, kind = own.rpartition(".")
+            if model is not None and owner not in ("", "user_embedding", model) and kind != "models":
                 continue
             found = records.read(own)
             if found is None:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.framework.project import pipelines
 from kedro.framework.session import KedroSession
@@ -128,7 +129,7 @@ class Freshness:
         for name, key in now.inputs.items():
             if before["inputs"].get(name) == key:
                 continue
-            maker = self.keys.makers.get(name)
+            maker = None if name.startswith(RAW) else self.keys.makers.get(name)
             own = self.records.read(name)
             found = self.keys.ingredients(maker) if maker is not None else None
             if own is None or found is None or own.key == found.key:
@@ -152,7 +153,8 @@ class Freshness:
             file = self.file(name) if maker is not None else None
             if maker is None or file is None or not file.exists():
                 continue
-            if name.startswith(RAW) and self.records.read(name) is None:
+            record = self.records.read(name)
+            if name.startswith(RAW) and (record is None or not record.made_from):
                 continue  # A file of the user's own.
             found = self.differs(name)
             if found:
@@ -217,8 +219,8 @@ class Reuse:
         if raw:
             self._freshness.keys.forget_contents()
         for name in raw:
-            key = self._freshness.keys.of(name)
-            if key is not None and name not in self._freshness.keys.makers:
+            key, record = self._freshness.keys.of(name), self._freshness.records.read(name)
+            if key is not None and (record is None or not record.made_from):
                 self._freshness.records.write(name, self._run, key, {}, self._freshness.file(name))
         for name in node.outputs:
             self._freshness.records.remove(name)
@@ -242,7 +244,7 @@ class Reuse:
             keep_results(None)
 
 
-class ReusingRunner(SequentialRunner):
+class ReusingSequentialRunner(SequentialRunner):
     """Runs the nodes whose outputs are not there, or were made from something else."""
 
     def run(
@@ -261,11 +263,19 @@ class ReusingRunner(SequentialRunner):
         return super().run(pipeline, catalog, hook_manager, run_id)
 
 
+class StudyContext(KedroContext):
+    """A context that validates the parameters of all pipelines, whichever runs: keys are made of all of them."""
+
+    def _get_validated_params(self) -> dict[str, Any]:
+        self._pipelines_to_validate = None
+        return super()._get_validated_params()
+
+
 class ReusingSession(KedroSession):
     """A session whose runs reuse what has not changed."""
 
     def run(self, *args: Any, runner: Any = None, **options: Any) -> dict[str, Any]:
-        """Run a pipeline; without a runner, or with the sequential one, by :class:`ReusingRunner`."""
+        """Run a pipeline; without a runner, or with the sequential one, by :class:`ReusingSequentialRunner`."""
         if runner is None or type(runner) is SequentialRunner:
-            runner = ReusingRunner(is_async=getattr(runner, "_is_async", False))
+            runner = ReusingSequentialRunner(is_async=getattr(runner, "_is_async", False))
         return super().run(*args, runner=runner, **options)
