@@ -54,7 +54,7 @@ lab: $(VENV)/.development $(VENV)/.data ## JupyterLab on the notebooks
 	KEDRO_LOGGING_CONFIG=$(CURDIR)/conf/logging.yml $(BIN)/jupyter lab notebooks
 
 viz: $(VENV)/.runtime $(VENV)/.data ## the pipeline map in a browser
-	@echo 'The map of boxes: http://127.0.0.1:4141/?pid=__default__&types=nodes'
+	@echo 'The pipeline map: http://127.0.0.1:4141/'
 	$(BIN)/kedro viz run --no-browser
 
 map: $(VENV)/.runtime $(VENV)/.data ## the pipeline map as a static site in build/

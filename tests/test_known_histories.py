@@ -102,7 +102,7 @@ def test_stored_weights_refuse_other_settings(fitted: Project) -> None:
     changed["random"]["penalty"] = 99.0
     path.write_text(json.dumps(changed))
     kept = outputs(fitted, "shared_bottom")
-    result = fitted.run("--nodes", "shared_bottom.predict")
+    result = fitted.run("--nodes", "recommender.multi_task.shared_bottom.predict")
     path.write_text(before)
     assert result.returncode != 0
     assert "'shared_bottom' do not fit" in result.stderr
@@ -114,9 +114,9 @@ def test_stored_weights_refuse_other_settings(fitted: Project) -> None:
 @pytest.mark.parametrize(
     ("option", "model"),
     [
-        (["--nodes", "shared_bottom.recommend"], "shared_bottom"),
-        (["--nodes", "item_knn.predict,item_knn.recommend"], "item_knn"),
-        (["--nodes", "two_stage.predict"], "two_stage"),
+        (["--nodes", "recommender.multi_task.shared_bottom.recommend"], "shared_bottom"),
+        (["--nodes", "recommender.baselines.item_knn.predict,recommender.baselines.item_knn.recommend"], "item_knn"),
+        (["--nodes", "recommender.multi_task.two_stage.predict"], "two_stage"),
     ],
 )
 def test_stored_weights_refuse_other_users(fitted: Project, option: list[str], model: str) -> None:

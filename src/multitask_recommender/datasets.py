@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from kedro.io import AbstractDataset, DatasetError
-from kedro_datasets._typing import JSONPreview
+from kedro_datasets._typing import JSONPreview, TablePreview
 from kedro_datasets.ibis import FileDataset
 from kedro_datasets.json import JSONDataset
 from kedro_datasets.matplotlib import MatplotlibDataset
@@ -62,6 +62,16 @@ class _WholeFile:
             Path(partial).unlink(missing_ok=True)
 
 
+def _first_rows(path: str, count: int) -> TablePreview:
+    """Read the first rows of a parquet file, for the viewer of the pipeline map."""
+    with pq.ParquetFile(path) as file:
+        batch = next(file.iter_batches(batch_size=count), None)
+        table = file.schema_arrow.empty_table() if batch is None else pa.table(batch)
+    rows = table.to_pandas()
+    data = json.loads(rows.to_json(orient="split", date_format="iso", default_handler=str))
+    return TablePreview(data)
+
+
 class IbisTable(_WholeFile, FileDataset):
     """``ibis.FileDataset`` that writes whole files, and opens a file once for all nodes that read it."""
 
@@ -83,6 +93,10 @@ class IbisTable(_WholeFile, FileDataset):
         """Write the table."""
         write = super().save
         self._replace(lambda: write(data))
+
+    def preview(self, nrows: int = 10) -> TablePreview:
+        """Show the first rows."""
+        return _first_rows(str(self._filepath), nrows)
 
 
 class PandasTable(_WholeFile, ParquetDataset):
@@ -347,3 +361,7 @@ class StreamedOutput(_WholeFile, ParquetDataset):
     def save(self, data: TableStream | pa.Table) -> None:
         """Write all tables."""
         self._replace(lambda: _write_stream(self._filepath, data))
+
+    def preview(self, nrows: int = 10) -> TablePreview:
+        """Show the first rows."""
+        return _first_rows(str(self._filepath), nrows)

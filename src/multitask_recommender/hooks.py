@@ -39,6 +39,9 @@ PARAMETER_GROUPS = frozenset(
 _OF_PYDANTIC = re.compile(r" \[type=\w+, input_value=.*, input_type=\w+\]|\n *For further information visit \S+")
 """What a message of pydantic says to programmers."""
 
+_UNKNOWN_NAMESPACES = re.compile(r"Pipeline does not contain nodes with the following namespaces: (.*)")
+"""What Kedro says of names in ``--namespaces`` that are no box of the pipeline map."""
+
 _RECORDED_PACKAGES = ("duckdb", "ibis-framework", "kedro", "numpy", "pandas", "scipy", "torch")
 
 
@@ -202,8 +205,20 @@ def _show_error(kind: type[BaseException], error: BaseException, trace: Tracebac
         print(f"Error: {said}\n  what to do: correct conf/*/parameters_*.yml or --params.", file=sys.stderr)
     elif isinstance(error, MissingConfigException):
         print(f"Error: {error}\n  what to do: name a folder of conf/ in '--env'.", file=sys.stderr)
+    elif (unknown := _UNKNOWN_NAMESPACES.search(str(error))) is not None:
+        print(f"Error: {error}\n  what to do: {_known_namespaces(unknown[1])}", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
+
+
+def _known_namespaces(unknown: str) -> str:
+    """Say which boxes of the pipeline map were meant: those whose last name was given, or else those at the top."""
+    known = {prefix for node in pipelines["__default__"].nodes for prefix in node.namespace_prefixes}
+    asked = set(re.findall(r"[^\s',\[\]]+", unknown))
+    meant = sorted(name for name in known if name.rpartition(".")[2] in asked)
+    if meant:
+        return f"write them with the boxes around them: --namespaces {','.join(meant)}"
+    return f"name boxes of the pipeline map, as {', '.join(sorted(name for name in known if name.count('.') < 2))}"
 
 
 class RunReport:

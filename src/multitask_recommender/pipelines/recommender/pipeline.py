@@ -200,4 +200,4 @@ def collecting_pipeline(variants: Sequence[Variant]) -> Pipeline:
 
 def create_pipeline(variants: Sequence[Variant]) -> Pipeline:
     """Build the pipelines of some models, that of the tasks' affinity, and what hands their outputs over."""
-    return sum(map(_model_pipeline, variants), _task_affinity_pipeline() + collecting_pipeline(variants))
+    return Pipeline([*map(_model_pipeline, variants), _task_affinity_pipeline(), collecting_pipeline(variants)])
