@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import os
 import warnings
@@ -190,9 +189,8 @@ class Parts(Mapping[str, Any]):
 class Bundle(_WholeFile, AbstractDataset[Mapping[str, Any], Parts]):
     """Several data sets that go as one from a box of the pipeline map to another.
 
-    The file is JSON and lists the parts with the SHA-256 digests of their files, so that it changes when one of them
-    does. The parts are saved by themselves, before; only their names count when the bundle is saved. It loads as a
-    mapping that reads a part when it is asked for.
+    The file is JSON and lists the names of the parts. They are saved by themselves, before; only their names count when
+    the bundle is saved. It loads as a mapping that reads a part when it is asked for.
 
     Args:
         filepath: Where the file is.
@@ -221,15 +219,11 @@ class Bundle(_WholeFile, AbstractDataset[Mapping[str, Any], Parts]):
 
     def load(self) -> Parts:
         """Return the parts, unread."""
-        return Parts(list(self._listed()), lambda name: self._part(name).load())
+        return Parts(self._listed(), lambda name: self._part(name).load())
 
     def save(self, data: Mapping[str, Any]) -> None:
-        """List the parts with the digests of their files."""
-        digests = {}
-        for name in data:
-            with Path(getattr(self._part(name), "_filepath")).open("rb") as file:  # noqa: B009
-                digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
-        text = json.dumps(digests, indent=2) + "\n"
+        """List the parts."""
+        text = json.dumps(list(data), indent=2) + "\n"
         Path(self._filepath).parent.mkdir(parents=True, exist_ok=True)
         self._replace(lambda: Path(self._filepath).write_text(text))
 
@@ -237,8 +231,8 @@ class Bundle(_WholeFile, AbstractDataset[Mapping[str, Any], Parts]):
         """Show the list."""
         return JSONPreview(json.dumps(self._listed()))
 
-    def _listed(self) -> dict[str, str]:
-        found: dict[str, str] = json.loads(Path(self._filepath).read_text())
+    def _listed(self) -> list[str]:
+        found: list[str] = json.loads(Path(self._filepath).read_text())
         return found
 
     def _exists(self) -> bool:
