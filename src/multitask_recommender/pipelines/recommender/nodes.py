@@ -25,7 +25,6 @@ from multitask_recommender.data.interactions import (
 )
 from multitask_recommender.data.queries import Histories, Queries
 from multitask_recommender.data.splits import candidate_items
-from multitask_recommender.evaluation import metrics
 from multitask_recommender.evaluation.cross_validation import CrossValidationSettings, cross_validate
 from multitask_recommender.evaluation.parameters import EvaluationSettings
 from multitask_recommender.evaluation.study import StudySettings
@@ -34,6 +33,7 @@ from multitask_recommender.foundation.jobs import run_jobs, single_threaded
 from multitask_recommender.foundation.measuring import Cost, measured
 from multitask_recommender.foundation.randomness import derive_seed
 from multitask_recommender.foundation.spool import Spool
+from multitask_recommender.models import ranking
 from multitask_recommender.models.fitted import note_fit, restored, settings_for, start_record, with_encoder
 from multitask_recommender.models.recommender import LearningCurve, Recommender
 from multitask_recommender.models.state import State, array, branch
@@ -289,7 +289,7 @@ def _ranked(
         order = model.ranking_scores(scores)
         left_out = {task: queries.left_out(task, side.tasks[task], side.items) for task in order}
         lists = {
-            task: metrics.top_items(score, left_out[task], catalogue, length, block) for task, score in order.items()
+            task: ranking.top_items(score, left_out[task], catalogue, length, block) for task, score in order.items()
         }
         yield Ranked(block, scores, order, lists, queries)
 
@@ -297,7 +297,7 @@ def _ranked(
 def _list_rows(task: str, block: Ranked) -> dict[str, Any]:
     """Return the entries of a block's lists as columns."""
     lists = block.lists[task]
-    place, rank = np.nonzero(lists != metrics.PADDING)
+    place, rank = np.nonzero(lists != ranking.PADDING)
     item = lists[place, rank]
     score = block.order[task][place, item].astype(np.float32)
     return {"user": block.users[place], "rank": rank + 1, "item": item, "score": score}
