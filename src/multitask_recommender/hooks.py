@@ -164,6 +164,7 @@ def _remedy(name: str, path: str) -> str:
         wheel = "recbole" in path or "is not installed)" in path
         own = "put the file there, or name another one in conf/*/catalog*.yml."
         return f"run 'make data' for MovieLens-100k; for data of your own, {own}" if wheel else own
+    pipelines.set_requested(None)  # The run may have asked for some of them alone.
     makers = [node.name for node in pipelines["__default__"].nodes if name in node.outputs]
     if not makers:
         return "run the pipeline that makes it first."

@@ -1,39 +1,38 @@
 """The project's pipelines."""
 
+import importlib
 import warnings
 
+from kedro.framework.project import pipelines as registered
 from kedro.pipeline import Pipeline
-
-from multitask_recommender.models.variants import VARIANTS
-from multitask_recommender.pipelines.data_engineering import pipeline as data_engineering
-from multitask_recommender.pipelines.evaluation import pipeline as evaluation
-from multitask_recommender.pipelines.recommend import pipeline as recommend
-from multitask_recommender.pipelines.recommender import pipeline as recommender
-from multitask_recommender.pipelines.regret import pipeline as regret
-from multitask_recommender.pipelines.simulation import pipeline as simulation
-from multitask_recommender.pipelines.user_embedding import pipeline as user_embedding
-from multitask_recommender.pipelines.when_multitask_helps import pipeline as when_multitask_helps
 
 # The evaluation reads outputs of the models' namespaces by their full names, which is what the dot is reserved for.
 warnings.filterwarnings("ignore", message="One or more dataset names contain '.' characters")
 
+_STUDY = ("data_engineering", "user_embedding", "recommender", "evaluation")
+_PIPELINES = (*_STUDY, "simulation", "regret", "recommend", "when_multitask_helps")
+_OF_ALL_MODELS = frozenset({"recommender", "evaluation", "regret"})
+_SUMS = {"simulated_study": (*_STUDY, "simulation", "regret"), "__default__": _STUDY}
+
+
+def _make(name: str) -> Pipeline:
+    """Import and make a pipeline."""
+    module = importlib.import_module(f"multitask_recommender.pipelines.{name}.pipeline")
+    if name not in _OF_ALL_MODELS:
+        return module.create_pipeline()
+    from multitask_recommender.models.variants import VARIANTS
+
+    return module.create_pipeline(list(VARIANTS.values()))
+
 
 def register_pipelines() -> dict[str, Pipeline]:
-    """Return the pipelines by name; ``__default__`` is the study."""
-    variants = list(VARIANTS.values())
-    pipelines = {
-        "data_engineering": data_engineering.create_pipeline(),
-        "user_embedding": user_embedding.create_pipeline(),
-        "recommender": recommender.create_pipeline(variants),
-        "evaluation": evaluation.create_pipeline(variants),
-    }
-    study = sum(pipelines.values(), Pipeline([]))
-    simulated = {"simulation": simulation.create_pipeline(), "regret": regret.create_pipeline(variants)}
-    return {
-        **pipelines,
-        **simulated,
-        "recommend": recommend.create_pipeline(),
-        "when_multitask_helps": when_multitask_helps.create_pipeline(),
-        "simulated_study": sum(simulated.values(), study),
-        "__default__": study,
-    }
+    """Return the pipelines by name; ``__default__`` is the study.
+
+    A run of some pipelines imports and makes these alone.
+    """
+    requested = getattr(registered, "_requested_pipelines", None)
+    wanted = [*_PIPELINES, *_SUMS] if requested is None else requested
+    parts = dict.fromkeys(part for name in wanted for part in _SUMS.get(name, (name,)) if part in _PIPELINES)
+    made = {name: _make(name) for name in parts}
+    sums = {name: Pipeline([made[part] for part in _SUMS[name]]) for name in _SUMS if name in wanted}
+    return {**made, **sums}

@@ -27,25 +27,26 @@ _MOST_USERS = 512
 _MINUS_INFINITY = float("-inf")
 
 
-def users_at_a_time(items: int, tasks: int = 1, memory_mb: float = MEMORY_MB) -> int:
-    """Return of how many users the scores for all items and tasks may be held at a time, in single precision.
+def users_at_a_time(items: int, tasks: int = 1, memory_mb: float | None = None) -> int:
+    """Return of how many users the scores for all items and tasks are held at a time, in single precision.
 
     Args:
         items: Number of items.
         tasks: Number of tasks.
-        memory_mb: Most memory for the scores, in units of 2^20 bytes.
+        memory_mb: Most memory for the scores, in units of 2^20 bytes; None: ``MEMORY_MB``, or what one user needs.
 
     Raises:
-        SettingsError: If the scores of one user need more.
+        SettingsError: If the scores of one user need more than is allowed.
     """
     needed = 4 * max(items * tasks, 1)
-    if needed > memory_mb * 2**20:
+    if memory_mb is not None and needed > memory_mb * 2**20:
         raise SettingsError(
             f"The scores of one user for {items} items and {tasks} tasks need {needed / 2**20:.1f} MB, and "
             f"{memory_mb:g} MB are allowed.\n  where: the memory limit of the lists\n"
             f"  what to do: allow at least {np.ceil(needed / 2**20):.0f} MB."
         )
-    return min(int(memory_mb * 2**20) // needed, _MOST_USERS)
+    allowed = MEMORY_MB if memory_mb is None else memory_mb
+    return min(max(int(allowed * 2**20) // needed, 1), _MOST_USERS)
 
 
 def top_items(
@@ -76,7 +77,7 @@ def top_items_by_vectors(
     catalogue: BoolArray,
     k: int,
     users: IntArray,
-    memory_mb: float = MEMORY_MB,
+    memory_mb: float | None = None,
 ) -> IntArray:
     """Rank the catalogue by inner products, block by block; on as many threads as PyTorch may use.
 
@@ -87,15 +88,15 @@ def top_items_by_vectors(
         catalogue: See :func:`top_items`.
         k: See :func:`top_items`.
         users: See :func:`top_items`.
-        memory_mb: Most memory for the scores of a block, in units of 2^20 bytes.
+        memory_mb: See :func:`users_at_a_time`.
 
     Returns:
         See :func:`top_items`.
 
     Raises:
-        SettingsError: If the scores of one user need more memory.
+        SettingsError: If the scores of one user need more memory than is allowed.
     """
-    size = users_at_a_time(len(item_vectors), memory_mb=memory_mb)
+    size = users_at_a_time(len(item_vectors), 1, memory_mb)
     result = np.full((len(user_vectors), k), PADDING, dtype=np.int64)
     own = torch.from_numpy(np.ascontiguousarray(user_vectors))
     others = torch.from_numpy(np.ascontiguousarray(item_vectors)).t()

@@ -55,6 +55,7 @@ def answer_new_events(
         StaleModelError: If the tasks are not those that the model was trained on.
     """
     recommender = fitted_models(study.recommend_with)
+    recommender.index_above = study.index_above
     tasks = {name: task.model_dump(mode="json") for name, task in dataset.tasks.items()}
     check_fit(recommender.run.name, str(recommender.run.folder), recommender.run.record, {"tasks": tasks})
     order = ["user", "timestamp", "item_id"] if dataset.interactions.timestamp is not None else ["user", "row"]

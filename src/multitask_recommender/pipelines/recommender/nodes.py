@@ -42,9 +42,6 @@ from multitask_recommender.models.variants import DataSize, DerivedParameters, V
 from multitask_recommender.pipelines.recommender.task_affinity import COSINE_COLUMNS, GAIN_COLUMNS
 
 logger = logging.getLogger(__name__)
-_BLOCK = 512
-_CELLS = 2**23
-"""Most scores, users x items x tasks, that are held at a time."""
 _KEPT_ROWS = 1_000_000
 """Most rows of the lists of one fit that are kept until they are written."""
 CV_COLUMNS = ["model", "split", "candidate", "parameters", "fold", "task", "error"]
@@ -254,11 +251,6 @@ def _gates_are_equal(utilisation: pd.DataFrame) -> bool:
     return bool((differences.abs() < _EQUAL).all())
 
 
-def _block_size(side: SideInformation) -> int:
-    """Return how many users are scored at a time, so that their scores for all items and tasks are of bounded size."""
-    return int(np.clip(_CELLS // max(side.items * len(side.tasks), 1), 1, _BLOCK))
-
-
 class Ranked(NamedTuple):
     """A block of users with scores and lists.
 
@@ -281,7 +273,7 @@ def _ranked(
     model: Recommender, side: SideInformation, histories: Histories, users: IntArray, catalogue: BoolArray, length: int
 ) -> Iterator[Ranked]:
     """Score and rank users block by block, by what is known of them; lists leave out what their task declares."""
-    size = _block_size(side)
+    size = ranking.users_at_a_time(side.items, len(side.tasks))
     for begin in range(0, len(users), size):
         block = users[begin : begin + size]
         queries = histories.of(block)

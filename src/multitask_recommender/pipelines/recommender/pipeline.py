@@ -161,4 +161,5 @@ def _task_affinity_pipeline() -> Pipeline:
 
 def create_pipeline(variants: Sequence[Variant]) -> Pipeline:
     """Build the pipelines of some models, and that of the tasks' affinity."""
-    return sum(map(_model_pipeline, variants), _task_affinity_pipeline())
+    # One pipeline of all, because a sum is checked anew with every term.
+    return Pipeline([_task_affinity_pipeline(), *map(_model_pipeline, variants)])
