@@ -55,7 +55,10 @@ class ParameterNames:
         Raises:
             SettingsError: If one is unknown.
         """
-        names = set(context.config_loader["parameters"]) | set(context._runtime_params or {})
+        parameters = context.config_loader["parameters"]
+        # What was read stays: Kedro would read and merge all files again.
+        context.config_loader["parameters"] = parameters
+        names = set(parameters) | set(context._runtime_params or {})
         unknown = sorted(names - PARAMETER_GROUPS)
         if unknown:
             raise SettingsError(

@@ -25,6 +25,7 @@ from multitask_recommender.foundation.errors import StudyError, TrainingError
 from multitask_recommender.foundation.jobs import run_jobs
 from multitask_recommender.foundation.randomness import derive_seed
 from multitask_recommender.foundation.settings_base import Settings
+from multitask_recommender.models import ranking
 from multitask_recommender.models.recommender import ASKED_WITH, Part, Recommender
 from multitask_recommender.models.state import State
 from multitask_recommender.models.variants import Variant, VariantParameters
@@ -133,7 +134,7 @@ def validation_errors(
                 wanted = metrics.outside(left_out, user - block[0], item)
                 user, item = user[wanted], item[wanted]
                 judged, positives = np.unique(user, return_counts=True)
-                lists = metrics.top_items(
+                lists = ranking.top_items(
                     order[task][judged - block[0]], left_out[judged - block[0]], catalogue, _K, judged
                 )
                 hits = metrics.find_hits(lists, judged, user, item, side.items)

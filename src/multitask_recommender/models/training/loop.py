@@ -17,6 +17,7 @@ from multitask_recommender.data.recency import Recency
 from multitask_recommender.foundation.errors import TrainingError
 from multitask_recommender.foundation.settings_base import Settings
 from multitask_recommender.models.recommender import LearningCurve
+from multitask_recommender.models.training import optimisers
 from multitask_recommender.models.training.loss_balancing import Balancing, GradientAggregation, make_loss_balancing
 from multitask_recommender.models.training.sparse_products import DesignMatrix, Pairs
 
@@ -292,9 +293,9 @@ def train(
     ]
     optimiser: torch.optim.Optimizer
     if settings.optimiser == "sgd":
-        optimiser = torch.optim.SGD(groups, momentum=0.9)
+        optimiser = optimisers.SGD(groups, momentum=0.9)
     else:
-        optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99), fused=True)
+        optimiser = optimisers.Adam(groups, betas=(0.9, 0.99), fused=True)
     steps = settings.epochs * min(settings.batches, len(rows.present))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser,

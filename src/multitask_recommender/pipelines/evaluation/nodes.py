@@ -49,6 +49,7 @@ from multitask_recommender.evaluation.metric_records import (
 )
 from multitask_recommender.evaluation.parameters import EvaluationSettings
 from multitask_recommender.foundation.spool import Spool
+from multitask_recommender.models import ranking
 from multitask_recommender.models.variants import VARIANTS, Variant
 from multitask_recommender.pipelines.bundles import ModelOutputs, in_order
 
@@ -109,8 +110,8 @@ def group_entities(
 
 
 def _list_table(listed: pd.DataFrame, users: int, k: int) -> IntArray:
-    """Lists as an array (users, k), ``metrics.PADDING`` in empty places."""
-    table = np.full((users, k), metrics.PADDING, dtype=np.int64)
+    """Lists as an array (users, k), ``ranking.PADDING`` in empty places."""
+    table = np.full((users, k), ranking.PADDING, dtype=np.int64)
     within = listed["rank"] <= k
     table[listed["user"][within], listed["rank"][within] - 1] = listed["item"][within]
     return table
@@ -138,7 +139,7 @@ def _judge(
     user, item = (part[inside] for part in pairs)
     judged, positives = np.unique(user, return_counts=True)
     lists = table[judged]
-    lists = np.where(group.items[lists] & (lists != metrics.PADDING), lists, metrics.PADDING)
+    lists = np.where(group.items[lists] & (lists != ranking.PADDING), lists, ranking.PADDING)
     hits = metrics.find_hits(lists, judged, user, item, len(catalogue))
     return JudgedLists(judged, lists, hits, positives, catalogue & group.items, around)
 

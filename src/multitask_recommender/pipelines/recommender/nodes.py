@@ -25,7 +25,6 @@ from multitask_recommender.data.interactions import (
 )
 from multitask_recommender.data.queries import Histories, Queries
 from multitask_recommender.data.splits import candidate_items
-from multitask_recommender.evaluation import metrics
 from multitask_recommender.evaluation.cross_validation import CV_COLUMNS, CrossValidationSettings, cross_validate
 from multitask_recommender.evaluation.parameters import EvaluationSettings
 from multitask_recommender.evaluation.study import StudySettings
@@ -34,6 +33,7 @@ from multitask_recommender.foundation.jobs import run_jobs, single_threaded
 from multitask_recommender.foundation.measuring import Cost, measured
 from multitask_recommender.foundation.randomness import derive_seed
 from multitask_recommender.foundation.spool import Spool
+from multitask_recommender.models import ranking
 from multitask_recommender.models.fitted import note_fit, restored, settings_for, start_record, with_encoder
 from multitask_recommender.models.recommender import Recommender
 from multitask_recommender.models.state import State, array, branch
@@ -41,9 +41,6 @@ from multitask_recommender.models.stored import StoredModel
 from multitask_recommender.models.variants import DataSize, DerivedParameters, Variant, VariantParameters, with_values
 
 logger = logging.getLogger(__name__)
-_BLOCK = 512
-_CELLS = 2**23
-"""Most scores, users x items x tasks, that are held at a time."""
 _KEPT_ROWS = 1_000_000
 """Most rows of the lists of one fit that are kept until they are written."""
 _WHAT = [("split", pa.string()), ("seed", pa.int64()), ("task", pa.string()), ("user", pa.int64())]
@@ -235,11 +232,6 @@ def _gates_are_equal(utilisation: pd.DataFrame) -> bool:
     return bool((differences.abs() < _EQUAL).all())
 
 
-def _block_size(side: SideInformation) -> int:
-    """Return how many users are scored at a time, so that their scores for all items and tasks are of bounded size."""
-    return int(np.clip(_CELLS // max(side.items * len(side.tasks), 1), 1, _BLOCK))
-
-
 class Ranked(NamedTuple):
     """A block of users with scores and lists.
 
@@ -262,7 +254,7 @@ def _ranked(
     model: Recommender, side: SideInformation, histories: Histories, users: IntArray, catalogue: BoolArray, length: int
 ) -> Iterator[Ranked]:
     """Score and rank users block by block, by what is known of them; lists leave out what their task declares."""
-    size = _block_size(side)
+    size = ranking.users_at_a_time(side.items, len(side.tasks))
     for begin in range(0, len(users), size):
         block = users[begin : begin + size]
         queries = histories.of(block)
@@ -270,7 +262,7 @@ def _ranked(
         order = model.ranking_scores(scores)
         left_out = {task: queries.left_out(task, side.tasks[task], side.items) for task in order}
         lists = {
-            task: metrics.top_items(score, left_out[task], catalogue, length, block) for task, score in order.items()
+            task: ranking.top_items(score, left_out[task], catalogue, length, block) for task, score in order.items()
         }
         yield Ranked(block, scores, order, lists, queries)
 
@@ -278,7 +270,7 @@ def _ranked(
 def _list_rows(task: str, block: Ranked) -> dict[str, Any]:
     """Return the entries of a block's lists as columns."""
     lists = block.lists[task]
-    place, rank = np.nonzero(lists != metrics.PADDING)
+    place, rank = np.nonzero(lists != ranking.PADDING)
     item = lists[place, rank]
     score = block.order[task][place, item].astype(np.float32)
     return {"user": block.users[place], "rank": rank + 1, "item": item, "score": score}
