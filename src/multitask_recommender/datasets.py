@@ -14,12 +14,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from kedro.io import AbstractDataset, DatasetError
-from kedro_datasets.ibis import FileDataset
 from kedro_datasets.json import JSONDataset
 from kedro_datasets.matplotlib import MatplotlibDataset
 from kedro_datasets.pandas import CSVDataset, ParquetDataset
 from matplotlib.figure import Figure
 
+from multitask_recommender.duckdb_engine import EngineFile
 from multitask_recommender.models.state import State
 from multitask_recommender.models.stored import StoredModel, read_model, write_model
 from multitask_recommender.raw_tables import RawTable
@@ -58,7 +58,7 @@ class _WholeFile:
             Path(partial).unlink(missing_ok=True)
 
 
-class IbisTable(_WholeFile, FileDataset):
+class IbisTable(_WholeFile, EngineFile):
     """``ibis.FileDataset`` that writes whole files, and opens a file once for all nodes that read it."""
 
     _read: tuple[tuple[int, int, int], ir.Table] | None = None
