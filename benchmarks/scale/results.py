@@ -1,4 +1,4 @@
-"""Where the measurements go: ``results/scale.json``, the figure, and the tables of the README and of ``docs/scale.md``."""
+"""Where the measurements go: ``results/scale.json``, the figure, and tables in the README and ``docs/scale.md``."""
 
 from __future__ import annotations
 
