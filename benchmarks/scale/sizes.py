@@ -12,12 +12,12 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import psutil
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,7 +58,9 @@ def parameters(interactions: int) -> dict[str, Any]:
     # As many steps at every size: a step moves the vectors of all users, so that more of them would not be linear.
     training = {"epochs": 5, "batches": 40}
     model = {"dimension": 32, "training": training | {"learning_rate": 0.01}}
-    tree["models"] = {MODEL: {"settings": model, "search": None, "by_size": {}}}
+    # The blocks of conf/base are merged with these, so that what follows the size there has to be said not to.
+    fixed = {name: {"rows": 0.0} for name in ("dimension", "retrieval_penalty")}
+    tree["models"] = {MODEL: {"settings": model, "search": None, "by_size": fixed}}
     tree["user_embedding"] = {"settings": {"dimension": 32, "penalty": 0.5, "training": training}, "search": None}
     return tree
 
@@ -77,19 +79,16 @@ def configure(folder: Path, interactions: int) -> None:
     (source / "parameters.yml").write_text(yaml.safe_dump(parameters(interactions), sort_keys=False))
 
 
-def tree_mb(process: psutil.Process) -> float:
+def tree_mb(process: int) -> float:
     """Return the resident memory of a process and of those it started, in MB; pages that they share count once."""
     total = 0.0
-    try:
-        for one in [process, *process.children(recursive=True)]:
-            try:
-                info = one.memory_full_info()
-                total += getattr(info, "pss", info.uss)
-            except psutil.Error:
-                continue
-    except psutil.Error:
-        pass
-    return total / 1e6
+    # A process may end while it is looked at.
+    with suppress(OSError):
+        rollup = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+        total += next(int(line.split()[1]) for line in rollup if line.startswith("Pss:")) * 1024 / 1e6
+        for children in Path(f"/proc/{process}/task").glob("*/children"):
+            total += sum(tree_mb(int(child)) for child in children.read_text().split())
+    return total
 
 
 def measure(command: list[str], folder: Path, log: Path) -> Record:
@@ -105,12 +104,12 @@ def measure(command: list[str], folder: Path, log: Path) -> Record:
     begin = time.perf_counter()
     with log.open("w") as file:
         process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, env=environment)
-    watched, peak = psutil.Process(process.pid), 0.0
+    peak = 0.0
     while True:
         pid, status, usage = os.wait4(process.pid, os.WNOHANG)
         if pid:
             break
-        peak = max(peak, tree_mb(watched))
+        peak = max(peak, tree_mb(process.pid))
         time.sleep(0.25)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:

@@ -233,6 +233,10 @@ class StreamedTable(_WholeFile, RawTable):
 class StreamedOutput(_WholeFile, ParquetDataset):
     """An output that is written table by table, as :class:`StreamedTable`, and loads with pandas."""
 
+    def count(self) -> int:
+        """Return the number of rows, without reading them."""
+        return int(pq.read_metadata(self._filepath).num_rows)
+
     def save(self, data: TableStream | pa.Table) -> None:
         """Write all tables."""
         self._replace(lambda: _write_stream(self._filepath, data))
