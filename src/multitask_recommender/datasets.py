@@ -17,12 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from kedro.io import AbstractDataset, DatasetError
 from kedro_datasets._typing import JSONPreview, TablePreview
-from kedro_datasets.ibis import FileDataset
 from kedro_datasets.json import JSONDataset
 from kedro_datasets.matplotlib import MatplotlibDataset
 from kedro_datasets.pandas import CSVDataset, ParquetDataset
 from matplotlib.figure import Figure
 
+from multitask_recommender.duckdb_engine import EngineFile
 from multitask_recommender.models.state import State
 from multitask_recommender.models.stored import StoredModel, read_model, write_model
 from multitask_recommender.raw_tables import RawTable
@@ -71,7 +71,7 @@ def _first_rows(path: str, count: int) -> TablePreview:
     return TablePreview(data)
 
 
-class IbisTable(_WholeFile, FileDataset):
+class IbisTable(_WholeFile, EngineFile):
     """``ibis.FileDataset`` that writes whole files, and opens a file once for all nodes that read it."""
 
     _read: tuple[tuple[int, int, int], ir.Table] | None = None
@@ -351,6 +351,10 @@ class StreamedTable(_WholeFile, RawTable):
 
 class StreamedOutput(_WholeFile, ParquetDataset):
     """An output that is written table by table, as :class:`StreamedTable`, and loads with pandas."""
+
+    def count(self) -> int:
+        """Return the number of rows, without reading them."""
+        return int(pq.read_metadata(self._filepath).num_rows)
 
     def save(self, data: TableStream | pa.Table) -> None:
         """Write all tables."""

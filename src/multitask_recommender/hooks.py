@@ -272,7 +272,7 @@ class RunReport:
         shown = [name for name in self._SHOWN if name in outputs]
         lists = (name for name in sorted(outputs) if name.endswith(".recommendations"))
         # A model that the study left out has an empty table.
-        example = next((name for name in lists if len(catalog.load(name))), None)
+        example = next((name for name in lists if catalog.get(name).count()), None)
         for name in [*shown, *([example] if example else [])]:
             print(f"{'wrote' if name in written else 'unchanged:'} {catalog.get(name)._filepath}")
         if example:

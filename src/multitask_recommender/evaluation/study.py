@@ -226,6 +226,9 @@ def left_out_of_tests(
     met = ibis.union(
         *[table.select("split", "user", "item", *relevance) for table in (behaviour_sequences, validation_rows)]
     )
+    # Of the pairs that were met, few are test pairs: only these are counted.
+    keys = pairs.select("split", "user", "item").cache()
+    met = met.semi_join(keys, ["split", "user", "item"])
     met = met.group_by("split", "user", "item").aggregate(
         **{f"met_{place}": met[name].any() for place, name in enumerate(relevance)}, met=ibis.literal(True)
     )

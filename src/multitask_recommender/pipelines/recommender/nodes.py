@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
+from multitask_recommender.data.events import as_pairs, pair_rules
 from multitask_recommender.data.inputs import TrainingTables
 from multitask_recommender.data.interactions import (
     EVERYTHING,
@@ -21,6 +22,7 @@ from multitask_recommender.data.interactions import (
     BoolArray,
     FloatArray,
     IntArray,
+    Interactions,
     SideInformation,
 )
 from multitask_recommender.data.queries import Histories, Queries
@@ -43,6 +45,8 @@ from multitask_recommender.models.variants import DataSize, DerivedParameters, V
 logger = logging.getLogger(__name__)
 _KEPT_ROWS = 1_000_000
 """Most rows of the lists of one fit that are kept until they are written."""
+_ROWS_TOGETHER = 20_000_000
+"""Most rows of all splits that are in memory together for the training; of more, one split after the other."""
 _WHAT = [("split", pa.string()), ("seed", pa.int64()), ("task", pa.string()), ("user", pa.int64())]
 PREDICTIONS = pa.schema([*_WHAT, ("item", pa.int64()), ("score", pa.float32())])
 LISTS = pa.schema([*_WHAT, ("rank", pa.int64()), ("item", pa.int64()), ("score", pa.float32())])
@@ -81,12 +85,13 @@ def tune(
     results: list[pd.DataFrame] = []
     chosen: dict[str, Any] = {}
     for split in splits.names if study.runs(variant, dataset) else []:
-        side, rule = tables.side(split), splits.rule(split)
-        own = parameters.for_split(rule).for_size(DataSize.of(tables.rows(split)))
+        side, rule, events = tables.side(split), splits.rule(split), tables.events(split)
+        size = DataSize.of(as_pairs(events, pair_rules(tables.dataset.tasks)))
+        own = parameters.for_split(rule).for_size(size)
         choice = cross_validate(
             variant,
             own,
-            tables.events(split),
+            events,
             partial(with_encoder, side, user_embedding, split),
             cross_validation,
             study.seed,
@@ -149,12 +154,17 @@ def fit(
     if not chosen:
         return StoredModel({}), pd.DataFrame(columns=CURVE_COLUMNS), pd.DataFrame(columns=UTILISATION_COLUMNS), {}
     names = [*chosen, EVERYTHING] if variant.recommends else [*chosen]
-    rows = {split: tables.rows(split) for split in names}
-    sides = {split: with_encoder(tables.side(split), user_embedding, split, NO_FOLD) for split in names}
+    rows: dict[str, Interactions] = {}
+    sides: dict[str, SideInformation] = {}
     settings = {split: settings_for(chosen, split) for split in names}
     made_from = _record(tables)
-    for split in names:
-        note_fit(made_from, split, settings[split], rows[split], sides[split])
+
+    def read(splits: Sequence[str]) -> None:
+        rows.clear()
+        for split in splits:
+            rows[split] = tables.rows(split)
+            sides[split] = with_encoder(tables.side(split), user_embedding, split, NO_FOLD)
+            note_fit(made_from, split, settings[split], rows[split], sides[split])
 
     def fit_once(job: tuple[str, int]) -> tuple[State, list[dict[str, float]], int, dict[str, float]]:
         split, seed = job
@@ -170,7 +180,15 @@ def fit(
     jobs = [(split, seed) for split in chosen for seed in _repeats(variant, study)]
     jobs += [(split, 0) for split in names if split == EVERYTHING]
     workers = cross_validation.workers if variant.recommender.stochastic else 1
-    results = run_jobs(fit_once, jobs, workers, f"{variant.name}: training")
+    title = f"{variant.name}: training"
+    if tables.count() <= _ROWS_TOGETHER:
+        read(names)
+        results = run_jobs(fit_once, jobs, workers, title)
+    else:
+        results = []
+        for split in names:
+            read([split])
+            results += run_jobs(fit_once, [job for job in jobs if job[0] == split], workers, title)
     states: State = {split: {} for split in names}
     curves: list[dict[str, Any]] = []
     costs: dict[str, Any] = {}
@@ -364,9 +382,10 @@ def predict(
         models, side = restored(
             variant, chosen, stored, _record(tables), tables.side(split), user_embedding, split, rows
         )
+        catalogue = candidate_items(splits.candidates_of(split), rows.item, side.items)
+        del rows  # The known rows, which hold them as well, take their place.
         pairs = Pairs.of(test_pairs.filter(test_pairs.split == split).order_by("user", "item").to_pyarrow())
         histories = tables.known(split, validation_rows, side)
-        catalogue = candidate_items(splits.candidates_of(split), rows.item, side.items)
         length = max(evaluation.ks)
         answers = [
             partial(_answers, model, split, int(seed), side, histories, pairs, catalogue, length)
