@@ -28,7 +28,6 @@ from multitask_recommender.data.interactions import (
 from multitask_recommender.data.queries import Histories, Queries
 from multitask_recommender.data.splits import candidate_items
 from multitask_recommender.evaluation.cross_validation import CV_COLUMNS, CrossValidationSettings, cross_validate
-from multitask_recommender.evaluation.parameters import EvaluationSettings
 from multitask_recommender.evaluation.study import StudySettings
 from multitask_recommender.foundation.errors import TrainingError
 from multitask_recommender.foundation.jobs import run_jobs, single_threaded
@@ -360,7 +359,7 @@ def predict(
     tables: TrainingTables,
     stored: StoredModel,
     user_embedding: StoredModel | None,
-    evaluation: EvaluationSettings,
+    list_lengths: Sequence[int],
     validation_rows: ir.Table,
     test_pairs: ir.Table,
     workers: int = 1,
@@ -369,7 +368,8 @@ def predict(
 
     A user is asked with all rows known before the test: those of the training and of the validation, and a model may
     look at the time of a pair, as somebody who is asked about it does. Fits are asked at
-    the same time by several ``workers`` where their lists are short enough to be kept, else one after the other.
+    the same time by several ``workers`` where their lists are short enough to be kept, else one after the other. Lists
+    are as long as the longest of ``list_lengths``.
 
     Returns:
         predictions (split, seed, task, user, item, score); ranked_lists (split, seed, task, user, rank, item,
@@ -386,7 +386,7 @@ def predict(
         del rows  # The known rows, which hold them as well, take their place.
         pairs = Pairs.of(test_pairs.filter(test_pairs.split == split).order_by("user", "item").to_pyarrow())
         histories = tables.known(split, validation_rows, side)
-        length = max(evaluation.ks)
+        length = max(list_lengths)
         answers = [
             partial(_answers, model, split, int(seed), side, histories, pairs, catalogue, length)
             for seed, model in models.items()
