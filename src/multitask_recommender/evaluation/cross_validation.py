@@ -42,8 +42,8 @@ class CrossValidationSettings(Settings):
         workers: Processes that fit at the same time, each on one thread. The number changes no result.
     """
 
-    candidates: int = Field(ge=1)
-    workers: int = Field(ge=1)
+    candidates: int = Field(ge=1, le=10_000)
+    workers: int = Field(ge=1, le=1024)
 
 
 def candidates(search: dict[str, list[Any]], limit: int, seed: int) -> list[dict[str, Any]]:

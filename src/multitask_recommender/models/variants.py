@@ -6,6 +6,7 @@ To add a model: write its module, add one line here and one block in ``conf/base
 from __future__ import annotations
 
 import importlib.util
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -64,6 +65,8 @@ class DataSize(NamedTuple):
         return cls(len(train), len(train) / max(len(np.unique(train.item)), 1))
 
 
+_COMBINATIONS = 1_000_000
+"""Most combinations of searched values: all of them are listed before some are drawn."""
 REFERENCE_SIZE = DataSize(80_000, 48)
 """The size for which the values in the YAML files are meant where they follow the size: that of MovieLens-100k."""
 
@@ -77,9 +80,9 @@ class BySize(Settings):
         most: Largest value; null: none.
     """
 
-    rows: float = 0.0
-    rows_per_item: float = 0.0
-    most: float | None = Field(default=None, gt=0)
+    rows: float = Field(default=0.0, ge=-10, le=10)
+    rows_per_item: float = Field(default=0.0, ge=-10, le=10)
+    most: float | None = Field(default=None, gt=0, le=1e12)
 
     def scaled(self, value: float, size: DataSize) -> float:
         """Return a value for data of this size, to three digits; a whole number stays one, of eights beyond 16."""
@@ -125,12 +128,20 @@ class VariantParameters(Settings):
         for path in self.by_size:
             if path.split(".")[0] not in type(self.settings).model_fields:
                 raise ValueError(f"'by_size' names an unknown parameter '{path}'")
-        for search in (self.search or {}, self.in_time.search):
+        for search in (self.search or {}, {**(self.search or {}), **self.in_time.search}):
             for name, values in search.items():
                 if values is not None and not values:
                     raise ValueError(f"search of '{name}' lists no value")
+                twice = [value for place, value in enumerate(values or ()) if value in (values or [])[:place]]
+                if twice:
+                    raise ValueError(f"search of '{name}' lists {twice[0]} twice")
                 for value in values or ():
                     self.with_values({name: value})
+            combinations = math.prod(len(values) for values in search.values() if values)
+            if combinations > _COMBINATIONS:
+                raise ValueError(
+                    f"search has {combinations:,} combinations of values; at most {_COMBINATIONS:,} are sampled from"
+                )
         return self
 
     def for_split(self, split: SplitRule) -> VariantParameters:

@@ -39,12 +39,12 @@ class TrainingSettings(Settings):
     """
 
     optimiser: Literal["sgd", "adam"] = "adam"
-    learning_rate: float = Field(default=0.01, gt=0)
-    encoder_rate: float = Field(default=0.1, gt=0)
-    expert_rate: float = Field(default=0.015, gt=0)
-    epochs: int = Field(default=30, ge=1)
-    batches: int = Field(default=8, ge=1)
-    gradient_clip: float | None = Field(default=None, gt=0)
+    learning_rate: float = Field(default=0.01, gt=0, le=1000)
+    encoder_rate: float = Field(default=0.1, gt=0, le=1000)
+    expert_rate: float = Field(default=0.015, gt=0, le=1000)
+    epochs: int = Field(default=30, ge=1, le=100_000)
+    batches: int = Field(default=8, ge=1, le=10**6)
+    gradient_clip: float | None = Field(default=None, gt=0, le=1e9)
     balancing: Balancing = "static"
     averaging: float | None = Field(default=None, gt=0, lt=1)
 
