@@ -20,6 +20,7 @@ from kedro_datasets.matplotlib import MatplotlibDataset
 from kedro_datasets.pandas import CSVDataset, ParquetDataset
 from matplotlib.figure import Figure
 
+from multitask_recommender.foundation.resources import tables_limit
 from multitask_recommender.models.state import State
 from multitask_recommender.models.stored import StoredModel, read_model, write_model
 from multitask_recommender.raw_tables import RawTable
@@ -72,6 +73,8 @@ class IbisTable(_WholeFile, FileDataset):
             return read()
         stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
         if self._read is None or self._read[0] != stamp:
+            if (limit := tables_limit()) is not None:
+                self.connection.raw_sql(f"SET memory_limit = '{limit}'")
             self._read = stamp, read()
         return self._read[1]
 

@@ -7,7 +7,6 @@ import csv
 import html
 import io
 import json
-import lzma
 import mmap
 import os
 import re
@@ -16,7 +15,6 @@ import stat
 import tarfile
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -341,7 +339,10 @@ class RawTable(AbstractDataset[None, ir.Table]):
                 raise self._error("The file does not exist.", "correct 'filepath'", inside) from None
             except (zipfile.BadZipFile, tarfile.TarError) as error:
                 raise self._error(f"The archive cannot be read: {error}.", "correct 'filepath'", inside) from None
-            except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+            except (DataError, MemoryError, *_UNREADABLE):
+                raise
+            except Exception as error:
+                # Every packing has a library with errors of its own.
                 if lacking(error, "") is not None:
                     raise
                 raise self._error(f"The file cannot be unpacked: {error}.", "correct 'filepath'", inside) from None

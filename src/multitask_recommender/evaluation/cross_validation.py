@@ -24,6 +24,7 @@ from multitask_recommender.evaluation import metrics
 from multitask_recommender.foundation.errors import StudyError, TrainingError
 from multitask_recommender.foundation.jobs import run_jobs
 from multitask_recommender.foundation.randomness import derive_seed
+from multitask_recommender.foundation.resources import scores_at_once
 from multitask_recommender.foundation.settings_base import Settings
 from multitask_recommender.models.recommender import ASKED_WITH, Part, Recommender
 from multitask_recommender.models.state import State
@@ -31,6 +32,8 @@ from multitask_recommender.models.variants import Variant, VariantParameters
 
 logger = logging.getLogger(__name__)
 _BLOCK = 1024
+_CELLS = 2**62
+"""Scores that are held at a time: bounded by the block alone, unless memory is limited."""
 _K = 10
 
 
@@ -107,7 +110,8 @@ def validation_errors(
     every_way = [None] if ways is None else list(ways)
     predicted: list[dict[str, FloatArray]] = [{} for _ in every_way]
     ndcg: list[dict[str, list[metrics.Values]]] = [{} for _ in every_way]
-    for block in np.array_split(np.arange(side.users), math.ceil(side.users / _BLOCK)):
+    size = int(np.clip(scores_at_once(_CELLS) // max(side.items * len(side.tasks), 1), 1, _BLOCK))
+    for block in np.array_split(np.arange(side.users), math.ceil(side.users / size)):
         rows = (held_out.user >= block[0]) & (held_out.user <= block[-1])
         # All ways ask the same queries in turn, so that a model need not solve again what they share.
         queries = histories.of(block)

@@ -12,6 +12,8 @@ from joblib import Parallel, delayed
 from threadpoolctl import ThreadpoolController, threadpool_limits
 from tqdm import tqdm
 
+from multitask_recommender.foundation.resources import affordable_workers
+
 # Without its thread that looks after bars: at the end of a process such a thread may be met inside the database, whose
 # code does not survive it (duckdb issue 13904).
 tqdm.monitor_interval = 0
@@ -51,12 +53,13 @@ def run_jobs(function: Callable[[T], R], jobs: Sequence[T], workers: int, title:
     Args:
         function: What to do with a job.
         jobs: The jobs.
-        workers: Processes at the same time; 1 stays in this process.
+        workers: Processes at the same time, or fewer where memory is limited; 1 stays in this process.
         title: What the progress bar says.
 
     Returns:
         The results in the order of the jobs.
     """
+    workers = affordable_workers(workers)
 
     def alone(job: T) -> R:
         with single_threaded():

@@ -9,10 +9,10 @@ import importlib.util
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
-from pydantic import Field, create_model, model_validator
+from pydantic import AfterValidator, Field, create_model, model_validator
 
 from multitask_recommender.data.folds import SplitRule
 from multitask_recommender.data.interactions import Interactions
@@ -262,12 +262,21 @@ class Variant:
     def parameters(self) -> type[Settings]:
         """The class of the model's YAML block."""
         if self.based_on is not None:
-            return DerivedParameters
+            return create_model(
+                f"Parameters of {self.name}",
+                __base__=DerivedParameters,
+                changes=(Annotated[dict[str, Any], AfterValidator(self._check_changes)], Field(default_factory=dict)),
+            )
         return create_model(
             f"Parameters of {self.name}",
             __base__=VariantParameters,
             settings=(self.settings, self.settings()),
         )
+
+    def _check_changes(self, changes: dict[str, Any]) -> dict[str, Any]:
+        """Refuse changes that the settings of the model do not take."""
+        with_values(self.settings(), changes)
+        return changes
 
     def make(self, settings: Settings | dict[str, Settings], tasks: dict[str, Task]) -> Recommender:
         """Make the untrained model.

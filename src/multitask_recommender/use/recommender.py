@@ -14,6 +14,7 @@ from multitask_recommender.data.interactions import BoolArray, FloatArray, IntAr
 from multitask_recommender.data.queries import NEW_USER, Histories, Queries
 from multitask_recommender.foundation.errors import RequestError
 from multitask_recommender.foundation.jobs import one_thread
+from multitask_recommender.foundation.resources import scores_at_once
 from multitask_recommender.models.recommender import Recommender
 from multitask_recommender.use.contexts import Contexts
 from multitask_recommender.use.histories import History, HistoryReader, UnknownItems, joined
@@ -283,7 +284,7 @@ class LoadedRecommender:
 
     def blocks(self, queries: Queries) -> Iterator[tuple[int, Queries]]:
         """Yield queries in blocks whose scores are of bounded size, with the place of the first."""
-        size = int(np.clip(_CELLS // max(self.run.side.items * len(self.run.tasks), 1), 1, _BLOCK))
+        size = int(np.clip(scores_at_once(_CELLS) // max(self.run.side.items * len(self.run.tasks), 1), 1, _BLOCK))
         begin = 0
         for block in queries.blocks(size):
             yield begin, block

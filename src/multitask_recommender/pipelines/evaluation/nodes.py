@@ -45,6 +45,7 @@ from multitask_recommender.evaluation.metric_records import (
     Totals,
 )
 from multitask_recommender.evaluation.parameters import EvaluationSettings
+from multitask_recommender.models.soundness import check_predictions
 from multitask_recommender.models.variants import Variant
 
 METRIC_COLUMNS = [
@@ -301,6 +302,9 @@ def measure(
                     continue
                 if not (np.array_equal(part["user"], test.user) and np.array_equal(part["item"], test.item)):
                     raise AssertionError(f"the predictions of {variant.name} are not in the order of the test rows")
+                where = f"'score' of {variant.name}.predictions, {split} split, seed number {seed}"
+                probable = [name] if variant.predicts(task) else []
+                check_predictions({name: part["score"].to_numpy()}, dataset.tasks, probable, where)
                 labelled = ScoredRows(test.user, test.item, test.labels[name], part["score"].to_numpy()).where(asked)
                 table = _list_table(listed.get((split, name, seed), ranked_lists[:0]), users, max(settings.ks))
                 for group in groups:

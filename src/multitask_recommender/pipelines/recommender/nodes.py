@@ -33,9 +33,11 @@ from multitask_recommender.foundation.errors import TrainingError
 from multitask_recommender.foundation.jobs import run_jobs, single_threaded
 from multitask_recommender.foundation.measuring import Cost, measured
 from multitask_recommender.foundation.randomness import derive_seed
+from multitask_recommender.foundation.resources import scores_at_once
 from multitask_recommender.foundation.spool import Spool
 from multitask_recommender.models.fitted import note_fit, restored, settings_for, start_record, with_encoder
 from multitask_recommender.models.recommender import LearningCurve, Recommender
+from multitask_recommender.models.soundness import check_learnt, check_predictions
 from multitask_recommender.models.state import State, array, branch
 from multitask_recommender.models.stored import StoredModel
 from multitask_recommender.models.variants import DataSize, DerivedParameters, Variant, VariantParameters, with_values
@@ -44,7 +46,7 @@ from multitask_recommender.pipelines.recommender.task_affinity import COSINE_COL
 logger = logging.getLogger(__name__)
 _BLOCK = 512
 _CELLS = 2**23
-"""Most scores, users x items x tasks, that are held at a time."""
+"""Most scores, users x items x tasks, that are held at a time; fewer where memory is limited."""
 _KEPT_ROWS = 1_000_000
 """Most rows of the lists of one fit that are kept until they are written."""
 CV_COLUMNS = ["model", "split", "candidate", "parameters", "fold", "task", "error"]
@@ -185,6 +187,7 @@ def fit(
         with measured() as cost:
             try:
                 curve = model.fit(rows[split], sides[split], derive_seed(study.seed, variant.name, split, seed))
+                check_learnt(model.state())
             except TrainingError as error:
                 raise error.within(f"model '{variant.name}', {split} split, seed number {seed}") from error
         return model.state(), curve, model.parameter_count(), cost
@@ -256,7 +259,7 @@ def _gates_are_equal(utilisation: pd.DataFrame) -> bool:
 
 def _block_size(side: SideInformation) -> int:
     """Return how many users are scored at a time, so that their scores for all items and tasks are of bounded size."""
-    return int(np.clip(_CELLS // max(side.items * len(side.tasks), 1), 1, _BLOCK))
+    return int(np.clip(scores_at_once(_CELLS) // max(side.items * len(side.tasks), 1), 1, _BLOCK))
 
 
 class Ranked(NamedTuple):
@@ -342,6 +345,7 @@ def _answers(
     pairs: Pairs,
     catalogue: BoolArray,
     length: int,
+    probabilities: list[str],
 ) -> Answers:
     """Yield the predictions of the pairs and the lists of their users, block by block."""
     user, item, time = pairs
@@ -349,6 +353,7 @@ def _answers(
         own = slice(*np.searchsorted(user, [block.users[0], block.users[-1] + 1]))
         place, moment = np.searchsorted(block.users, user[own]), None if time is None else time[own]
         predicted = model.predict(block.queries, block.scores, place, item[own], moment)
+        check_predictions(predicted, side.tasks, probabilities, f"{split} split, seed number {seed}")
         for task, score in predicted.items():
             what: dict[str, Any] = {"split": split, "seed": seed, "task": task}
             part = {"user": user[own], "item": item[own], "score": score}
@@ -395,8 +400,9 @@ def predict(
         histories = tables.known(split, validation_rows, side)
         catalogue = candidate_items(splits.candidates_of(split), rows.item, side.items)
         length = max(evaluation.ks)
+        probabilities = [name for name, task in side.tasks.items() if variant.predicts(task)]
         answers = [
-            partial(_answers, model, split, int(seed), side, histories, pairs, catalogue, length)
+            partial(_answers, model, split, int(seed), side, histories, pairs, catalogue, length, probabilities)
             for seed, model in models.items()
         ]
         measures: list[Cost] = []
