@@ -23,8 +23,10 @@ from tqdm import tqdm
 
 from multitask_recommender.foundation.errors import StudyError
 from multitask_recommender.foundation.kept_values import NotPlainError, read_values, write_values
+from multitask_recommender.foundation.resources import affordable_workers
 
 logger = logging.getLogger(__name__)
+
 # Without its thread that looks after bars: at the end of a process such a thread may be met inside the database, whose
 # code does not survive it (duckdb issue 13904).
 tqdm.monitor_interval = 0
@@ -108,7 +110,7 @@ def run_jobs(function: Callable[[T], R], jobs: Sequence[T], workers: int, title:
     Args:
         function: What to do with a job.
         jobs: The jobs.
-        workers: Processes at the same time; 1 stays in this process.
+        workers: Processes at the same time, or fewer where memory is limited; 1 stays in this process.
         title: What the progress bar says.
 
     Returns:
@@ -117,6 +119,7 @@ def run_jobs(function: Callable[[T], R], jobs: Sequence[T], workers: int, title:
     Raises:
         StudyError: If one of the processes is killed.
     """
+    workers = affordable_workers(workers)
     folder = None
     if _kept is not None:
         folder = _kept.folder / str(_kept.calls)

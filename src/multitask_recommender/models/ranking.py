@@ -16,6 +16,7 @@ from scipy import sparse
 from multitask_recommender.data.interactions import BoolArray, FloatArray, IntArray
 from multitask_recommender.foundation.errors import SettingsError
 from multitask_recommender.foundation.randomness import scramble
+from multitask_recommender.foundation.resources import scores_at_once
 
 Codes = NDArray[np.uint64]
 PADDING = -1
@@ -33,7 +34,8 @@ def users_at_a_time(items: int, tasks: int = 1, memory_mb: float | None = None) 
     Args:
         items: Number of items.
         tasks: Number of tasks.
-        memory_mb: Most memory for the scores, in units of 2^20 bytes; None: ``MEMORY_MB``, or what one user needs.
+        memory_mb: Most memory for the scores, in units of 2^20 bytes; None: ``MEMORY_MB``, less
+            where the memory of the run is limited, or what one user needs.
 
     Raises:
         SettingsError: If the scores of one user need more than is allowed.
@@ -45,8 +47,8 @@ def users_at_a_time(items: int, tasks: int = 1, memory_mb: float | None = None) 
             f"{memory_mb:g} MB are allowed.\n  where: the memory limit of the lists\n"
             f"  what to do: allow at least {np.ceil(needed / 2**20):.0f} MB."
         )
-    allowed = MEMORY_MB if memory_mb is None else memory_mb
-    return min(max(int(allowed * 2**20) // needed, 1), _MOST_USERS)
+    allowed = 4 * scores_at_once(MEMORY_MB * 2**18) if memory_mb is None else int(memory_mb * 2**20)
+    return min(max(allowed // needed, 1), _MOST_USERS)
 
 
 def top_items(

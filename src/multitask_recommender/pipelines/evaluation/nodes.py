@@ -50,6 +50,7 @@ from multitask_recommender.evaluation.metric_records import (
 from multitask_recommender.evaluation.parameters import EvaluationSettings
 from multitask_recommender.foundation.spool import Spool
 from multitask_recommender.models import ranking
+from multitask_recommender.models.soundness import check_predictions
 from multitask_recommender.models.variants import VARIANTS, Variant
 from multitask_recommender.pipelines.bundles import ModelOutputs, in_order
 
@@ -334,6 +335,9 @@ def measure(
                 part = predictions[["user", "item", "score"]].take(places)
                 if not (np.array_equal(part["user"], test.user) and np.array_equal(part["item"], test.item)):
                     raise AssertionError(f"the predictions of {variant.name} are not in the order of the test rows")
+                where = f"'score' of {variant.name}.predictions, {split} split, seed number {seed}"
+                probable = [name] if variant.predicts(task) else []
+                check_predictions({name: part["score"].to_numpy()}, dataset.tasks, probable, where)
                 labelled = ScoredRows(test.user, test.item, test.labels[name], part["score"].to_numpy()).where(asked)
                 shown = ranked_lists[["user", "rank", "item"]].take(listed.get((split, name, seed), none))
                 table = _list_table(shown, users, max(settings.ks))
