@@ -154,9 +154,7 @@ class Project:
         return {
             str(path.relative_to(self.outputs)): path.read_bytes()
             for path in sorted(self.outputs.rglob("*"))
-            if path.is_file()
-            and path.name not in timed
-            and path.relative_to(self.outputs).parts[0] not in (".provenance", ".lock")
+            if path.is_file() and path.name not in timed and path.relative_to(self.outputs).parts[0] != ".provenance"
         }
 
     def edit(self, table: str, change: object) -> None:

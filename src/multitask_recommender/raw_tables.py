@@ -206,7 +206,7 @@ class RawTable(AbstractDataset[None, ir.Table]):
             encoding=encoding,
             quote=quote,
             escape=escape,
-            columns=columns,  # type: ignore[arg-type]
+            columns=columns,
             skip_lines=skip_lines,
             unescape_html=unescape_html,
             unreadable=unreadable,
