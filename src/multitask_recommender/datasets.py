@@ -229,9 +229,11 @@ class Bundle(_WholeFile, AbstractDataset[Mapping[str, Any], Parts]):
         for name in data:
             with Path(getattr(self._part(name), "_filepath")).open("rb") as file:  # noqa: B009
                 digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
-        text = json.dumps(digests, indent=2) + "\n"
         Path(self._filepath).parent.mkdir(parents=True, exist_ok=True)
-        self._replace(lambda: Path(self._filepath).write_text(text))
+        self._replace(lambda: self._write(json.dumps(digests, indent=2) + "\n"))
+
+    def _write(self, text: str) -> None:
+        Path(self._filepath).write_text(text)
 
     def preview(self) -> JSONPreview:
         """Show the list."""

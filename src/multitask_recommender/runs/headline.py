@@ -33,10 +33,11 @@ def headline_lines(table: pd.DataFrame, models: Iterable[str]) -> Iterator[str]:
     for split, rows in chosen.groupby("split", sort=False):
         values = rows.drop(columns="split").set_index("model")
         # Names of tasks are the user's and may hold spaces, names of metrics do not.
-        for task in dict.fromkeys(column.rsplit(" ", 1)[0] for column in values):
-            own = values[[column for column in values if column.rsplit(" ", 1)[0] == task]].dropna(how="all")
-            own.columns = pd.Index([column.rsplit(" ", 1)[1] for column in own])
-            columns = [_marked(own[metric], metric) for metric in own.dropna(axis=1, how="all")]
+        parts = [(str(column), *str(column).rsplit(" ", 1)) for column in values]
+        for task in dict.fromkeys(task for _, task, _ in parts):
+            metrics = {column: metric for column, of, metric in parts if of == task}
+            own = values[list(metrics)].dropna(how="all").dropna(axis=1, how="all")
+            columns = [_marked(own[column], metrics[str(column)]) for column in own]
             while columns and width + sum(map(_column_width, columns)) > _WIDTH:
                 columns.pop()
             if not len(own):

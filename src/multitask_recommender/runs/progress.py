@@ -199,7 +199,7 @@ class Progress:
         self._estimate = Estimate(own, earlier, load)
         self._steps, self._finished = len(own), 0
         self._waiting = Counter(map(box_of, own))
-        self._seconds: Counter[str] = Counter()
+        self._seconds: dict[str, float] = {}
         self._started = self._said = time.perf_counter()
         self._bar: tqdm[Any] | None = None
         if sys.stderr.isatty():
@@ -230,7 +230,7 @@ class Progress:
         self._finished += 1
         self._estimate.finish(node.name)
         self._waiting[box] -= 1
-        self._seconds[box] += now - self._since
+        self._seconds[box] = self._seconds.get(box, 0.0) + now - self._since
         self._since = now
         # A model that the study leaves out is no news.
         ended = self._waiting[box] == 0 and self._seconds[box] >= 0.1
