@@ -10,7 +10,7 @@ DATA_WHEEL := recbole==1.2.1
 export KEDRO_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run study test lint data new-dataset lab viz map notebooks provenance bench-quality bench-scale confirm clean
+.PHONY: help run study test lint data new-dataset lab viz map notebooks provenance bench-quality bench-speed bench-scale confirm clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ provenance: $(VENV)/.runtime ## the chain that made an output: make provenance O
 bench-quality: $(VENV)/.runtime $(VENV)/.data ## this project's model and its peers on one split; see benchmarks/README.md
 	$(BIN)/python benchmarks/quality/run.py
 	$(BIN)/python benchmarks/quality/five_fold.py
+
+bench-speed: $(VENV)/.runtime $(VENV)/.data ## seconds of this project and its peers, in turn; see benchmarks/README.md
+	$(BIN)/python benchmarks/speed/run.py
 
 confirm: $(VENV)/.runtime $(VENV)/.data ## the core study on fresh splits, after everything is fixed; see benchmarks/README.md
 	$(BIN)/python benchmarks/confirmation/run.py $(if $(ENV),--env '$(ENV)')

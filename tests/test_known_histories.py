@@ -15,7 +15,6 @@ from multitask_recommender.data.description import DatasetSettings, SplitSetting
 from multitask_recommender.data.inputs import TrainingTables
 from multitask_recommender.data.queries import Queries
 from multitask_recommender.evaluation.cross_validation import CrossValidationSettings
-from multitask_recommender.evaluation.parameters import EvaluationSettings
 from multitask_recommender.evaluation.study import StudySettings
 from multitask_recommender.foundation.spool import Spool
 from multitask_recommender.models.baselines.simple import Popularity
@@ -56,9 +55,8 @@ def test_no_test_row_stands_in_the_history_that_scores_it(project: Project, monk
     for split in SPLITS:
         asked.clear()
         own = {split: chosen[split]}
-        evaluation = EvaluationSettings(ks=[10])
         predictions, lists, _ = nodes.predict(
-            variant, own, splits, tables, stored, None, evaluation, read["validation_rows"], read["test_pairs"]
+            variant, own, splits, tables, stored, None, [10], read["validation_rows"], read["test_pairs"]
         )
         rows = everything[everything["split"] == split]
         test = rows[rows["part"] == "test"]

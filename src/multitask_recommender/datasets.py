@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import os
 import warnings
@@ -18,12 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from kedro.io import AbstractDataset, DatasetError
 from kedro_datasets._typing import JSONPreview, TablePreview
-from kedro_datasets.ibis import FileDataset
 from kedro_datasets.json import JSONDataset
 from kedro_datasets.matplotlib import MatplotlibDataset
 from kedro_datasets.pandas import CSVDataset, ParquetDataset
 from matplotlib.figure import Figure
 
+from multitask_recommender.duckdb_engine import EngineFile
 from multitask_recommender.models.state import State
 from multitask_recommender.models.stored import StoredModel, read_model, write_model
 from multitask_recommender.raw_tables import RawTable
@@ -72,7 +71,7 @@ def _first_rows(path: str, count: int) -> TablePreview:
     return TablePreview(data)
 
 
-class IbisTable(_WholeFile, FileDataset):
+class IbisTable(_WholeFile, EngineFile):
     """``ibis.FileDataset`` that writes whole files, and opens a file once for all nodes that read it."""
 
     _read: tuple[tuple[int, int, int], ir.Table] | None = None
@@ -190,9 +189,8 @@ class Parts(Mapping[str, Any]):
 class Bundle(_WholeFile, AbstractDataset[Mapping[str, Any], Parts]):
     """Several data sets that go as one from a box of the pipeline map to another.
 
-    The file is JSON and lists the parts with the SHA-256 digests of their files, so that it changes when one of them
-    does. The parts are saved by themselves, before; only their names count when the bundle is saved. It loads as a
-    mapping that reads a part when it is asked for.
+    The file is JSON and lists the names of the parts. They are saved by themselves, before; only their names count when
+    the bundle is saved. It loads as a mapping that reads a part when it is asked for.
 
     Args:
         filepath: Where the file is.
@@ -221,16 +219,12 @@ class Bundle(_WholeFile, AbstractDataset[Mapping[str, Any], Parts]):
 
     def load(self) -> Parts:
         """Return the parts, unread."""
-        return Parts(list(self._listed()), lambda name: self._part(name).load())
+        return Parts(self._listed(), lambda name: self._part(name).load())
 
     def save(self, data: Mapping[str, Any]) -> None:
-        """List the parts with the digests of their files."""
-        digests = {}
-        for name in data:
-            with Path(getattr(self._part(name), "_filepath")).open("rb") as file:  # noqa: B009
-                digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        """List the parts."""
         Path(self._filepath).parent.mkdir(parents=True, exist_ok=True)
-        self._replace(lambda: self._write(json.dumps(digests, indent=2) + "\n"))
+        self._replace(lambda: self._write(json.dumps(list(data), indent=2) + "\n"))
 
     def _write(self, text: str) -> None:
         Path(self._filepath).write_text(text)
@@ -239,8 +233,8 @@ class Bundle(_WholeFile, AbstractDataset[Mapping[str, Any], Parts]):
         """Show the list."""
         return JSONPreview(json.dumps(self._listed()))
 
-    def _listed(self) -> dict[str, str]:
-        found: dict[str, str] = json.loads(Path(self._filepath).read_text())
+    def _listed(self) -> list[str]:
+        found: list[str] = json.loads(Path(self._filepath).read_text())
         return found
 
     def _exists(self) -> bool:
@@ -359,6 +353,10 @@ class StreamedTable(_WholeFile, RawTable):
 
 class StreamedOutput(_WholeFile, ParquetDataset):
     """An output that is written table by table, as :class:`StreamedTable`, and loads with pandas."""
+
+    def count(self) -> int:
+        """Return the number of rows, without reading them."""
+        return int(pq.read_metadata(self._filepath).num_rows)
 
     def save(self, data: TableStream | pa.Table) -> None:
         """Write all tables."""

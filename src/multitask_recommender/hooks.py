@@ -55,7 +55,10 @@ class ParameterNames:
         Raises:
             SettingsError: If one is unknown.
         """
-        names = set(context.config_loader["parameters"]) | set(context._runtime_params or {})
+        parameters = context.config_loader["parameters"]
+        # What was read stays: Kedro would read and merge all files again.
+        context.config_loader["parameters"] = parameters
+        names = set(parameters) | set(context._runtime_params or {})
         unknown = sorted(names - PARAMETER_GROUPS)
         if unknown:
             raise SettingsError(
@@ -266,7 +269,7 @@ class RunReport:
         shown = [name for name in self._SHOWN if name in outputs]
         lists = (name for name in sorted(outputs) if name.endswith(".recommendations"))
         # A model that the study left out has an empty table.
-        example = next((name for name in lists if len(catalog.load(name))), None)
+        example = next((name for name in lists if catalog.get(name).count()), None)
         for name in [*shown, *([example] if example else [])]:
             print(f"{'wrote' if name in written else 'unchanged:'} {catalog.get(name)._filepath}")
         if example:

@@ -42,7 +42,10 @@ def test_a_change_of_one_model_fits_that_model_alone_and_ends_with_the_bytes_of_
     few_models_to_change: Project, tmp_path: Path
 ) -> None:
     def change(parameters: dict[str, Any]) -> None:
-        parameters["models"].setdefault("shared_bottom", {})["epochs"] = 3
+        parameters["models"]["shared_bottom"] = {
+            **parameters["models"]["shared_bottom"],
+            "settings": {"training": {"epochs": 3, "batches": 2}},
+        }
 
     result = few_models_to_change.configure(change).run()
     assert result.returncode == 0, result.stderr
@@ -122,7 +125,7 @@ def test_an_output_that_was_changed_by_hand_is_refused_and_made_anew(few_models_
     table.to_parquet(path)
     refused = few_models_to_change.run("--pipelines", "evaluation")
     assert refused.returncode != 0
-    assert "changed afterwards" in refused.stderr
+    assert "predictions.parquet is gone or was changed afterwards" in refused.stderr
     assert few_models_to_change.run().returncode == 0
     assert path.read_bytes() == good
 

@@ -51,6 +51,10 @@ class TrainingTables:
         """Read the training rows of a split, where a user may meet an item many times."""
         return read_interactions(self.behaviour_sequences, split, self.dataset.tasks)
 
+    def count(self) -> int:
+        """Count the training rows of all splits."""
+        return int(self.behaviour_sequences.count().execute())
+
     def rows(self, split: str) -> Interactions:
         """Read the pairs that the training rows of a split make."""
         return as_pairs(self.events(split), pair_rules(self.dataset.tasks))
@@ -60,7 +64,7 @@ class TrainingTables:
         columns = ["split", "user", "position", "item", "time", *self.dataset.tasks]
         columns += [f"relevant_{name}" for name in self.dataset.tasks]
         both = ibis.union(self.behaviour_sequences.select(columns), validation_rows.select(columns))
-        events = read_interactions(both, split, self.dataset.tasks)
+        events = read_interactions(both, split, self.dataset.tasks, mostly_sorted=False)
         return Histories(as_pairs(events, pair_rules(self.dataset.tasks)), side.user_features)
 
     @cached_property

@@ -25,6 +25,7 @@ from multitask_recommender.foundation.errors import StudyError, TrainingError
 from multitask_recommender.foundation.jobs import run_jobs
 from multitask_recommender.foundation.randomness import derive_seed
 from multitask_recommender.foundation.settings_base import Settings
+from multitask_recommender.models import ranking
 from multitask_recommender.models.recommender import ASKED_WITH, Part, Recommender
 from multitask_recommender.models.state import State
 from multitask_recommender.models.variants import Variant, VariantParameters
@@ -113,7 +114,7 @@ def validation_errors(
     predicted: list[dict[str, FloatArray]] = [{} for _ in every_way]
     ndcg: list[dict[str, list[metrics.Values]]] = [{} for _ in every_way]
     for block in np.array_split(np.arange(side.users), math.ceil(side.users / _BLOCK)):
-        rows = (held_out.user >= block[0]) & (held_out.user <= block[-1])
+        rows = slice(*np.searchsorted(held_out.user, [block[0], block[-1] + 1]))
         # All ways ask the same queries in turn, so that a model need not solve again what they share.
         queries = histories.of(block)
         for place, way in enumerate(every_way):
@@ -127,13 +128,13 @@ def validation_errors(
                 if side.tasks[task].kind != "retrieval" and variant.predicts(side.tasks[task]):
                     predicted[place].setdefault(task, np.empty(len(held_out), np.float32))[rows] = values
                     continue
-                relevant = rows & held_out.relevant[task]
-                user, item = held_out.user[relevant], held_out.item[relevant]
+                relevant = held_out.relevant[task][rows]
+                user, item = held_out.user[rows][relevant], held_out.item[rows][relevant]
                 left_out = queries.left_out(task, side.tasks[task], side.items)
                 wanted = metrics.outside(left_out, user - block[0], item)
                 user, item = user[wanted], item[wanted]
                 judged, positives = np.unique(user, return_counts=True)
-                lists = metrics.top_items(
+                lists = ranking.top_items(
                     order[task][judged - block[0]], left_out[judged - block[0]], catalogue, _K, judged
                 )
                 hits = metrics.find_hits(lists, judged, user, item, side.items)

@@ -18,6 +18,7 @@ from kedro.pipeline.node import Node
 from kedro.runner import SequentialRunner
 from pluggy import PluginManager
 
+from multitask_recommender.datasets import Bundle
 from multitask_recommender.foundation.errors import StudyError
 from multitask_recommender.foundation.jobs import keep_results
 from multitask_recommender.models.stored import differences
@@ -69,8 +70,13 @@ class Freshness:
             record, file = self.records.read(dataset), self.file(dataset)
             now = self.keys.ingredients(self.keys.makers[dataset])
             same = record is not None and now is not None and record.key == now.key
-            self._checked[dataset] = same and record is not None and file is not None and record.holds(file)
+            whole = same and record is not None and file is not None and record.holds(file)
+            self._checked[dataset] = whole and all(map(self.is_fresh, self._parts(dataset)))
         return self._checked[dataset]
+
+    def _parts(self, dataset: str) -> list[str]:
+        """Return the outputs that a bundle hands over with itself."""
+        return self.keys.makers[dataset].inputs if isinstance(self.catalog.get(dataset), Bundle) else []
 
     def reusable(self, nodes: Iterable[Node]) -> list[Node]:
         """Return the nodes of a pipeline that need not run.
@@ -114,7 +120,9 @@ class Freshness:
             return ["a raw table that it depends on is not there"]
         file = self.file(dataset)
         if record.key == now.key:
-            return [] if file is not None and record.holds(file) else ["its file was changed afterwards"]
+            if file is None or not record.holds(file):
+                return [f"its file{'' if file is None else f' {file.name}'} is gone or was changed afterwards"]
+            return [reason for part in self._parts(dataset) for reason in self.differs(part)]
         return list(dict.fromkeys(self._roots(record, now)))
 
     def _roots(self, record: OutputRecord, now: Ingredients) -> Iterable[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import ibis.expr.types as ir
@@ -49,6 +49,7 @@ from multitask_recommender.evaluation.metric_records import (
 )
 from multitask_recommender.evaluation.parameters import EvaluationSettings
 from multitask_recommender.foundation.spool import Spool
+from multitask_recommender.models import ranking
 from multitask_recommender.models.variants import VARIANTS, Variant
 from multitask_recommender.pipelines.bundles import ModelOutputs, in_order
 
@@ -109,8 +110,8 @@ def group_entities(
 
 
 def _list_table(listed: pd.DataFrame, users: int, k: int) -> IntArray:
-    """Lists as an array (users, k), ``metrics.PADDING`` in empty places."""
-    table = np.full((users, k), metrics.PADDING, dtype=np.int64)
+    """Lists as an array (users, k), ``ranking.PADDING`` in empty places."""
+    table = np.full((users, k), ranking.PADDING, dtype=np.int64)
     within = listed["rank"] <= k
     table[listed["user"][within], listed["rank"][within] - 1] = listed["item"][within]
     return table
@@ -138,7 +139,7 @@ def _judge(
     user, item = (part[inside] for part in pairs)
     judged, positives = np.unique(user, return_counts=True)
     lists = table[judged]
-    lists = np.where(group.items[lists] & (lists != metrics.PADDING), lists, metrics.PADDING)
+    lists = np.where(group.items[lists] & (lists != ranking.PADDING), lists, ranking.PADDING)
     hits = metrics.find_hits(lists, judged, user, item, len(catalogue))
     return JudgedLists(judged, lists, hits, positives, catalogue & group.items, around)
 
@@ -222,7 +223,8 @@ def _user_thirds(totals: pd.DataFrame, train: Interactions) -> pd.DataFrame:
     activity = pd.Series(rows).reindex(totals["user"], fill_value=0).to_numpy()
     group = np.array(THIRDS)[np.searchsorted(edges, activity)]
     keys = ["task", "metric", "k", "seed", "group"]
-    summed = totals.assign(group=group).groupby(keys)[["total", "count"]].sum().reset_index()
+    summed = totals.assign(group=group).groupby(keys, observed=True)[["total", "count"]].sum().reset_index()
+    summed = summed.astype({"task": object, "metric": object})
     means = summed["total"] / summed["count"]
     summed["value"] = [METRICS[name].finish(mean) for name, mean in zip(summed["metric"], means, strict=True)]
     return summed.assign(side="user", count=summed["count"].astype(int)).drop(columns="total")
@@ -232,7 +234,20 @@ def _stack(tables: list[pd.DataFrame], columns: list[str], model: str) -> pd.Dat
     tables = [table for table in tables if len(table)]
     if not tables:
         return pd.DataFrame(columns=columns)
-    return pd.concat(tables, ignore_index=True).assign(model=model)[columns]
+    table = pd.concat(tables, ignore_index=True)
+    return table.assign(model=_repeated(model, len(table), [model]) if "user" in columns else model)[columns]
+
+
+def _repeated(name: str, count: int, names: Iterable[str]) -> pd.Categorical:
+    """Return a name so many times, as a category among some names."""
+    known = sorted(names)
+    return pd.Categorical.from_codes(np.full(count, known.index(name), np.int8), known)
+
+
+def _with_names(totals: pd.DataFrame) -> pd.DataFrame:
+    """Make categories of the columns of names, of the names that occur."""
+    columns = {name: totals[name].astype("category").cat.remove_unused_categories() for name in USER_TOTAL_COLUMNS[:4]}
+    return totals.assign(**columns)
 
 
 def _measurable(
@@ -251,10 +266,12 @@ def _may_be_listed(test: Interactions, known: list[Interactions], name: str, tas
     return ~np.isin(test.user * items + test.item, np.concatenate(keys))
 
 
-def _stack_totals(found: list[tuple[dict[str, Any], Totals]]) -> pd.DataFrame:
+def _stack_totals(found: list[tuple[dict[str, Any], Totals]], tasks: Iterable[str]) -> pd.DataFrame:
     """Make one table of the per-user totals of several metrics, each with what its rows have in common."""
     sizes = [len(totals[0]) for _, totals in found]
-    common = pd.DataFrame([what for what, _ in found])
+    # Names repeat in every row; as categories they take a byte instead of a pointer.
+    kinds = {"task": pd.CategoricalDtype(sorted(tasks)), "metric": pd.CategoricalDtype(sorted(METRICS))}
+    common = pd.DataFrame([what for what, _ in found]).astype(kinds)
     table = common.loc[common.index.repeat(sizes)].reset_index(drop=True)
     parts = zip(*(totals for _, totals in found), strict=True)
     return table.assign(**dict(zip(("user", "total", "count"), map(np.concatenate, parts), strict=True)))
@@ -286,7 +303,9 @@ def measure(
     totals: list[pd.DataFrame] = []
     thirds: list[pd.DataFrame] = []
     keys = ["split", "task", "seed"]
-    scored, listed = dict(iter(predictions.groupby(keys))), dict(iter(ranked_lists.groupby(keys)))
+    # The places of the rows alone: the rows of one fit and task are taken when they are measured.
+    scored, listed = (dict(table.groupby(keys).indices) for table in (predictions, ranked_lists))
+    none = np.zeros(0, np.int64)
     for split in predictions["split"].drop_duplicates():
         rules = pair_rules(dataset.tasks)
         test = as_pairs(read_interactions(test_labels, split, dataset.tasks), rules, "item")
@@ -297,8 +316,9 @@ def measure(
         groups += groups_of_pairs(groups[0], test, [(part.user, part.item) for part in known])
         catalogue = candidate_items(splits.candidates_of(split), train.item, items)
         around = surroundings(dataset, split, train, known, (users, items), item_features, item_vocabulary)
-        own: list[tuple[dict[str, Any], Totals]] = []
+        by_task: dict[str, pd.DataFrame] = {}
         for name, task in dataset.tasks.items():
+            own: list[tuple[dict[str, Any], Totals]] = []
             asked = ~np.isnan(test.labels[name])
             relevant = test.relevant[name] & _may_be_listed(test, known, name, task, items)
             pairs = test.user[relevant], test.item[relevant]
@@ -308,13 +328,15 @@ def measure(
                 if task.kind in metric.kinds and (variant.predicts(task) or not metric.needs_predictions)
             ]
             for seed in predictions["seed"].drop_duplicates():
-                part = scored.get((split, name, seed))
-                if part is None:
+                places = scored.get((split, name, seed))
+                if places is None:
                     continue
+                part = predictions[["user", "item", "score"]].take(places)
                 if not (np.array_equal(part["user"], test.user) and np.array_equal(part["item"], test.item)):
                     raise AssertionError(f"the predictions of {variant.name} are not in the order of the test rows")
                 labelled = ScoredRows(test.user, test.item, test.labels[name], part["score"].to_numpy()).where(asked)
-                table = _list_table(listed.get((split, name, seed), ranked_lists[:0]), users, max(settings.ks))
+                shown = ranked_lists[["user", "rank", "item"]].take(listed.get((split, name, seed), none))
+                table = _list_table(shown, users, max(settings.ks))
                 for group in groups:
                     inside = labelled.where(group.contains(labelled.user, labelled.item))
                     judged = _judge(table, pairs, group, catalogue, around)
@@ -329,14 +351,14 @@ def measure(
                             own += [(what, found)] if found is not None and len(found[0]) else []
                         by_item = _recall_by_popularity(judged, pairs[1], settings.ks)
                         thirds.append(by_item.assign(split=split, task=name, seed=seed, side="item"))
-        if own:
-            together = _stack_totals(own)
-            totals.append(together.assign(split=split))
-            thirds.append(_user_thirds(together, train).assign(split=split))
+            if own:
+                together = _stack_totals(own, dataset.tasks)
+                totals.append(together.assign(split=_repeated(split, len(together), splits.names)))
+                by_task[name] = _user_thirds(together, train)
+        thirds += [by_task[name].assign(split=split) for name in sorted(by_task)]
     return (
         pd.DataFrame(rows, columns=METRIC_COLUMNS),
-        # Names repeat in every row; as categories they take a byte instead of a pointer.
-        _stack(totals, USER_TOTAL_COLUMNS, variant.name).astype(dict.fromkeys(USER_TOTAL_COLUMNS[:4], "category")),
+        _with_names(_stack(totals, USER_TOTAL_COLUMNS, variant.name)),
         _stack(thirds, GROUP_COLUMNS, variant.name),
     )
 

@@ -56,6 +56,7 @@ def answer_new_events(
         StaleModelError: If the tasks are not those that the model was trained on.
     """
     recommender = fitted_models(study.recommend_with)
+    recommender.index_above = study.index_above
     tasks = {name: task.model_dump(mode="json") for name, task in dataset.tasks.items()}
     run = recommender.run
     check_fit(VARIANTS[run.name].namespace, str(run.folder), run.record, {"tasks": tasks})

@@ -12,7 +12,6 @@ from kedro.pipeline import Pipeline, node
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
 from multitask_recommender.data.inputs import TrainingTables
 from multitask_recommender.evaluation.cross_validation import CrossValidationSettings
-from multitask_recommender.evaluation.parameters import EvaluationSettings
 from multitask_recommender.evaluation.study import StudySettings
 from multitask_recommender.foundation.spool import Spool
 from multitask_recommender.models.stored import StoredModel
@@ -79,7 +78,7 @@ def _model_pipeline(variant: Variant) -> Pipeline:
         cross_validation: CrossValidationSettings,
         splits: SplitSettings,
         dataset: DatasetSettings,
-        evaluation: EvaluationSettings,
+        list_lengths: list[int],
         validation_rows: ir.Table,
         test_pairs: ir.Table,
         training_data: Mapping[str, ir.Table],
@@ -87,7 +86,7 @@ def _model_pipeline(variant: Variant) -> Pipeline:
     ) -> tuple[Spool, Spool, dict[str, Any]]:
         own, known = read(dataset, training_data), (validation_rows, test_pairs)
         return nodes.predict(
-            variant, chosen, splits, own, weights, encoder, evaluation, *known, cross_validation.workers
+            variant, chosen, splits, own, weights, encoder, list_lengths, *known, cross_validation.workers
         )
 
     def recommend(
@@ -136,7 +135,7 @@ def _model_pipeline(variant: Variant) -> Pipeline:
                 "params:cross_validation",
                 "params:splits",
                 "params:dataset",
-                "params:evaluation",
+                "params:evaluation.ks",
                 "validation_rows",
                 "test_pairs",
                 *learnt_from,
@@ -160,7 +159,7 @@ def _model_pipeline(variant: Variant) -> Pipeline:
         steps,
         namespace=variant.name,
         inputs=inputs,
-        parameters={parameters, "params:cross_validation", "params:evaluation", *study},
+        parameters={parameters, "params:cross_validation", "params:evaluation.ks", *study},
         tags=["recommender", variant.kind],
     )
     return Pipeline([own], namespace=variant.namespace.rpartition(".")[0], prefix_datasets_with_namespace=False)
