@@ -302,14 +302,11 @@ class RunReport:
         outputs = pipeline.all_outputs()
         written = {name for node in pipeline.nodes if node.name not in self._reuse.reused for name in node.outputs}
         if "headline" in outputs:
-            for split, rows in catalog.load("headline").groupby("split", sort=False):
-                table = rows.drop(columns="split").set_index("model")
-                tasks = dict.fromkeys(column.rsplit(" ", 1)[0] for column in table)
-                for task in tasks:
-                    own = table[[column for column in table if column.rsplit(" ", 1)[0] == task]].dropna(how="all")
-                    print(f"\n{task}, {split} split")
-                    print(own.rename(columns=lambda name: name.rsplit(" ", 1)[1]).to_string(na_rep=""))
-            print()
+            # Here, because the models need PyTorch, and other commands of Kedro do not.
+            from multitask_recommender.runs.headline import headline_lines, shown_models
+
+            table = catalog.load("headline")
+            print("\n".join(headline_lines(table, shown_models(table))), end="\n\n")
         shown = [name for name in self._SHOWN if name in outputs]
         lists = (name for name in sorted(outputs) if name.endswith(".recommendations"))
         # A model that the study left out has an empty table.

@@ -6,6 +6,7 @@ from pathlib import Path
 from multitask_recommender.configuration import StudyConfigLoader
 from multitask_recommender.hooks import FreeDatasets, ParameterNames, ReadableErrors, Runners, RunRecord, RunReport
 from multitask_recommender.runs.one_run import OneRun
+from multitask_recommender.runs.progress import Progress
 from multitask_recommender.runs.reuse import Reuse, ReusingSession, StudyContext
 
 
@@ -28,6 +29,7 @@ HOOKS = (
     ParameterNames(),
     Runners(),
     RunReport(_REUSE),
+    Progress(_REUSE),
     RunRecord(_REUSE),
     _REUSE,
     ReadableErrors(),

@@ -429,5 +429,5 @@ def cross_validate(
         best[place] = grid[number]
     chosen: dict[str, Any] = dict(zip(tasks, best, strict=True)) if variant.per_task else best[0]
     if len(table):
-        logger.info("%s, %s: chose %s", variant.name, split.name, json.dumps(chosen))
+        logger.debug("%s, %s: chose %s", variant.name, split.name, json.dumps(chosen))
     return Choice(chosen, table)

@@ -85,6 +85,15 @@ def keep_results(folder: Path | None) -> None:
     _kept = None if folder is None else _Kept(folder)
 
 
+_watcher: Callable[[], None] | None = None
+
+
+def after_each_job(watcher: Callable[[], None] | None) -> None:
+    """Call something after every job from now on, such as what shows how far a whole run is; None: nothing more."""
+    global _watcher
+    _watcher = watcher
+
+
 def _die_with(parent: int) -> None:
     """End this process soon after its parent, however that ended."""
 
@@ -150,6 +159,8 @@ def run_jobs(function: Callable[[T], R], jobs: Sequence[T], workers: int, title:
     try:
         for number, result in zip(left, bar, strict=True):
             results[number] = result
+            if _watcher is not None:
+                _watcher()
             if folder is not None and len(jobs) > 1:
                 with suppress(NotPlainError):
                     write_values(folder / f"{number}.safetensors", result)

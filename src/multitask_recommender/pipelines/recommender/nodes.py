@@ -206,7 +206,7 @@ def fit(
         own["seconds"].append(cost["seconds"])
         own["peak_mb"].append(cost["peak_mb"])
     seconds = np.mean([cost["seconds"] for *_, cost in results])
-    logger.info("%s: fitted %d times, %.2f s each", variant.name, len(jobs), seconds)
+    logger.debug("%s: fitted %d times, %.2f s each", variant.name, len(jobs), seconds)
     utilisation = pd.concat(used, ignore_index=True).assign(model=variant.name)[UTILISATION_COLUMNS]
     collapsed = utilisation[utilisation["collapsed"].astype(bool)].drop_duplicates(["split", "side", "expert"])
     for row in collapsed.itertuples():
