@@ -70,7 +70,7 @@ bench-quality: $(VENV)/.runtime $(VENV)/.data ## this project's model and its pe
 confirm: $(VENV)/.runtime $(VENV)/.data ## the core study on fresh splits, after everything is fixed; see benchmarks/README.md
 	$(BIN)/python benchmarks/confirmation/run.py $(if $(ENV),--env '$(ENV)')
 
-bench-scale: $(VENV)/.runtime ## memory and time for 200,000 users and 50,000 items; see benchmarks/README.md
+bench-scale: $(VENV)/.runtime ## time and memory of the pipelines by size of the data; see docs/scale.md
 	$(BIN)/python benchmarks/scale/run.py
 
 clean: ## remove outputs of runs and caches; data/01_raw and the environment stay

@@ -91,7 +91,7 @@ def tree_mb(process: int) -> float:
     return total
 
 
-def measure(command: list[str], folder: Path, log: Path) -> Record:
+def measure(command: list[str], log: Path) -> Record:
     """Run a command; return its seconds, CPU seconds, and peak memory in MB with that of its workers.
 
     The peak is the larger of what the system noted for the process and of what was seen of all processes together, four
@@ -145,7 +145,7 @@ def measure_size(folder: Path, interactions: int, pipelines: list[str], again: b
             options = ["--conf-source", str(folder / "conf"), "--env", "scale", *PIPELINES[name]]
             command = [sys.executable, "-m", "kedro", "run", *options]
             record = {"pipeline": name, **store(interactions)}
-            record |= measure(command, folder, folder / f"{name}.log")
+            record |= measure(command, folder / f"{name}.log")
             record["nodes"] = seconds_per_node(folder)
             target.write_text(json.dumps(record))
             print(json.dumps(record), flush=True)

@@ -43,10 +43,15 @@ def as_pairs(rows: Interactions, rules: Mapping[str, PairRule], order: Order = "
     Returns:
         The pairs, sorted by user.
     """
-    if len(rows) > _ROWS:
-        # By parts that end with a user: what is sorted is as small as a part.
-        parts = [as_pairs(part, rules, order) for part in _parts(rows)]
-        return rows if order == "time" and sum(map(len, parts)) == len(rows) else concatenated(parts)
+    if len(rows) <= _ROWS:
+        return _pairs_of(rows, rules, order)
+    # By parts that end with a user: what is sorted is as small as a part.
+    parts = [_pairs_of(part, rules, order) for part in _parts(rows)]
+    return rows if order == "time" and sum(map(len, parts)) == len(rows) else concatenated(parts)
+
+
+def _pairs_of(rows: Interactions, rules: Mapping[str, PairRule], order: Order) -> Interactions:
+    """Return :func:`as_pairs` of rows that are few enough to be sorted together."""
     key = rows.user * (int(rows.item.max(initial=0)) + 1) + rows.item
     by_pair = np.argsort(key, kind="stable")
     starts = np.flatnonzero(np.append(True, np.diff(key[by_pair]) != 0)[: len(key)])
