@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
@@ -153,8 +157,40 @@ def test_a_cached_table_is_a_file_and_goes_with_its_last_user(engine: duckdb_eng
     assert files() == before
 
 
+_HOLDS = """
+import os, signal, sys
+from multitask_recommender.duckdb_engine import spill_folder
+print(spill_folder(), flush=True)
+if sys.argv[1] == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+sys.stdin.read()
+"""
+
+
+def test_the_folder_of_a_killed_process_is_removed_by_the_next_and_that_of_a_living_one_is_not(tmp_path: Path) -> None:
+    def start(what: str) -> tuple[subprocess.Popen[str], Path]:
+        environment = os.environ | {"TMPDIR": str(tmp_path)}
+        command = [sys.executable, "-c", _HOLDS, what]
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment, text=True)
+        assert process.stdout is not None
+        return process, Path(process.stdout.readline().strip())
+
+    living, its_folder = start("living")
+    killed, left = start("killed")
+    killed.wait()
+    assert left.exists()
+    last, own = start("living")
+    assert not left.exists()
+    assert its_folder.exists()
+    for process in (living, last):
+        process.communicate("")
+    assert not its_folder.exists()
+    assert not own.exists()
+
+
 @pytest.fixture
-def limit() -> object:
+def limit() -> Iterator[None]:
     yield
     duckdb_engine.limit_memory(None)
 

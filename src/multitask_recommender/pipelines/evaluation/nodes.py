@@ -228,7 +228,7 @@ def _stack(tables: list[pd.DataFrame], columns: list[str], model: str) -> pd.Dat
 def _repeated(name: str, count: int, names: Iterable[str]) -> pd.Categorical:
     """Return a name so many times, as a category among some names."""
     known = sorted(names)
-    return pd.Categorical.from_codes(np.full(count, known.index(name), np.int8), known)
+    return pd.Categorical.from_codes(np.full(count, known.index(name), np.int8), dtype=pd.CategoricalDtype(known))
 
 
 def _with_names(totals: pd.DataFrame) -> pd.DataFrame:
@@ -264,6 +264,11 @@ def _stack_totals(found: list[tuple[dict[str, Any], Totals]], tasks: Iterable[st
     return table.assign(**dict(zip(("user", "total", "count"), map(np.concatenate, parts), strict=True)))
 
 
+def _places(table: pd.DataFrame, keys: list[str]) -> dict[Any, IntArray]:
+    """Return where the rows of every combination of keys stand."""
+    return {key: np.asarray(places) for key, places in table.groupby(keys).indices.items()}
+
+
 def measure(
     variant: Variant,
     dataset: DatasetSettings,
@@ -291,7 +296,7 @@ def measure(
     thirds: list[pd.DataFrame] = []
     keys = ["split", "task", "seed"]
     # The places of the rows alone: the rows of one fit and task are taken when they are measured.
-    scored, listed = (dict(table.groupby(keys).indices) for table in (predictions, ranked_lists))
+    scored, listed = _places(predictions, keys), _places(ranked_lists, keys)
     none = np.zeros(0, np.int64)
     for split in predictions["split"].drop_duplicates():
         rules = pair_rules(dataset.tasks)
