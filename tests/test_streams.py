@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import ibis
@@ -56,7 +57,8 @@ def sequences(users: int = 40, seed: int = 3) -> pd.DataFrame:
 
 
 def same(one: Interactions, other: Interactions) -> bool:
-    columns = [(one.user, other.user), (one.item, other.item), (one.fold, other.fold), (one.time, other.time)]
+    columns: list[tuple[Any, Any]] = [(one.user, other.user), (one.item, other.item)]
+    columns += [(one.fold, other.fold), (one.time, other.time)]
     columns += [(one.labels[task], other.labels[task]) for task in one.labels]
     columns += [(one.relevant[task], other.relevant[task]) for task in one.relevant]
     return all(np.array_equal(own, of_other, equal_nan=True) for own, of_other in columns)
@@ -108,9 +110,9 @@ def test_rows_that_are_pairs_already_are_not_copied(monkeypatch: pytest.MonkeyPa
 
 def test_equal_features_have_equal_colours_and_others_others(engine: duckdb_engine.SpillingBackend) -> None:
     random = np.random.default_rng(0)
-    age = np.where(random.random(200) < 0.2, None, random.integers(20, 24, 200).astype(object))
+    age = np.where(random.random(200) < 0.2, np.nan, random.integers(20, 24, 200))
     genres = [sorted(random.choice(["a", "b", "c"], random.integers(0, 3), replace=False)) for _ in range(200)]
-    table = pd.DataFrame({"(place)": np.arange(200, dtype=np.int32), "age": age.astype(float), "genres": genres})
+    table = pd.DataFrame({"(place)": np.arange(200, dtype=np.int32), "age": age, "genres": genres})
     shuffled = engine.create_table("described", table.sample(frac=1.0, random_state=2), temp=True)
     colours = numbering._first_colours(shuffled, ["age", "genres"], key=9)
     seen: dict[str, int] = {}

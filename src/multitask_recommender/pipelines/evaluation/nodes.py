@@ -225,7 +225,7 @@ def _stack(tables: list[pd.DataFrame], columns: list[str], model: str) -> pd.Dat
     return table.assign(model=_repeated(model, len(table), [model]) if "user" in columns else model)[columns]
 
 
-def _repeated(name: str, count: int, names: Iterable[str]) -> pd.Categorical:
+def _repeated(name: str, count: int, names: Iterable[str]) -> pd.Categorical[Any]:
     """Return a name so many times, as a category among some names."""
     known = sorted(names)
     return pd.Categorical.from_codes(np.full(count, known.index(name), np.int8), dtype=pd.CategoricalDtype(known))
@@ -298,7 +298,8 @@ def measure(
     # The places of the rows alone: the rows of one fit and task are taken when they are measured.
     scored, listed = _places(predictions, keys), _places(ranked_lists, keys)
     none = np.zeros(0, np.int64)
-    for split in predictions["split"].drop_duplicates():
+    measured_splits = predictions["split"].drop_duplicates().tolist()
+    for split in measured_splits:
         rules = pair_rules(dataset.tasks)
         test = as_pairs(read_interactions(test_labels, split, dataset.tasks), rules, "item")
         train = as_pairs(read_interactions(behaviour_sequences, split, dataset.tasks), rules)
@@ -345,7 +346,7 @@ def measure(
                         thirds.append(by_item.assign(split=split, task=name, seed=seed, side="item"))
             if own:
                 together = _stack_totals(own, dataset.tasks)
-                totals.append(together.assign(split=_repeated(split, len(together), splits.names)))
+                totals.append(together.assign(split=_repeated(split, len(together), measured_splits)))
                 by_task[name] = _user_thirds(together, train)
         thirds += [by_task[name].assign(split=split) for name in sorted(by_task)]
     return (
