@@ -180,14 +180,10 @@ def draw(records: list[Record], target: Path) -> None:
             own = sorted((r["interactions"], r[key]) for r in records if r["pipeline"] == name)
             label = f"{name} (slope {steep[name]:.2f})" if name in steep else name
             axis.plot(*zip(*own, strict=True), color=colour, marker=marker, label=label)
-        low, high = axis.get_xlim()
-        bottom = axis.get_ylim()[0]
         sizes = np.array(sorted({own["interactions"] for own in records}))
         start = min(own[key] for own in records)
         axis.plot(sizes, start * sizes / sizes[0], color="#888888", linestyle=":", label="linear growth (slope 1)")
-        axis.set(xscale="log", yscale="log", title=title, xlabel="interactions", ylabel=unit, xlim=(low, high))
-        axis.set_ylim(bottom=bottom)
-        axis.set_xscale("log")
+        axis.set(xscale="log", yscale="log", title=title, xlabel="interactions", ylabel=unit)
         axis.grid(which="major", color="#dddddd")
         axis.legend(fontsize=8)
     figure.savefig(target, dpi=120)
