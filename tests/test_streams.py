@@ -23,6 +23,7 @@ from multitask_recommender.data import events, interactions, numbering, streams
 from multitask_recommender.data.interactions import Interactions, interactions_of, read_interactions
 from multitask_recommender.data.tasks import PairRule, Task
 from multitask_recommender.datasets import IbisTable
+from multitask_recommender.foundation import resources
 from multitask_recommender.raw_tables import RawTable
 
 TASKS = {"click": Task(kind="retrieval"), "rating": Task(kind="regression", label="rating", relevant="rating >= 4")}
@@ -194,16 +195,17 @@ def test_the_folder_of_a_killed_process_is_removed_by_the_next_and_that_of_a_liv
 @pytest.fixture
 def limit() -> Iterator[None]:
     yield
-    duckdb_engine.limit_memory(None)
+    resources.limit_memory(None)
+    duckdb_engine.renew_limits()
 
 
 def test_the_engine_keeps_its_limit_of_memory_and_spills(
     engine: duckdb_engine.SpillingBackend, tmp_path: Path, limit: object
 ) -> None:
-    duckdb_engine.limit_memory(0.15)
-    found = engine.raw_sql("SELECT current_setting('memory_limit')").fetchone()
-    assert found is not None
-    assert found[0] == "143.0 MiB"
+    resources.limit_memory(0.3)
+    duckdb_engine.renew_limits()
+    for connection in (engine.con, duckdb_engine.connect()):
+        assert connection.execute("SELECT current_setting('memory_limit')").fetchall() == [("143.0 MiB",)]
     # Its rows are larger than the limit, in an order that has to be made.
     engine.raw_sql(
         "CREATE OR REPLACE TEMP VIEW many AS SELECT hash(i) AS a, md5(i::VARCHAR) AS b FROM range(4000000) r(i)"
@@ -222,12 +224,12 @@ def test_a_limit_too_small_for_a_block_leaves_the_file_as_it_was(
     engine.raw_sql(
         "CREATE OR REPLACE TEMP VIEW many AS SELECT hash(i) AS a, md5(i::VARCHAR) AS b FROM range(4000000) r(i)"
     )
-    duckdb_engine.limit_memory(0.002)
+    engine.raw_sql("SET memory_limit = '2MB'")
     with pytest.raises(DatasetError) as raised:
         target.save(engine.table("many").order_by("a"))
     assert isinstance(raised.value.__cause__, duckdb.OutOfMemoryException)
     assert (tmp_path / "table.parquet").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["table.parquet"]
-    duckdb_engine.limit_memory(None)
+    duckdb_engine.renew_limits()
     target.save(ibis.memtable({"n": [4]}))
     assert target.load().execute()["n"].tolist() == [4]

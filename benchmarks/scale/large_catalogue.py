@@ -31,7 +31,6 @@ from multitask_recommender.data.interactions import Interactions, SideInformatio
 from multitask_recommender.data.splits import EVERYTHING
 from multitask_recommender.datasets import IbisTable, ModelFile, StreamedOutput
 from multitask_recommender.evaluation.cross_validation import CrossValidationSettings
-from multitask_recommender.evaluation.parameters import EvaluationSettings
 from multitask_recommender.evaluation.study import StudySettings
 from multitask_recommender.foundation.measuring import measured
 from multitask_recommender.models.stored import flatten
@@ -50,7 +49,7 @@ DATA = ["behaviour_sequences", "users", "items", "user_features", "item_features
 SPLITS = SplitSettings(strategies=[draw.SPLIT], seed=0, folds=2)
 STUDY = StudySettings(seed=0, repeats=2)
 CROSS_VALIDATION = CrossValidationSettings(candidates=1, workers=1)
-EVALUATION = EvaluationSettings(ks=[10, 20])
+LIST_LENGTHS = [10, 20]
 Figures = dict[str, Any]
 
 
@@ -141,7 +140,7 @@ def run_step(step: str, name: str, folder: Path) -> Figures:
 
     def predict() -> Figures:
         predictions, lists, costs = nodes.predict(
-            variant, chosen, SPLITS, tables, stored, None, EVALUATION, validation, pairs
+            variant, chosen, SPLITS, tables, stored, None, LIST_LENGTHS, validation, pairs
         )
         return save(predictions=predictions, ranked_lists=lists) | {"peaks_mb": costs[draw.SPLIT]["peak_mb"]}
 

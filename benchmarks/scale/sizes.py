@@ -24,6 +24,8 @@ ROOT = Path(__file__).resolve().parents[2]
 FIRST, SIZES = 10**5, (10**5, 10**6, 10**7, 3 * 10**7)
 """The smallest size, and all: numbers of interactions."""
 MODEL = "shared_bottom"
+MEMORY_GB = 6.0
+"""What a run is told that it may take."""
 PIPELINES = {
     "simulation": ["--pipelines", "simulation"],
     "data_engineering": ["--pipelines", "data_engineering"],
@@ -53,7 +55,7 @@ def parameters(interactions: int) -> dict[str, Any]:
     """
     tree = yaml.safe_load((ROOT / "conf" / "bookstore" / "parameters.yml").read_text())
     tree["simulation"] |= store(interactions)
-    tree["study"] = {"models": [MODEL], "repeats": 1}
+    tree["study"] = {"models": [MODEL], "repeats": 1, "memory_gb": MEMORY_GB}
     tree["cross_validation"] = {"candidates": 1, "workers": 1}
     # As many steps at every size: a step moves the vectors of all users, so that more of them would not be linear.
     training = {"epochs": 5, "batches": 40}

@@ -16,29 +16,26 @@ import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 from kedro_datasets.ibis import FileDataset
 
+from multitask_recommender.foundation.resources import tables_limit
+
 _SHARE, _LEAST_GB = 8, 1.0
 """Without a declared limit the engine takes one part in so many of the machine's memory, and at least so much."""
 _PREFIX, _LOCK = "multitask-recommender-", "lock"
-_limit_gb: float | None = None
 _connections: list[duckdb.DuckDBPyConnection] = []
 
 
-def limit_memory(gigabytes: float | None) -> None:
-    """Declare how much memory the engine may take, for connections that are open and those to come.
-
-    Args:
-        gigabytes: In GB (10^9 bytes); None: an eighth of the machine's memory, at least 1 GB.
-    """
-    global _limit_gb
-    _limit_gb = gigabytes
+def renew_limits() -> None:
+    """Give connections that are open the limit of memory that holds now, see ``foundation/resources.py``."""
     for connection in _connections:
         connection.execute(f"SET memory_limit = '{_memory_limit()}'")
 
 
 def _memory_limit() -> str:
+    stated = tables_limit()
+    if stated is not None:
+        return stated
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
-    gigabytes = _limit_gb or max(machine / _SHARE, _LEAST_GB)
-    return f"{round(gigabytes * 1000)}MB"
+    return f"{round(max(machine / _SHARE, _LEAST_GB) * 1000)}MB"
 
 
 def spill_folder() -> Path:

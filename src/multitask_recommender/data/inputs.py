@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 
 import ibis
@@ -39,6 +40,12 @@ class TrainingTables:
     items: ir.Table
     user_features: ir.Table
     item_features: ir.Table
+
+    @classmethod
+    def of(cls, dataset: DatasetSettings, training_data: Mapping[str, ir.Table]) -> TrainingTables:
+        """Take the tables out of the bundle ``training_data``."""
+        names = [field.name for field in fields(cls) if field.name != "dataset"]
+        return cls(dataset, *(training_data[name] for name in names))
 
     def events(self, split: str) -> Interactions:
         """Read the training rows of a split, where a user may meet an item many times."""

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from multitask_recommender.foundation.errors import StudyError
+from multitask_recommender.foundation.resources import lacking
 from multitask_recommender.models.state import State
 
 _FORMAT = "2"
@@ -92,11 +93,13 @@ def _read(path: Path, wanted: Callable[[str], bool]) -> tuple[dict[str, Any], di
         with safe_open(path, framework="numpy") as file:
             record = json.loads((file.metadata() or {}).get("record", "{}"))
             arrays = {name: file.get_tensor(name) for name in file.keys() if wanted(name)}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, MemoryError, ValueError) as error:
+        if (lack := lacking(error, f"reading {path}")) is not None:
+            raise lack from error
         raise StaleModelError(
             f"The model file cannot be read: {error}.\n  where: {path}\n  what to do: fit the model again."
         ) from error
-    if record.get("format") != _FORMAT:
+    if not isinstance(record, dict) or record.get("format") != _FORMAT:
         raise StaleModelError(
             "The model file was written by another version of this project.\n"
             f"  where: {path}\n  what to do: fit the model again."
@@ -120,11 +123,11 @@ def differences(stored: Any, asked: Any, path: str = "") -> list[str]:
     return [f"{path} ({json.dumps(stored)}, now {json.dumps(asked)})"]
 
 
-def check_fit(model: str, where: str, made_from: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+def check_fit(namespace: str, where: str, made_from: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     """Refuse a stored model that was made from something else.
 
     Args:
-        model: Name of the model.
+        namespace: The box of the model on the pipeline map, which ends with its name.
         where: The file or catalog entry.
         made_from: See :class:`StoredModel`.
         asked: The same as it is now; what it does not name is not compared.
@@ -137,8 +140,9 @@ def check_fit(model: str, where: str, made_from: Mapping[str, Any], asked: Mappi
         found += differences({name: made_from.get(group, {}).get(name) for name in now}, now, group)
     if found:
         shown = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+        model = namespace.rpartition(".")[2]
         raise StaleModelError(
             f"The stored weights of model '{model}' do not fit: they were made from other {shown}.\n"
             f"  where: {where}\n"
-            f"  what to do: fit it again: kedro run --namespaces {model}, or with the nodes before it: kedro run"
+            f"  what to do: fit it again: kedro run --namespaces {namespace}, or with the nodes before it: kedro run"
         )

@@ -5,8 +5,9 @@ Its answers need no sampling: what is drawn belongs to the items, and the vector
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
@@ -59,13 +60,13 @@ class BayesianFactorsSettings(HistorySettings):
             ``item_month``, 30 days of an item.
     """
 
-    dimension: int = Field(default=12, ge=1)
-    sweeps: int = Field(default=100, ge=2)
-    burn_in: int = Field(default=10, ge=0)
-    samples: int = Field(default=16, ge=1)
+    dimension: int = Field(default=12, ge=1, le=8192)
+    sweeps: int = Field(default=100, ge=2, le=100_000)
+    burn_in: int = Field(default=10, ge=0, le=100_000)
+    samples: int = Field(default=16, ge=1, le=10_000)
     history_links: bool = True
-    largest_link: int = Field(default=4000, ge=0)
-    windows: tuple[int, ...] = (60, 300, 7200, 86400)
+    largest_link: int = Field(default=4000, ge=0, le=10**6)
+    windows: tuple[Annotated[int, Field(ge=1, le=10**10)], ...] = (60, 300, 7200, 86400)
     calendar: tuple[Period, ...] = ()
 
     @field_validator("windows")
@@ -108,6 +109,27 @@ class Links:
         told = self._turned.times(rows) + more
         weight = 1.0 / (self._values + strength) - 1.0 / strength
         return self._vectors @ (weight[:, None] * (self._vectors.T @ told)) + told / strength
+
+
+_KEPT_LINKS = 4
+_links_made: dict[str, Links] = {}
+
+
+def _links_once(design: sparse.csr_matrix) -> Links:
+    """Return the links of a design matrix; those of the last few matrices are not made again.
+
+    The tasks of a fit, its seeds and the candidates of a search have the same links, and taking the Gram matrices apart
+    is a large part of a short fit.
+    """
+    digest = hashlib.sha256()
+    for part in (np.array(design.shape), design.indptr, design.indices, design.data):
+        digest.update(part.tobytes())
+    key = digest.hexdigest()
+    links = _links_made.pop(key, None) or Links(design)
+    _links_made[key] = links  # The last one asked for is the last in the order.
+    while len(_links_made) > _KEPT_LINKS:
+        del _links_made[next(iter(_links_made))]
+    return links
 
 
 class Prior:
@@ -377,8 +399,8 @@ class BayesianFactors(Recommender[BayesianFactorsSettings]):
         users, items = (side.users, side.items), (side.items, side.users)
         linked = self._linked(users, side.user_features), self._linked(items, side.item_features)
         links = (
-            Links(_links(train.user, train.item, side.user_features, side.items, *linked[0])),
-            Links(_links(train.item, train.user, side.item_features, side.users, *linked[1])),
+            _links_once(_links(train.user, train.item, side.user_features, side.items, *linked[0])),
+            _links_once(_links(train.item, train.user, side.item_features, side.users, *linked[1])),
         )
         for task in self.scored_tasks(side.tasks):
             rows = train.where(~np.isnan(train.labels[task]))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import ibis.expr.types as ir
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from scipy import sparse
+from tqdm import tqdm
 
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
 from multitask_recommender.data.events import as_pairs, pair_rules
@@ -24,6 +26,7 @@ from multitask_recommender.data.interactions import (
 from multitask_recommender.data.splits import candidate_items
 from multitask_recommender.data.tasks import Task
 from multitask_recommender.evaluation import metrics
+from multitask_recommender.evaluation.cross_validation import CV_COLUMNS
 from multitask_recommender.evaluation.groups import (
     EVERYONE,
     Group,
@@ -45,7 +48,11 @@ from multitask_recommender.evaluation.metric_records import (
     Totals,
 )
 from multitask_recommender.evaluation.parameters import EvaluationSettings
-from multitask_recommender.models.variants import Variant
+from multitask_recommender.foundation.spool import Spool
+from multitask_recommender.models import ranking
+from multitask_recommender.models.soundness import check_predictions
+from multitask_recommender.models.variants import VARIANTS, Variant
+from multitask_recommender.pipelines.bundles import ModelOutputs, in_order
 
 METRIC_COLUMNS = [
     "dataset",
@@ -61,7 +68,14 @@ METRIC_COLUMNS = [
     "users",
     "rows",
 ]
-USER_TOTAL_COLUMNS = ["split", "model", "task", "metric", "k", "seed", "user", "total", "count"]
+USER_TOTALS = pa.schema(
+    [
+        *((name, pa.string()) for name in ("split", "model", "task", "metric")),
+        *((name, pa.int32()) for name in ("k", "seed", "user")),
+        *((name, pa.float64()) for name in ("total", "count")),
+    ]
+)
+USER_TOTAL_COLUMNS = USER_TOTALS.names
 GROUP_COLUMNS = ["split", "model", "task", "metric", "k", "seed", "side", "group", "value", "count"]
 THIRDS = ["low", "middle", "high"]
 
@@ -97,8 +111,8 @@ def group_entities(
 
 
 def _list_table(listed: pd.DataFrame, users: int, k: int) -> IntArray:
-    """Lists as an array (users, k), ``metrics.PADDING`` in empty places."""
-    table = np.full((users, k), metrics.PADDING, dtype=np.int64)
+    """Lists as an array (users, k), ``ranking.PADDING`` in empty places."""
+    table = np.full((users, k), ranking.PADDING, dtype=np.int64)
     within = listed["rank"] <= k
     table[listed["user"][within], listed["rank"][within] - 1] = listed["item"][within]
     return table
@@ -126,7 +140,7 @@ def _judge(
     user, item = (part[inside] for part in pairs)
     judged, positives = np.unique(user, return_counts=True)
     lists = table[judged]
-    lists = np.where(group.items[lists] & (lists != metrics.PADDING), lists, metrics.PADDING)
+    lists = np.where(group.items[lists] & (lists != ranking.PADDING), lists, ranking.PADDING)
     hits = metrics.find_hits(lists, judged, user, item, len(catalogue))
     return JudgedLists(judged, lists, hits, positives, catalogue & group.items, around)
 
@@ -327,6 +341,9 @@ def measure(
                 part = predictions[["user", "item", "score"]].take(places)
                 if not (np.array_equal(part["user"], test.user) and np.array_equal(part["item"], test.item)):
                     raise AssertionError(f"the predictions of {variant.name} are not in the order of the test rows")
+                where = f"'score' of {variant.name}.predictions, {split} split, seed number {seed}"
+                probable = [name] if variant.predicts(task) else []
+                check_predictions({name: part["score"].to_numpy()}, dataset.tasks, probable, where)
                 labelled = ScoredRows(test.user, test.item, test.labels[name], part["score"].to_numpy()).where(asked)
                 shown = ranked_lists[["user", "rank", "item"]].take(listed.get((split, name, seed), none))
                 table = _list_table(shown, users, max(settings.ks))
@@ -356,26 +373,65 @@ def measure(
     )
 
 
-def collect(*tables: pd.DataFrame) -> pd.DataFrame:
-    """Put the models' tables into one, in the order of the list of variants; models that were left out have none."""
+def measure_models(
+    dataset: DatasetSettings,
+    settings: EvaluationSettings,
+    splits: SplitSettings,
+    training_data: Mapping[str, ir.Table],
+    validation_rows: ir.Table,
+    entity_groups: pd.DataFrame,
+    test_labels: ir.Table,
+    model_outputs: ModelOutputs,
+) -> tuple[pd.DataFrame, Spool, pd.DataFrame]:
+    """Measure every model, one after the other, so that the predictions of one alone are in memory.
+
+    Returns:
+        The three tables of :func:`measure` with the rows of all models, in the order of the list of variants.
+    """
+    found: list[tuple[pd.DataFrame, pd.DataFrame]] = []
+    totals = Spool(USER_TOTALS)
+    sequences, features, vocabulary = (
+        training_data[name] for name in ("behaviour_sequences", "item_features", "item_vocabulary")
+    )
+    for name in tqdm(in_order(model_outputs), desc="measuring models", leave=False, disable=None):
+        variant, outputs = VARIANTS[name], model_outputs[name]
+        known = (sequences, validation_rows, entity_groups, features, vocabulary, test_labels)
+        answers = outputs["predictions"], outputs["ranked_lists"]
+        values, own, thirds = measure(variant, dataset, settings, splits, *known, *answers)
+        found.append((values, thirds))
+        totals.add(pa.Table.from_pandas(own, preserve_index=False))
+    measured, by_groups = (collect(tables) for tables in zip(*found, strict=True))
+    return measured, totals, by_groups
+
+
+def collect(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Put the models' tables into one; models that the study left out have empty ones."""
     filled = [table for table in tables if len(table)]
     return pd.concat(filled, ignore_index=True) if filled else tables[0]
 
 
-def collect_cv_results(*tables: pd.DataFrame) -> pd.DataFrame:
-    """Put every cross-validation fit into one table."""
-    return collect(*tables)[["model", "split", "candidate", "parameters", "fold", "task", "error"]]
-
-
-def collect_costs(names: Sequence[str], *costs: dict[str, Any]) -> pd.DataFrame:
-    """Put the models' costs into one table: means over splits and seed numbers, the peak over all.
+def collect_cv_results(user_embedding: Mapping[str, Any], model_outputs: ModelOutputs) -> pd.DataFrame:
+    """Put every cross-validation fit into one table.
 
     Args:
-        names: The models.
-        costs: Fit costs of every model in order, then predict costs of every model in order; empty for one left out.
+        user_embedding: Outputs of the user embedding model; empty if it has not been trained.
+        model_outputs: Outputs of the models.
     """
+    everything = [user_embedding] if user_embedding else []
+    everything += [model_outputs[name] for name in in_order(model_outputs)]
+    return collect([outputs["cv_results"] for outputs in everything])[CV_COLUMNS]
+
+
+def collect_expert_utilisation(model_outputs: ModelOutputs) -> pd.DataFrame:
+    """Put the use of the experts of every model into one table."""
+    return collect([model_outputs[name]["expert_utilisation"] for name in in_order(model_outputs)])
+
+
+def collect_costs(model_outputs: ModelOutputs) -> pd.DataFrame:
+    """Put the models' costs into one table: means over splits and seed numbers, the peak over all."""
     rows = []
-    for name, fit_cost, predict_cost in zip(names, costs[: len(names)], costs[len(names) :], strict=True):
+    for name in in_order(model_outputs):
+        fit_cost, predict_cost = (model_outputs[name][part] for part in ("fit_costs", "predict_costs"))
         if fit_cost:
             rows.append(
                 {
