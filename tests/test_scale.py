@@ -134,8 +134,13 @@ def test_what_was_measured_is_not_measured_again(
     names = ["simulation", "data_engineering", "recommender"]
     with pytest.raises(SystemExit):
         sizes.measure_size(tmp_path, 10**5, names)
+    # What the run had finished would be reused, and not be measured: the store is begun again.
     records = sizes.measure_size(tmp_path, 10**5, names)
-    assert ran == [*names, "recommender"]
+    assert ran == [*names, *names]
+    assert sizes.measure_size(tmp_path, 10**5, [*names, "evaluation"])[:-1] == records
+    assert ran == [*names, *names, "evaluation"]
+    sizes.measure_size(tmp_path, 10**5, ["simulation"], again=True)
+    assert ran[-1] == "simulation"
     assert [record["pipeline"] for record in records] == names
     assert records[0] | {"users": 2500, "books": 1000, "interactions": 100_000} == records[0]
 

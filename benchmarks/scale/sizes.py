@@ -1,7 +1,8 @@
 """Measures seconds and peak memory of every pipeline on simulated bookstores of growing size.
 
 A size is a folder with a configuration of its own, made of ``conf/base`` and ``conf/bookstore``; every pipeline is a
-``kedro run`` in a process of its own, and what it took is written beside it, so that an interrupted benchmark goes on.
+``kedro run`` in a process of its own, and what it took is written beside it, so that an interrupted benchmark goes on
+with the size at which it was.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ PIPELINES = {
     "simulation": ["--pipelines", "simulation"],
     "data_engineering": ["--pipelines", "data_engineering"],
     "user_embedding": ["--pipelines", "user_embedding"],
-    "recommender": ["--pipelines", "recommender", "--namespaces", MODEL],
+    "recommender": ["--pipelines", "recommender", "--namespaces", f"recommender.multi_task.{MODEL}"],
     "evaluation": ["--pipelines", "evaluation"],
 }
 """Pipeline to the options of ``kedro run``, in the order in which they need each other."""
@@ -132,24 +133,32 @@ def seconds_per_node(folder: Path) -> dict[str, float]:
 def measure_size(folder: Path, interactions: int, pipelines: list[str], again: bool = False) -> list[Record]:
     """Measure the pipelines on a store; what has been measured is read from its file.
 
+    A store on which a measurement was interrupted is begun again: what its run had finished would be reused, and not be
+    measured.
+
     Args:
         folder: Where the store and all outputs go.
         interactions: Size of the store.
         pipelines: Names of the pipelines.
         again: Whether to measure once more what has been measured.
     """
+    interrupted = folder / "interrupted"
+    if again or interrupted.exists():
+        shutil.rmtree(folder, ignore_errors=True)
     configure(folder, interactions)
     found = []
     for name in pipelines:
         target = folder / f"measured_{name}.json"
-        if again or not target.exists():
+        if not target.exists():
             print(f"{interactions:,} interactions: {name}", flush=True)
             options = ["--conf-source", str(folder / "conf"), "--env", "scale", *PIPELINES[name]]
             command = [sys.executable, "-m", "kedro", "run", *options]
             record = {"pipeline": name, **store(interactions)}
+            interrupted.touch()
             record |= measure(command, folder / f"{name}.log")
             record["nodes"] = seconds_per_node(folder)
             target.write_text(json.dumps(record))
+            interrupted.unlink()
             print(json.dumps(record), flush=True)
         found.append(json.loads(target.read_text()))
     return found
