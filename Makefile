@@ -76,7 +76,7 @@ bench-speed: $(VENV)/.runtime $(VENV)/.data ## seconds of this project and its p
 confirm: $(VENV)/.runtime $(VENV)/.data ## the core study on fresh splits, after everything is fixed; see benchmarks/README.md
 	$(BIN)/python benchmarks/confirmation/run.py $(if $(ENV),--env '$(ENV)')
 
-bench-scale: $(VENV)/.runtime ## memory and time for 200,000 users and 50,000 items; see benchmarks/README.md
+bench-scale: $(VENV)/.runtime ## time and memory of the pipelines by size of the data; see docs/scale.md
 	$(BIN)/python benchmarks/scale/run.py
 
 audit: $(BIN)/python ## known vulnerabilities of the pinned packages; needs an index that offers vulnerability data

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import duckdb
 import ibis.expr.types as ir
@@ -17,6 +20,7 @@ from multitask_recommender.foundation.resources import tables_limit
 
 _SHARE, _LEAST_GB = 8, 1.0
 """Without a declared limit the engine takes one part in so many of the machine's memory, and at least so much."""
+_PREFIX, _LOCK = "multitask-recommender-", "lock"
 _connections: list[duckdb.DuckDBPyConnection] = []
 
 
@@ -34,14 +38,28 @@ def _memory_limit() -> str:
     return f"{round(max(machine / _SHARE, _LEAST_GB) * 1000)}MB"
 
 
-@cache
-def _folder() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="multitask-recommender-")
-
-
 def spill_folder() -> Path:
-    """Return the folder of this process for what does not fit into memory; it vanishes with the process."""
-    return Path(_folder().name)
+    """Return the folder of this process for what does not fit into memory.
+
+    It vanishes with the process; that of a process that was killed vanishes when the next one needs such a folder.
+    """
+    return Path(_folder()[0].name)
+
+
+@cache
+def _folder() -> tuple[tempfile.TemporaryDirectory[str], IO[str]]:
+    """Make the folder, with a file that is locked as long as the process lives."""
+    for other in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_LOCK}"):
+        # Another process may remove it at the same time, and a folder of another user is not ours to remove.
+        with suppress(OSError), other.open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(other.parent, ignore_errors=True)
+    folder = tempfile.TemporaryDirectory(prefix=_PREFIX)
+    unlocked = Path(folder.name) / "unlocked"
+    lock = unlocked.open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    unlocked.rename(unlocked.with_name(_LOCK))
+    return folder, lock
 
 
 def _settings() -> dict[str, Any]:

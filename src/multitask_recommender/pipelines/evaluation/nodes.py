@@ -239,10 +239,10 @@ def _stack(tables: list[pd.DataFrame], columns: list[str], model: str) -> pd.Dat
     return table.assign(model=_repeated(model, len(table), [model]) if "user" in columns else model)[columns]
 
 
-def _repeated(name: str, count: int, names: Iterable[str]) -> pd.Categorical:
+def _repeated(name: str, count: int, names: Iterable[str]) -> pd.Categorical[Any]:
     """Return a name so many times, as a category among some names."""
     known = sorted(names)
-    return pd.Categorical.from_codes(np.full(count, known.index(name), np.int8), known)
+    return pd.Categorical.from_codes(np.full(count, known.index(name), np.int8), dtype=pd.CategoricalDtype(known))
 
 
 def _with_names(totals: pd.DataFrame) -> pd.DataFrame:
@@ -278,6 +278,11 @@ def _stack_totals(found: list[tuple[dict[str, Any], Totals]], tasks: Iterable[st
     return table.assign(**dict(zip(("user", "total", "count"), map(np.concatenate, parts), strict=True)))
 
 
+def _places(table: pd.DataFrame, keys: list[str]) -> dict[Any, IntArray]:
+    """Return where the rows of every combination of keys stand."""
+    return {key: np.asarray(places) for key, places in table.groupby(keys).indices.items()}
+
+
 def measure(
     variant: Variant,
     dataset: DatasetSettings,
@@ -305,9 +310,10 @@ def measure(
     thirds: list[pd.DataFrame] = []
     keys = ["split", "task", "seed"]
     # The places of the rows alone: the rows of one fit and task are taken when they are measured.
-    scored, listed = (dict(table.groupby(keys).indices) for table in (predictions, ranked_lists))
+    scored, listed = _places(predictions, keys), _places(ranked_lists, keys)
     none = np.zeros(0, np.int64)
-    for split in predictions["split"].drop_duplicates():
+    measured_splits = predictions["split"].drop_duplicates().tolist()
+    for split in measured_splits:
         rules = pair_rules(dataset.tasks)
         test = as_pairs(read_interactions(test_labels, split, dataset.tasks), rules, "item")
         train = as_pairs(read_interactions(behaviour_sequences, split, dataset.tasks), rules)
@@ -357,7 +363,7 @@ def measure(
                         thirds.append(by_item.assign(split=split, task=name, seed=seed, side="item"))
             if own:
                 together = _stack_totals(own, dataset.tasks)
-                totals.append(together.assign(split=_repeated(split, len(together), splits.names)))
+                totals.append(together.assign(split=_repeated(split, len(together), measured_splits)))
                 by_task[name] = _user_thirds(together, train)
         thirds += [by_task[name].assign(split=split) for name in sorted(by_task)]
     return (
