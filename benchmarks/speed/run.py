@@ -355,7 +355,7 @@ def evaluation(quick: bool, again: bool) -> list[Any]:
         },
     )
     peers = {"recbole": "RecBole", "rectools": "RecTools", "ranx": "ranx"}
-    what = {"file": str(file), "threads": 2}
+    what = {"file": str(file), "threads": 1}
     repeats = 3 if quick else 21
 
     def find() -> Any:
