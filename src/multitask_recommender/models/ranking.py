@@ -6,6 +6,7 @@ list everywhere.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from math import isqrt
 
 import numpy as np
@@ -98,15 +99,30 @@ def top_items_by_vectors(
     Raises:
         SettingsError: If the scores of one user need more memory than is allowed.
     """
-    size = users_at_a_time(len(item_vectors), 1, memory_mb)
+    threads = torch.get_num_threads()
+    size = max(users_at_a_time(len(item_vectors), 1, memory_mb) // threads, 1)
     result = np.full((len(user_vectors), k), PADDING, dtype=np.int64)
     own = torch.from_numpy(np.ascontiguousarray(user_vectors))
     others = torch.from_numpy(np.ascontiguousarray(item_vectors)).t()
-    held = torch.empty((min(size, len(own)), len(item_vectors)))
-    for begin in range(0, len(own), size):
-        block = slice(begin, min(begin + size, len(own)))
-        score = torch.mm(own[block], others, out=held[: block.stop - begin])
-        result[block] = _ranked(score, excluded[block], catalogue, k, users[block])
+
+    def rank(first: int) -> None:
+        """Rank every so many blocks, from one on."""
+        held = torch.empty((min(size, len(own)), len(item_vectors)))
+        for begin in range(first, len(own), size * threads):
+            block = slice(begin, min(begin + size, len(own)))
+            score = torch.mm(own[block], others, out=held[: block.stop - begin])
+            result[block] = _ranked(score, excluded[block], catalogue, k, users[block])
+
+    if threads == 1:
+        rank(0)
+        return result
+    # Threads that each do all steps of a block need not wait for each other after every step.
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            list(pool.map(rank, range(0, size * threads, size)))
+    finally:
+        torch.set_num_threads(threads)
     return result
 
 
