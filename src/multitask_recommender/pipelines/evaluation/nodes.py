@@ -26,7 +26,9 @@ from multitask_recommender.data.tasks import Task
 from multitask_recommender.evaluation import metrics
 from multitask_recommender.evaluation.groups import (
     EVERYONE,
+    THIRDS,
     Group,
+    activity_thirds,
     entities_with_features,
     find_temperatures,
     groups_of_pairs,
@@ -63,7 +65,6 @@ METRIC_COLUMNS = [
 ]
 USER_TOTAL_COLUMNS = ["split", "model", "task", "metric", "k", "seed", "user", "total", "count"]
 GROUP_COLUMNS = ["split", "model", "task", "metric", "k", "seed", "side", "group", "value", "count"]
-THIRDS = ["low", "middle", "high"]
 
 
 def group_entities(
@@ -205,10 +206,7 @@ def _recall_by_popularity(own: JudgedLists, item: IntArray, ks: list[int]) -> pd
 
 def _user_thirds(totals: pd.DataFrame, train: Interactions) -> pd.DataFrame:
     """Every per-user metric within thirds of the users by number of training interactions."""
-    rows = np.bincount(train.user)
-    edges = np.quantile(rows[rows > 0], [1 / 3, 2 / 3])
-    activity = pd.Series(rows).reindex(totals["user"], fill_value=0).to_numpy()
-    group = np.array(THIRDS)[np.searchsorted(edges, activity)]
+    group = activity_thirds(train.user, totals["user"].to_numpy())
     keys = ["task", "metric", "k", "seed", "group"]
     summed = totals.assign(group=group).groupby(keys)[["total", "count"]].sum().reset_index()
     means = summed["total"] / summed["count"]
