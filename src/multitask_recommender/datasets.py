@@ -94,7 +94,8 @@ class PandasTable(_WholeFile, ParquetDataset):
         self._replace(lambda: write(data))
 
 
-_NAMES = ("dataset", "task", "other", "trained_with", "expert", "loss")
+_NAMES = ("dataset", "task", "other", "trained_with", "expert", "loss", "feature", "taste", "title", "examples")
+_NAMES += ("user_id", "item_id", "neighbour_id")
 """Columns of names that are the user's: ``NA`` and ``1`` are names too."""
 
 
@@ -163,7 +164,7 @@ class FigureFile(_WholeFile, MatplotlibDataset):
                 self._save_args = {**original, "metadata": words}
                 self._replace(lambda: write(data))
                 self._filepath = PurePosixPath(png).with_suffix(".svg")
-                self._save_args = {"format": "svg", "metadata": {**words, "Date": None}}
+                self._save_args = {"format": "svg", "dpi": 144, "metadata": {**words, "Date": None}}
                 self._replace(lambda: write(data))
             finally:
                 self._filepath, self._save_args = png, original
