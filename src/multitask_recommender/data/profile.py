@@ -132,6 +132,13 @@ def events_in_time(labelled: ir.Table, splits: ir.Table, dataset: DatasetSetting
     return table.assign(begin=table["place"] * width / _DAY)[TIME_COLUMNS]
 
 
+def count_parts(splits: ir.Table) -> pd.DataFrame:
+    """Return the number of rows of every split's parts: table (split, part, rows, share), ``share`` in %."""
+    studied = splits.filter(splits.split != EVERYTHING)
+    counts = studied.group_by(["split", "part"]).aggregate(rows=studied.count()).order_by(["split", "part"]).execute()
+    return counts.assign(share=100 * counts["rows"] / counts.groupby("split")["rows"].transform("sum"))
+
+
 def summarise_features(
     users: ir.Table,
     items: ir.Table,

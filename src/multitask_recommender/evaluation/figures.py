@@ -29,6 +29,7 @@ from multitask_recommender.foundation.figure_style import (
     WIDTH,
     Points,
     finished,
+    footnote,
     intervals,
     label_lines,
     label_points,
@@ -149,7 +150,7 @@ def _draw_accuracy(estimates: pd.DataFrame, dataset: DatasetSettings, k: int, ti
         _colour_by_kind(axis, names)
     _kind_key(figure, names)
     words = f"Every model's main metric per task and split, with {_INTERVAL}. {'; '.join(told)}."
-    figure.text(0.995, 0.005, f"bars: {_INTERVAL}; dotted: the best", ha="right", va="bottom", fontsize=8.5, color=GREY)
+    footnote(figure, f"bars: {_INTERVAL}; dotted: the best")
     return finished(figure, f"{title} {dataset.name}", words)
 
 
@@ -241,9 +242,7 @@ def plot_trade_off(
         told.append(f"No model beats in both accuracy and {name}: {', '.join(VARIANTS[m].title for m in best)}")
     axes[0, 0].set_ylabel(metric.label(k))
     _kind_key(figure, accuracy.index)
-    figure.text(
-        0.995, 0.005, "bars: 95 % intervals; of coverage: range over trainings", ha="right", fontsize=8.5, color=GREY
-    )
+    footnote(figure, "bars: 95 % intervals; of coverage: range over trainings")
     title = f"{title}, task {task}, {split} split"
     label_points(figure, labelled, {VARIANTS[name].title: KIND_COLOURS[_kind(name)] for name in accuracy.index})
     return finished(figure, title, f"{metric.title}@{k} of the core models' lists. {'. '.join(told)}.")
@@ -302,9 +301,7 @@ def plot_cost(
     for axis in axes[-1]:
         axis.set_xlabel("CPU seconds of one fit (logarithmic)")
     _kind_key(figure, core["model"])
-    figure.text(
-        0.995, 0.005, "named: multi-task models, and what nothing faster beats", ha="right", fontsize=8.5, color=GREY
-    )
+    footnote(figure, "named: multi-task models, and what nothing faster beats")
     label_points(figure, labelled, {VARIANTS[name].title: KIND_COLOURS[_kind(name)] for name in set(core["model"])})
     return finished(figure, f"{title}, {split} split", f"Core models, with {_INTERVAL}. {'; '.join(told)}.")
 
@@ -322,7 +319,7 @@ def _verdict_key(figure: Figure, words: str) -> None:
     ]
     labels = [f"{VERDICT_SIGNS[name]} {name}" for name in VERDICT_COLOURS]
     figure.legend(handles, labels, loc="outside lower left", ncols=4)
-    figure.text(0.995, 0.008, words, ha="right", va="bottom", fontsize=8.5, color=GREY)
+    footnote(figure, words)
 
 
 def _cell(axis: Axes, x: float, y: float, verdict: str, text: str, size: float, below: str = "") -> None:
@@ -566,9 +563,7 @@ def plot_experts(utilisation: pd.DataFrame) -> Figure:
             f"weight from an equal share {equal:.2f}"
         )
     figure.colorbar(image, ax=list(axes.flat), label="mean weight of the expert in the gate of the task", shrink=0.8)
-    figure.text(
-        0.995, 0.004, f"±: standard deviation over users or items; {split} split", ha="right", fontsize=8.5, color=GREY
-    )
+    footnote(figure, f"±: standard deviation over users or items; {split} split", room=True)
     return finished(figure, title, "; ".join(told) + ".")
 
 
@@ -616,7 +611,7 @@ def plot_learning_curves(curves: pd.DataFrame, dataset: DatasetSettings) -> Figu
             axis.set_xlabel("epoch")
         last = ", ".join(f"{task} {value:.2f}" for value, task, _ in ends)
         told.append(f"{VARIANTS[name].title}: {last}")
-    figure.text(0.995, 0.004, "line: mean, band: range over trainings", ha="right", fontsize=8.5, color=GREY)
+    footnote(figure, "line: mean, band: range over trainings", room=True)
     words = f"Loss of the last epoch over that of the first, by model and task. {'; '.join(told)}."
     return finished(figure, f"{title}, {own['split'].iloc[0]} split", words)
 
@@ -661,5 +656,5 @@ def plot_group_gains(table: pd.DataFrame, dataset: DatasetSettings) -> Figure:
         for number, group in enumerate(THIRDS)
     ]
     figure.legend(handles=handles, loc="outside lower left", ncols=3, title="users by number of training rows")
-    figure.text(0.995, 0.01, f"bars: {_INTERVAL}; {split} split", ha="right", fontsize=8.5, color=GREY)
+    footnote(figure, f"bars: {_INTERVAL}; {split} split")
     return finished(figure, title, f"{split} split, intervals that exclude zero. {'; '.join(told)}.")

@@ -149,6 +149,21 @@ def finished(figure: Figure, title: str, words: str) -> Figure:
     return figure
 
 
+def footnote(figure: Figure, text: str, room: bool = False) -> None:
+    """Write below a figure, at the right, how to read it.
+
+    Args:
+        figure: The figure.
+        text: What to write.
+        room: Whether to make room for it: where no key stands beside it.
+    """
+    height = 0.22 / figure.get_figheight()
+    figure.text(0.995, 0.1 * height, plain(text), ha="right", va="bottom", fontsize=8.5, color=GREY)
+    engine = figure.get_layout_engine()
+    if room and engine is not None:
+        engine.set(rect=(0, height, 1, 1 - height))
+
+
 def note(text: str, title: str) -> Figure:
     """Return a figure that says why there is nothing to draw."""
     figure = Figure(figsize=(WIDTH, 1.3), layout="constrained")

@@ -14,6 +14,7 @@ def _descriptions() -> list[Node]:
     made = [
         (profile.summarise, ["interactions", "users", "items", "params:dataset"], "data_summary"),
         (profile.activity, "interactions", "activity"),
+        (profile.count_parts, "splits", "split_sizes"),
         (profile.overlap_of_tasks, labelled, "task_overlap"),
         (profile.values_of_labels, labelled, "label_values"),
         (profile.events_in_time, ["labelled_interactions", "splits", "params:dataset"], "events_in_time"),

@@ -47,7 +47,7 @@ from multitask_recommender.evaluation.metric_records import (
     Totals,
 )
 from multitask_recommender.evaluation.parameters import EvaluationSettings
-from multitask_recommender.models.variants import Variant
+from multitask_recommender.models.variants import VARIANTS, Variant
 
 METRIC_COLUMNS = [
     "dataset",
@@ -336,6 +336,23 @@ def collect(*tables: pd.DataFrame) -> pd.DataFrame:
 def collect_cv_results(*tables: pd.DataFrame) -> pd.DataFrame:
     """Put every cross-validation fit into one table."""
     return collect(*tables)[["model", "split", "candidate", "parameters", "fold", "task", "error"]]
+
+
+def summarise_choices(cv_results: pd.DataFrame) -> pd.DataFrame:
+    """Return what cross-validation chose: table (split, model, task, parameters, error, folds, candidates).
+
+    A model that is independent per task chose per task; another chose once, for the mean over its tasks. The error is
+    the mean over the folds of the candidate that went through all of them with the least.
+    """
+    apart = cv_results["model"].map(lambda name: name in VARIANTS and VARIANTS[name].per_task).astype(bool)
+    shown = cv_results.assign(task=cv_results["task"].where(apart, "all tasks"))
+    keys = ["split", "model", "task"]
+    means = shown.groupby([*keys, "parameters"], sort=False).agg(error=("error", "mean"), folds=("fold", "nunique"))
+    means = means.reset_index()
+    tried = means.groupby(keys, sort=False)["parameters"].transform("count")
+    means = means.assign(candidates=tried)
+    whole = means[means["folds"] == means.groupby(keys)["folds"].transform("max")]
+    return whole.loc[whole.groupby(keys, sort=False)["error"].idxmin()].reset_index(drop=True)
 
 
 def collect_costs(names: Sequence[str], *costs: dict[str, Any]) -> pd.DataFrame:

@@ -83,6 +83,7 @@ def _descriptions(variants: Sequence[Variant]) -> list[Node]:
             ["params:dataset", "params:study", "params:evaluation", "behaviour_sequences", *totals],
             "group_comparisons",
         ),
+        (nodes.summarise_choices, "cv_results", "choices"),
         (collect_learning_curves, [f"{name}.learning_curve" for name in trained], "learning_curves"),
         (figures.plot_verdicts, ["comparisons", "params:dataset"], "verdicts_figure"),
         (figures.plot_all_verdicts, ["comparisons", "params:dataset"], "all_verdicts_figure"),
