@@ -145,7 +145,8 @@ def panels(columns: int, rows: int, height: float, width: float = WIDTH, **optio
 def finished(figure: Figure, title: str, words: str) -> Figure:
     """Give a figure its title and the words that stand for it where it cannot be seen (its alternative text)."""
     figure.suptitle(plain(title), x=0.01, ha="left")
-    figure.set_label(f"{title}. {words}")
+    end = "" if title.endswith("?") else "."
+    figure.set_label(f"{title}{end} {words[:1].upper()}{words[1:]}")
     return figure
 
 

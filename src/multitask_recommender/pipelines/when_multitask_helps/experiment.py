@@ -195,7 +195,8 @@ def gains_of_studies(comparisons: pd.DataFrame, settings: SweepSettings) -> pd.D
     errors = [metric.name for metric in ROW_METRICS if metric.chooses]
     pointwise = set(own.loc[own["metric"].isin(errors), ["dataset", "task"]].itertuples(index=False, name=None))
     keys = zip(own["dataset"], own["task"], own["metric"], strict=True)
-    shown = own[[m in errors or (m == "ndcg" and (d, t) not in pointwise) for d, t, m in keys]]
+    kept = [m in errors or (m == "ndcg" and (d, t) not in pointwise) for d, t, m in keys]
+    shown = own[np.array(kept, dtype=bool)]
     sign = shown["metric"].map(lambda name: METRICS[name].sign).to_numpy(float)
     base = (shown["difference"] / shown["relative"]).abs().to_numpy(float)
     ends = np.sort(np.stack([sign * shown["ci_low"] / base, sign * shown["ci_high"] / base]), axis=0)
