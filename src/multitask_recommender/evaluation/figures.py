@@ -23,6 +23,7 @@ from multitask_recommender.foundation.figure_style import (
     GREY,
     INK,
     MARKERS,
+    SCREEN,
     SEQUENTIAL,
     VERDICT_COLOURS,
     VERDICT_SIGNS,
@@ -55,6 +56,7 @@ KIND_TITLES: dict[Kind, str] = {
     "multi_task": "multi-task models",
     "ablation": "ablations",
 }
+_CORE = [name for name, variant in VARIANTS.items() if variant.core]
 _INTERVAL = "95 % interval over users and trainings"
 
 
@@ -119,7 +121,9 @@ def _draw_accuracy(estimates: pd.DataFrame, dataset: DatasetSettings, k: int, ti
     cells = [(task, split) for task in tasks for split in splits]
     columns = len(cells) if len(cells) <= 9 else len(splits)
     lines = -(-len(cells) // columns)
-    figure, axes = panels(columns, lines, (0.235 * len(names) + 1.0) * lines + 0.6, sharey=True)
+    # As high as a screen where the core models are many; an appendix may be longer.
+    row = 0.235 if len(names) > len(_CORE) or lines > 1 else min(0.235, (SCREEN - 1.6) / len(names))
+    figure, axes = panels(columns, lines, (row * len(names) + 1.0) * lines + 0.6, sharey=True)
     told = []
     for axis, (task, split) in zip(axes.flat, cells, strict=True):
         metric, rows = tasks[task], _own(estimates, split, task, tasks[task].name)
