@@ -49,7 +49,9 @@ def open_study(environment: str | None = None) -> DataCatalog:
     warnings.filterwarnings("ignore", message="One or more dataset names contain '.' characters")
     bootstrap_project(project)
     session = KedroSession.create(project_path=project, env=environment)
-    return session.load_context().catalog  # type: ignore[no-any-return]
+    catalog = session.load_context().catalog
+    assert isinstance(catalog, DataCatalog)
+    return catalog
 
 
 def folder_of(catalog: DataCatalog) -> Path:
@@ -117,7 +119,7 @@ def show_headline(table: pd.DataFrame, caption: str) -> None:
     """
     shown = table.assign(model=table["model"].map(title_of)).set_index("model")
     shown = shown.dropna(how="all", axis=0).dropna(how="all", axis=1)
-    styled = _styled(shown, dict.fromkeys(shown, "{:.4f}"), caption)
+    styled = _styled(shown, dict.fromkeys(map(str, shown), "{:.4f}"), caption)
     for column in shown:
         metric = METRICS[str(column).rsplit(" ", 1)[-1].split("@")[0]]
         if metric.higher_is_better is not None:

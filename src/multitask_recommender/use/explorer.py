@@ -292,7 +292,8 @@ class Explorer:
             return f"<div><b>{title}</b><p>gives no scores for this task.</p></div>"
         ranks = dict(zip(compared["item_id"], compared["rank"], strict=True))
         lines = []
-        for row in own.itertuples():
+        rows: Any = own.itertuples()
+        for row in rows:
             rank = ranks.get(row.item_id)
             if not len(compared):
                 moved = ""
@@ -324,7 +325,8 @@ class Explorer:
         parts = explain(recommender, self._queries(recommender), self.task.value, number)
         largest = max(float(parts["contribution"].abs().max()), 1e-12)
         lines = []
-        for row in parts.head(14).itertuples():
+        rows: Any = parts.head(14).itertuples()
+        for row in rows:
             name = row.title or row.item_id if row.part == "history" else f"({row.part})"
             width = 160 * abs(row.contribution) / largest
             colour = BLUE if row.contribution >= 0 else VERMILION
