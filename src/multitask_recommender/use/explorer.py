@@ -86,7 +86,7 @@ class Explorer:
         self._added: list[dict[str, Any]] = []
         self._shown: list[str] | None = None
         self._quiet = False
-        wide = {"description_width": "90px"}
+        wide = {"description_width": "105px"}
         choice = partial(widgets.Dropdown, style=wide, layout=widgets.Layout(width="300px"))
         self.study = choice(description="data set", options=list(self._studies))
         self.model, self.other = choice(description="model"), choice(description="compared with")
@@ -95,7 +95,7 @@ class Explorer:
         self.length = widgets.IntSlider(10, 3, 30, description="length", style=wide, continuous_update=False)
         self.history = widgets.SelectMultiple(rows=14, layout=widgets.Layout(width="100%"))
         self.remove = widgets.Button(description="remove selected", icon="minus")
-        self.reset = widgets.Button(description="take changes back", icon="undo")
+        self.reset = widgets.Button(description="take changes back", icon="undo", layout=widgets.Layout(width="auto"))
         self.item = widgets.Combobox(placeholder="title of an item", continuous_update=False, ensure_option=False)
         self.add = widgets.Button(description="add", icon="plus", layout=widgets.Layout(width="80px"))
         self.values: dict[str, widgets.Dropdown] = {}
@@ -112,7 +112,7 @@ class Explorer:
                 self._values_box,
                 self.message,
             ],
-            layout=widgets.Layout(width="340px", flex="0 0 340px"),
+            layout=widgets.Layout(width="350px", flex="0 0 350px", margin="0 14px 0 0"),
         )
         right = widgets.VBox([self.lists, self.reason, self.why], layout=widgets.Layout(flex="1 1 auto"))
         self.widget = widgets.VBox(
@@ -254,10 +254,12 @@ class Explorer:
         before, now = self._shown, own["item_id"].tolist()
         common = len(set(now) & set(other["item_id"]))
         self.lists.value = (
-            "<div style='display:flex;gap:28px;align-items:flex-start;flex-wrap:wrap'>"
+            "<div style='display:flex;gap:16px;align-items:flex-start'>"
             + self._as_html(self.model.value, own, tables[1], self.other.value, before)
             + self._as_html(self.other.value, other, tables[0], self.model.value, None)
-            + f"</div><p>{common} of {len(own)} items stand in both lists.</p>"
+            + f"</div><p>{common} of {len(own)} items stand in both lists. "
+            f"<span style='color:{BLUE}'>▲</span> higher here than in the other list, "
+            f"<span style='color:{VERMILION}'>▼</span> lower.</p>"
         )
         if before is not None:
             new = len([item for item in now if item not in before])
@@ -311,8 +313,8 @@ class Explorer:
                 f"<tr><td>{row.rank}</td><td>{name}{new}<br><small style='color:{GREY}'>{features}</small></td>"
                 f"<td style='text-align:right'>{row.score:.3f}</td><td style='text-align:right'>{moved}</td></tr>"
             )
-        heading = f"<tr><th></th><th style='text-align:left'>{title}</th><th>score</th><th>rank in {other}</th></tr>"
-        return f"<table style='line-height:1.25;border-spacing:8px 2px'>{heading}{''.join(lines)}</table>"
+        heading = f"<tr><th></th><th style='text-align:left'>{title}</th><th>score</th><th>rank in<br>{other}</th></tr>"
+        return f"<table style='line-height:1.25;border-spacing:8px 2px;width:370px'>{heading}{''.join(lines)}</table>"
 
     def _explain(self) -> None:
         """Show what the parts of the history added to the score of the chosen item."""
@@ -358,7 +360,7 @@ def _features_of(folder: Path, categories: str | None) -> dict[str, str]:
 
 def _word(value: Any) -> str:
     if isinstance(value, list | tuple | np.ndarray):
-        return ", ".join(map(str, value[:3]))
+        return ", ".join(dict.fromkeys(map(str, value[:3])))
     if value is None or (isinstance(value, float) and np.isnan(value)):
         return ""
     return f"{value:g}" if isinstance(value, float) else str(value)
