@@ -1,9 +1,36 @@
 """The pipeline ``data_engineering``: raw tables to checked tables, labels, splits, sequences and features."""
 
-from kedro.pipeline import Pipeline, node
+from collections.abc import Callable
+from typing import Any
 
+from kedro.pipeline import Pipeline, node
+from kedro.pipeline.node import Node
+
+from multitask_recommender.data import profile
 from multitask_recommender.pipelines.bundles import bundle
-from multitask_recommender.pipelines.data_engineering import nodes
+from multitask_recommender.pipelines.data_engineering import figures, nodes
+
+
+def _descriptions() -> list[Node]:
+    """Build the nodes that describe the data, in tables and figures."""
+    labelled = ["labelled_interactions", "params:dataset"]
+    vocabularies = ["user_vocabulary", "item_vocabulary"]
+    made: list[tuple[Callable[..., Any], str | list[str], str]] = [
+        (profile.summarise, ["interactions", "users", "items", "params:dataset"], "data_summary"),
+        (profile.activity, "interactions", "activity"),
+        (profile.count_parts, "splits", "split_sizes"),
+        (profile.overlap_of_tasks, labelled, "task_overlap"),
+        (profile.values_of_labels, labelled, "label_values"),
+        (profile.events_in_time, ["labelled_interactions", "splits", "params:dataset"], "events_in_time"),
+        (profile.summarise_features, ["users", "items", *vocabularies, "params:dataset"], "feature_summary"),
+        (figures.plot_activity, ["activity", "feature_summary", "params:dataset"], "activity_figure"),
+        (figures.plot_tasks, ["task_overlap", "label_values", "params:dataset"], "tasks_figure"),
+        (figures.plot_time, ["events_in_time", "params:dataset"], "time_figure"),
+    ]
+    steps = [node(step, inputs, output, name=step.__name__) for step, inputs, output in made]
+    parts = {output: output for _, _, output in made}
+    return [*steps, node(bundle, parts, "data_description", name="hand_over_data_description")]
+
 
 _LEARNT_FROM = [
     "behaviour_sequences",
@@ -90,6 +117,7 @@ def create_pipeline() -> Pipeline:
                 ["item_vocabulary", "item_features"],
                 name="build_item_features",
             ),
+            *_descriptions(),
             node(bundle, {name: name for name in _LEARNT_FROM}, "training_data", name="hand_over_training_data"),
         ],
         namespace="data_engineering",

@@ -29,7 +29,9 @@ from multitask_recommender.evaluation import metrics
 from multitask_recommender.evaluation.cross_validation import CV_COLUMNS
 from multitask_recommender.evaluation.groups import (
     EVERYONE,
+    THIRDS,
     Group,
+    activity_thirds,
     entities_with_features,
     find_temperatures,
     groups_of_pairs,
@@ -77,7 +79,6 @@ USER_TOTALS = pa.schema(
 )
 USER_TOTAL_COLUMNS = USER_TOTALS.names
 GROUP_COLUMNS = ["split", "model", "task", "metric", "k", "seed", "side", "group", "value", "count"]
-THIRDS = ["low", "middle", "high"]
 
 
 def group_entities(
@@ -219,10 +220,7 @@ def _recall_by_popularity(own: JudgedLists, item: IntArray, ks: list[int]) -> pd
 
 def _user_thirds(totals: pd.DataFrame, train: Interactions) -> pd.DataFrame:
     """Every per-user metric within thirds of the users by number of training interactions."""
-    rows = np.bincount(train.user)
-    edges = np.quantile(rows[rows > 0], [1 / 3, 2 / 3])
-    activity = pd.Series(rows).reindex(totals["user"], fill_value=0).to_numpy()
-    group = np.array(THIRDS)[np.searchsorted(edges, activity)]
+    group = activity_thirds(train.user, totals["user"].to_numpy())
     keys = ["task", "metric", "k", "seed", "group"]
     summed = totals.assign(group=group).groupby(keys, observed=True)[["total", "count"]].sum().reset_index()
     summed = summed.astype({"task": object, "metric": object})
@@ -410,6 +408,23 @@ def collect(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(filled, ignore_index=True) if filled else tables[0]
 
 
+def summarise_choices(cv_results: pd.DataFrame) -> pd.DataFrame:
+    """Return what cross-validation chose: table (split, model, task, parameters, error, folds, candidates).
+
+    A model that is independent per task chose per task; another chose once, for the mean over its tasks. The error is
+    the mean over the folds of the candidate that went through all of them with the least.
+    """
+    apart = cv_results["model"].map(lambda name: name in VARIANTS and VARIANTS[name].per_task).astype(bool)
+    shown = cv_results.assign(task=cv_results["task"].where(apart, "all tasks"))
+    keys = ["split", "model", "task"]
+    means = shown.groupby([*keys, "parameters"], sort=False).agg(error=("error", "mean"), folds=("fold", "nunique"))
+    means = means.reset_index()
+    tried = means.groupby(keys, sort=False)["parameters"].transform("count")
+    means = means.assign(candidates=tried)
+    whole = means[means["folds"] == means.groupby(keys)["folds"].transform("max")]
+    return whole.loc[whole.groupby(keys, sort=False)["error"].idxmin()].reset_index(drop=True)
+
+
 def collect_cv_results(user_embedding: Mapping[str, Any], model_outputs: ModelOutputs) -> pd.DataFrame:
     """Put every cross-validation fit into one table.
 
@@ -420,6 +435,15 @@ def collect_cv_results(user_embedding: Mapping[str, Any], model_outputs: ModelOu
     everything = [user_embedding] if user_embedding else []
     everything += [model_outputs[name] for name in in_order(model_outputs)]
     return collect([outputs["cv_results"] for outputs in everything])[CV_COLUMNS]
+
+
+def collect_learning_curves(model_outputs: ModelOutputs) -> pd.DataFrame:
+    """Put the learning curves of the core models into one table (model, split, seed, epoch, loss, value)."""
+    trained = [
+        name for name in in_order(model_outputs) if VARIANTS[name].core and VARIANTS[name].recommender.stochastic
+    ]
+    curves = [model_outputs[name]["learning_curve"].assign(model=name) for name in trained]
+    return collect(curves) if curves else pd.DataFrame(columns=["model", "split", "seed", "epoch", "loss", "value"])
 
 
 def collect_expert_utilisation(model_outputs: ModelOutputs) -> pd.DataFrame:

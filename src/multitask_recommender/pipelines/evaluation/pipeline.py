@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import ibis.expr.types as ir
 import pandas as pd
 from kedro.pipeline import Pipeline, node
+from kedro.pipeline.node import Node
 
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
-from multitask_recommender.evaluation import comparisons, figures, group_gaps
+from multitask_recommender.evaluation import comparisons, estimates, figures, group_comparisons, group_gaps
 from multitask_recommender.evaluation.parameters import EvaluationSettings
 from multitask_recommender.evaluation.study import StudySettings, left_out_models
 from multitask_recommender.pipelines.bundles import bundle
@@ -25,11 +27,20 @@ RESULTS = (
     "costs",
     "cv_results",
     "left_out_models",
-    "accuracy_figure",
+    "estimates",
+    "group_comparisons",
+    "choices",
+    "learning_curves",
     "verdicts_figure",
+    "accuracy_figure",
     "trade_off_figure",
+    "group_gains_figure",
     "cost_figure",
     "affinity_figure",
+    "experts_figure",
+    "learning_curves_figure",
+    "all_verdicts_figure",
+    "all_accuracy_figure",
 )
 """What the evaluation is there for: tables and figures."""
 
@@ -55,6 +66,41 @@ def measure_group_gaps(
     """Measure how far the main metrics lie apart between groups of users: see ``group_gaps.measure_group_gaps``."""
     features = (training_data[name] for name in ("user_features", "user_vocabulary"))
     return group_gaps.measure_group_gaps(dataset, study, splits, settings, *features, user_totals)
+
+
+def compare_groups(
+    dataset: DatasetSettings,
+    study: StudySettings,
+    settings: EvaluationSettings,
+    training_data: Mapping[str, ir.Table],
+    user_totals: pd.DataFrame,
+) -> pd.DataFrame:
+    """Compare models in thirds of the users by activity: see ``group_comparisons.compare_groups``."""
+    sequences = training_data["behaviour_sequences"]
+    return group_comparisons.compare_groups(dataset, study, settings, sequences, user_totals)
+
+
+def _descriptions() -> list[Node]:
+    """Build the nodes of the figures and of what they show: metrics with intervals, groups of users, curves."""
+    settings = ["params:dataset", "params:evaluation"]
+    parameters = ["params:dataset", "params:study", "params:evaluation"]
+    made: list[tuple[Callable[..., Any], str | list[str], str]] = [
+        (estimates.estimate_metrics, [*parameters, "user_totals"], "estimates"),
+        (compare_groups, [*parameters, "training_data", "user_totals"], "group_comparisons"),
+        (nodes.summarise_choices, "cv_results", "choices"),
+        (nodes.collect_learning_curves, "model_outputs", "learning_curves"),
+        (figures.plot_verdicts, ["comparisons", "params:dataset"], "verdicts_figure"),
+        (figures.plot_all_verdicts, ["comparisons", "params:dataset"], "all_verdicts_figure"),
+        (figures.plot_accuracy, ["estimates", *settings], "accuracy_figure"),
+        (figures.plot_all_accuracy, ["estimates", *settings], "all_accuracy_figure"),
+        (figures.plot_trade_off, ["estimates", "metrics", *settings], "trade_off_figure"),
+        (figures.plot_cost, ["estimates", "costs", *settings], "cost_figure"),
+        (figures.plot_group_gains, ["group_comparisons", "params:dataset"], "group_gains_figure"),
+        (figures.plot_affinity, ["task_affinity", "task_pair_gains"], "affinity_figure"),
+        (figures.plot_experts, "expert_utilisation", "experts_figure"),
+        (figures.plot_learning_curves, ["learning_curves", "params:dataset"], "learning_curves_figure"),
+    ]
+    return [node(step, inputs, output, name=step.__name__) for step, inputs, output in made]
 
 
 def create_pipeline() -> Pipeline:
@@ -102,7 +148,6 @@ def create_pipeline() -> Pipeline:
                 name="compare_models",
             ),
             node(measure_group_gaps, [*study, "training_data", "user_totals"], "group_gaps", name="measure_group_gaps"),
-            node(figures.plot_verdicts, ["comparisons", "params:dataset"], "verdicts_figure", name="plot_verdicts"),
             node(
                 nodes.collect_cv_results,
                 ["user_embedding.outputs", "model_outputs"],
@@ -111,10 +156,7 @@ def create_pipeline() -> Pipeline:
             ),
             node(nodes.collect_costs, "model_outputs", "costs", name="collect_costs"),
             node(nodes.make_headline, ["metrics", *settings], "headline", name="make_headline"),
-            node(figures.plot_accuracy, ["metrics", *settings], "accuracy_figure", name="plot_accuracy"),
-            node(figures.plot_trade_off, ["metrics", *settings], "trade_off_figure", name="plot_trade_off"),
-            node(figures.plot_affinity, ["task_affinity", "task_pair_gains"], "affinity_figure", name="plot_affinity"),
-            node(figures.plot_cost, ["metrics", "costs", *settings], "cost_figure", name="plot_cost"),
+            *_descriptions(),
             node(bundle, {name: name for name in RESULTS}, "results", name="hand_over_results"),
         ],
         namespace="evaluation",
