@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -77,11 +76,9 @@ def keep_results(folder: Path | None) -> None:
     Jobs are told apart by their order alone: the folder must be another one whenever anything that they depend on is.
 
     Args:
-        folder: Where they are kept; None: what was kept is removed, and no more is kept.
+        folder: Where they are kept; None: no more is kept.
     """
     global _kept
-    if folder is None and _kept is not None:
-        shutil.rmtree(_kept.folder, ignore_errors=True)
     _kept = None if folder is None else _Kept(folder)
 
 

@@ -23,7 +23,7 @@ from kedro.io import CatalogProtocol
 from kedro.pipeline.node import Node
 
 from multitask_recommender.evaluation.study import StudySettings
-from multitask_recommender.models.variants import VARIANTS
+from multitask_recommender.models.variants import VARIANTS, Variant
 from multitask_recommender.runs.files import file_digest, local_files
 
 PACKAGE = "multitask_recommender"
@@ -89,6 +89,12 @@ def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that compute."""
     found = {name: importlib.metadata.version(name) for name in COMPUTING_PACKAGES}
     return {"python": platform.python_version(), **found}
+
+
+def variant_of(node: Node) -> Variant | None:
+    """Return the model that a node is a step of."""
+    found = VARIANTS.get((node.namespace or "").rpartition(".")[2])
+    return found if found is not None and found.namespace == node.namespace else None
 
 
 def plain(value: Any) -> Any:
@@ -195,7 +201,7 @@ class Keys:
         value = self._parameters[name]
         if isinstance(value, StudySettings) and node.tags & {"user_embedding", "recommender"}:
             # A model does not change with the list of models that are studied, but with being on it.
-            variant = VARIANTS.get((node.namespace or "").rpartition(".")[2])
+            variant = variant_of(node)
             runs = variant is None or value.runs(variant, self._catalog.load("params:dataset"))
             return {
                 "runs": runs,

@@ -55,11 +55,16 @@ class Records:
 
     Args:
         folder: Folder of the outputs, such as ``data``.
+
+    Attributes:
+        folder: Folder of the outputs.
+        unfinished: Folder of what nodes have done so far that are not finished, by their key.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._records = folder / FOLDER
+        self.unfinished = self._records / "unfinished"
 
     def _path(self, dataset: str) -> Path:
         return self._records / f"{dataset}.json"
