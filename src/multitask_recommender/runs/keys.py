@@ -15,7 +15,7 @@ import importlib.util
 import json
 import platform
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -126,10 +126,14 @@ class Ingredients:
     inputs: dict[str, str]
     outputs: dict[str, Any]
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
         """The key of what is made from them."""
-        return digest(vars(self))
+        return digest(self.told())
+
+    def told(self) -> dict[str, Any]:
+        """Return them by name, as a record holds them."""
+        return {own.name: getattr(self, own.name) for own in fields(self)}
 
 
 class Keys:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ class Records:
         path = self._path(dataset)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}")
-        partial.write_text(json.dumps(asdict(record), indent=1), encoding="utf-8")
+        partial.write_text(json.dumps(vars(record)), encoding="utf-8")
         os.replace(partial, path)
 
     def remove(self, dataset: str) -> None:

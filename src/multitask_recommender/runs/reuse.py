@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -244,7 +244,7 @@ class Reuse:
         file = self._freshness.file(dataset_name)
         made_from = self._freshness.keys.ingredients(node)
         if made_from is not None:
-            self._freshness.records.write(dataset_name, self._run, made_from.key, asdict(made_from), file)
+            self._freshness.records.write(dataset_name, self._run, made_from.key, made_from.told(), file)
         self._saved.add(dataset_name)
         if made_from is not None and self._saved.issuperset(node.outputs):
             keep_results(None)
