@@ -45,6 +45,8 @@ _OF_PYDANTIC = re.compile(r" \[type=\w+, input_value=.*, input_type=\w+\]|\n *Fo
 
 _UNKNOWN_NAMESPACES = re.compile(r"Pipeline does not contain nodes with the following namespaces: (.*)")
 """What Kedro says of names in ``--namespaces`` that are no box of the pipeline map."""
+_UNKNOWN_NODES = re.compile(r"Pipeline does not contain nodes named \[(.*?)\]")
+"""What it says of names in ``--nodes``, ``--from-nodes`` and ``--to-nodes`` that are no node."""
 
 _RECORDED_PACKAGES = ("duckdb", "ibis-framework", "kedro", "numpy", "pandas", "scipy", "torch")
 
@@ -244,6 +246,8 @@ def _show_error(kind: type[BaseException], error: BaseException, trace: Tracebac
         print(f"Error: {error}\n  what to do: name a folder of conf/ in '--env'.", file=sys.stderr)
     elif (unknown := _UNKNOWN_NAMESPACES.search(str(error))) is not None:
         print(f"Error: {error}\n  what to do: {_known_namespaces(unknown[1])}", file=sys.stderr)
+    elif (unknown := _UNKNOWN_NODES.search(str(error))) is not None:
+        print(f"Error: {error}\n  what to do: {_nearest_nodes(unknown[1])}", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
 
@@ -256,6 +260,13 @@ def _known_namespaces(unknown: str) -> str:
     if meant:
         return f"write them with the boxes around them: --namespaces {','.join(meant)}"
     return f"name boxes of the pipeline map, as {', '.join(sorted(name for name in known if name.count('.') < 2))}"
+
+
+def _nearest_nodes(unknown: str) -> str:
+    """Say which nodes of the study were meant."""
+    known = [node.name for node in pipelines["__default__"].nodes]
+    asked = re.findall(r"[^\s',]+", unknown)
+    return "correct the names; " + " ".join(f"'{name}'{did_you_mean(name, known)}" for name in asked)
 
 
 def _doing(error: BaseException) -> str:
