@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -14,12 +15,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from kedro.io import AbstractDataset, DatasetError
-from kedro_datasets.ibis import FileDataset
 from kedro_datasets.json import JSONDataset
 from kedro_datasets.matplotlib import MatplotlibDataset
 from kedro_datasets.pandas import CSVDataset, ParquetDataset
 from matplotlib.figure import Figure
 
+from multitask_recommender.engines import EngineFile
 from multitask_recommender.models.state import State
 from multitask_recommender.models.stored import StoredModel, read_model, write_model
 from multitask_recommender.raw_tables import RawTable
@@ -52,20 +53,44 @@ class _WholeFile:
         self._filepath = partial
         try:
             write()
-            os.replace(partial, target)
+            _move(Path(partial), Path(target))
         finally:
             self._filepath = original
-            Path(partial).unlink(missing_ok=True)
+            _remove(Path(partial))
 
 
-class IbisTable(_WholeFile, FileDataset):
-    """``ibis.FileDataset`` that writes whole files, and opens a file once for all nodes that read it."""
+def _remove(path: Path) -> None:
+    """Remove a file, or a folder with its files, if there is one."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+
+
+def _move(source: Path, target: Path) -> None:
+    """Let a file or a folder take the place of another."""
+    if source.is_dir() or target.is_dir():
+        # A folder takes no other's place in one step.
+        old = target.with_name(f".old-{target.name}")
+        _remove(old)
+        if target.exists():
+            os.replace(target, old)
+        os.replace(source, target)
+        _remove(old)
+    else:
+        os.replace(source, target)
+
+
+class IbisTable(_WholeFile, EngineFile):
+    """``ibis.FileDataset`` that writes whole files, and opens a file once for all nodes that read it.
+
+    Spark writes a folder with a file per partition; both engines read both.
+    """
 
     _read: tuple[tuple[int, int, int], ir.Table] | None = None
 
     def load(self) -> ir.Table:
         """Return the table."""
-        read = super().load
+        read = self._read_parts if Path(self._filepath).is_dir() and not self.on_spark else super().load
         try:
             status = os.stat(self._filepath)
         except OSError:
@@ -79,6 +104,9 @@ class IbisTable(_WholeFile, FileDataset):
         """Write the table."""
         write = super().save
         self._replace(lambda: write(data))
+
+    def _read_parts(self) -> ir.Table:
+        return self.connection.read_parquet(f"{self._filepath}/*.parquet", table_name=self._table_name)
 
 
 class PandasTable(_WholeFile, ParquetDataset):

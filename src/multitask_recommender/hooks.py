@@ -30,7 +30,19 @@ from multitask_recommender.foundation.errors import DataError, SettingsError, fi
 logger = logging.getLogger(__name__)
 
 PARAMETER_GROUPS = frozenset(
-    {"dataset", "splits", "study", "user_embedding", "cross_validation", "models", "evaluation", "simulation", "sweep"}
+    {
+        "dataset",
+        "splits",
+        "study",
+        "user_embedding",
+        "cross_validation",
+        "models",
+        "evaluation",
+        "simulation",
+        "sweep",
+        "engine",
+        "spark",
+    }
 )
 """Every top-level name of the ``parameters`` files."""
 

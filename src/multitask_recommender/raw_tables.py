@@ -30,9 +30,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from kedro.io import AbstractDataset, DatasetError
-from kedro_datasets.ibis import FileDataset
 
 from multitask_recommender.data.raw_columns import FAULT, FILE, ROW
+from multitask_recommender.engines import EngineFile
 from multitask_recommender.foundation.errors import DataError
 
 _CHUNK = 1 << 20
@@ -152,7 +152,7 @@ class RawTable(AbstractDataset[None, ir.Table]):
         self._storage_options = dict(storage_options or {})
         self.metadata = metadata
         # Tables of one engine can be joined: the connection is the one that all ``ibis.FileDataset`` share.
-        self._engine = FileDataset(filepath, connection=connection)
+        self._engine = EngineFile(filepath, connection=connection)
         self._table = ibis.util.gen_name("raw_table")
         self._places: list[tuple[int, str, int | None]] = []
 
@@ -196,7 +196,7 @@ class RawTable(AbstractDataset[None, ir.Table]):
         absent = [name for name, other in self._rename.items() if other not in table.column_names]
         if absent:
             raise self._error(f"'rename' names the column '{absent[0]}', which no file has.", "correct 'rename'")
-        return self._engine.connection.create_table(self._table, table, temp=True, overwrite=True)
+        return self._engine.register(self._table, table)
 
     def save(self, data: None) -> None:
         """Refuse: raw tables are never written."""

@@ -18,6 +18,7 @@ from multitask_recommender.foundation.errors import TrainingError
 from multitask_recommender.foundation.settings_base import Settings
 from multitask_recommender.models.recommender import LearningCurve
 from multitask_recommender.models.training.loss_balancing import Balancing, GradientAggregation, make_loss_balancing
+from multitask_recommender.models.training.peers import Alone, Share
 from multitask_recommender.models.training.sparse_products import DesignMatrix, Pairs
 
 
@@ -63,6 +64,7 @@ class UserBatch:
         share: What a user counts in sums over users and all items: less than 1 where a user's rows are divided among
             several places in ``users``.
         weight: (n,) what each row counts, where it is not what the source says.
+        whole: Where the users stand in the batch of all processes, in a training by several; None: they are all of it.
     """
 
     source: UserRows
@@ -73,6 +75,7 @@ class UserBatch:
     generator: torch.Generator | None
     share: float = 1.0
     weight: Tensor | None = None
+    whole: Share | None = None
 
     @cached_property
     def pairs(self) -> Pairs:
@@ -120,6 +123,7 @@ class UserBatch:
             row_user=self.row_user.index_select(0, rows),
             row_item=self.row_item.index_select(0, rows),
             weight=None if self.weight is None else self.weight.index_select(0, rows),
+            whole=None if self.whole is None else self.whole.of_users,
         )
 
     def divided(self, part: Tensor, parts: int) -> UserBatch:
@@ -134,6 +138,7 @@ class UserBatch:
             row_item=self.row_item[order],
             share=self.share / parts,
             weight=None if self.weight is None else self.weight[order],
+            whole=None,
         )
 
     def of_catalogue(self, items: Tensor) -> Tensor:
@@ -148,12 +153,39 @@ class UserBatch:
         items = int(max(item.max(), self.row_item.max())) + 1 if len(item) and len(self.row_item) else 1
         return torch.isin(self.users[place] * items + item, self.users[self.row_user] * items + self.row_item)
 
+    def within(self, whole: Share) -> UserBatch:
+        """Return the batch as a part of that of all processes."""
+        return replace(self, whole=whole)
+
+    def total(self, count: Tensor | int) -> Tensor | int:
+        """Return the sum of a count over the batches of all processes that train together."""
+        return self.source.peers.total(count)
+
+    def random_per_user(self) -> Tensor:
+        """Draw (B,) numbers from 0 to 1, the same for a user however the batch is divided among processes."""
+        if self.whole is None:
+            return torch.rand(len(self.users), generator=self.generator)
+        return torch.rand(self.whole.user_number, generator=self.generator)[self.whole.users]
+
+    def integers_per_user(self, high: int) -> Tensor:
+        """Draw (B,) whole numbers below ``high``, in the same way."""
+        number = len(self.users) if self.whole is None else self.whole.user_number
+        drawn = torch.randint(high, (number,), generator=self.generator)
+        return drawn if self.whole is None else drawn[self.whole.users]
+
+    def random_per_row(self) -> Tensor:
+        """Draw (n,) numbers from 0 to 1, the same for a row however the batch is divided among processes."""
+        if self.whole is None:
+            return torch.rand(len(self.row), generator=self.generator)
+        return torch.rand(self.whole.row_number, generator=self.generator)[self.whole.places_of_rows()]
+
     def draw_items(self, number: int) -> Tensor:
         """Draw (n number,) items of the catalogue, so many for every row.
 
         Without a generator they are spread over the catalogue by the row's place in its history (a Kronecker sequence
         of the golden ratio), so that they depend on nothing else.
         """
+        assert self.whole is None, "what is drawn per row of a part is not the same for all divisions"
         if self.generator is not None:
             place = torch.randint(len(self.catalogue), (len(self.row) * number,), generator=self.generator)
         else:
@@ -186,6 +218,8 @@ class UserRows:
         time: (rows,) seconds; None where the data has no times.
         residuals: (rows,) what biases leave of the label that the history encoder reads; None where it reads none.
         grams: Task to the Gram matrix of the item vectors over the catalogue, where these are not in training.
+        peers: The processes that train together; in this one alone unless :mod:`division
+            <multitask_recommender.models.training.division>` says otherwise.
     """
 
     def __init__(
@@ -209,6 +243,12 @@ class UserRows:
         self.present = torch.nonzero(self.counts > 0).squeeze(1)
         self.residuals: Tensor | None = None
         self.grams: dict[str, Tensor] = {}
+        self.peers = Alone()
+
+    @property
+    def population(self) -> int:
+        """Number of users, those of other processes included."""
+        return len(self.counts)
 
     def batch(self, users: Tensor, generator: torch.Generator | None = None) -> UserBatch:
         """Gather all rows of some users."""
@@ -323,8 +363,9 @@ def train(
                 balancing.backward(own, parameters)
             else:
                 torch.stack([*balancing(own).values(), *others]).sum().backward()
+            rows.peers.join_gradients(parameters)
             if settings.gradient_clip is not None:
-                nn.utils.clip_grad_norm_(parameters, settings.gradient_clip)
+                rows.peers.clip_gradients(parameters, settings.gradient_clip)
             optimiser.step()
             schedule.step()
             if drawn is not None:
@@ -345,7 +386,7 @@ def train(
             number += 1
             for part, value in parts.items():
                 totals[part] = totals.get(part, 0.0) + value.item()
-        means = {part: total / number for part, total in totals.items()}
+        means = {part: total / number for part, total in rows.peers.sums(totals).items()}
         for part, mean in means.items():
             if not math.isfinite(mean):
                 raise TrainingError(

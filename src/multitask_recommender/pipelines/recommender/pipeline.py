@@ -18,6 +18,8 @@ from multitask_recommender.foundation.spool import Spool
 from multitask_recommender.models.stored import StoredModel
 from multitask_recommender.models.variants import AFFINITY_BASE, DerivedParameters, Variant, VariantParameters
 from multitask_recommender.pipelines.recommender import nodes, task_affinity
+from multitask_recommender.spark.settings import SparkSettings
+from multitask_recommender.spark.training import SparkLauncher
 
 _DATA = ["behaviour_sequences", "users", "items", "user_features", "item_features"]
 
@@ -58,9 +60,12 @@ def _model_pipeline(variant: Variant) -> Pipeline:
         study: StudySettings,
         splits: SplitSettings,
         dataset: DatasetSettings,
+        engine: str,
+        spark: SparkSettings,
         *tables: Any,
     ) -> tuple[StoredModel, pd.DataFrame, pd.DataFrame, dict[str, Any]]:
-        return nodes.fit(variant, chosen, cross_validation, study, splits, *read(dataset, tables))
+        launcher = SparkLauncher(spark) if engine == "spark" else None
+        return nodes.fit(variant, chosen, cross_validation, study, splits, *read(dataset, tables), launcher)
 
     def predict(
         chosen: dict[str, Any],
@@ -80,13 +85,20 @@ def _model_pipeline(variant: Variant) -> Pipeline:
         )
 
     def recommend(
-        chosen: dict[str, Any], weights: StoredModel, study: StudySettings, dataset: DatasetSettings, *tables: Any
+        chosen: dict[str, Any],
+        weights: StoredModel,
+        study: StudySettings,
+        dataset: DatasetSettings,
+        engine: str,
+        spark: SparkSettings,
+        *tables: Any,
     ) -> Spool:
         own, encoder = read(dataset, tables)
-        return nodes.recommend(variant, chosen, weights, encoder, study, own)
+        return nodes.recommend(variant, chosen, weights, encoder, study, own, spark if engine == "spark" else None)
 
     learnt_from = [*_DATA, "user_embedding.weights"] if variant.user_encoder else _DATA
     study = ["params:study", "params:splits", "params:dataset"]
+    engine = ["params:engine", "params:spark"]
     parameters = f"params:models.{variant.block}"
     if variant.based_on is None:
         choose = node(
@@ -104,7 +116,7 @@ def _model_pipeline(variant: Variant) -> Pipeline:
         choose,
         node(
             fit,
-            ["chosen_settings", "params:cross_validation", *study, *learnt_from],
+            ["chosen_settings", "params:cross_validation", *study, *engine, *learnt_from],
             ["weights", "learning_curve", "expert_utilisation", "fit_costs"],
             name="fit",
         ),
@@ -129,7 +141,7 @@ def _model_pipeline(variant: Variant) -> Pipeline:
         steps.append(
             node(
                 recommend,
-                ["chosen_settings", "weights", "params:study", "params:dataset", *learnt_from],
+                ["chosen_settings", "weights", "params:study", "params:dataset", *engine, *learnt_from],
                 "recommendations",
                 name="recommend",
             )
@@ -138,7 +150,7 @@ def _model_pipeline(variant: Variant) -> Pipeline:
         steps,
         namespace=variant.name,
         inputs=inputs,
-        parameters={parameters, "params:cross_validation", "params:evaluation", *study},
+        parameters={parameters, "params:cross_validation", "params:evaluation", *study, *engine},
         tags=["recommender", variant.kind],
     )
 
