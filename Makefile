@@ -10,7 +10,7 @@ DATA_WHEEL := recbole==1.2.1
 export KEDRO_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run study test lint data new-dataset lab viz map notebooks bench-quality bench-scale confirm clean
+.PHONY: help run study test lint data new-dataset lab viz map notebooks bench-quality bench-scale bench-spark confirm clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -72,6 +72,9 @@ confirm: $(VENV)/.runtime $(VENV)/.data ## the core study on fresh splits, after
 
 bench-scale: $(VENV)/.runtime ## memory and time for 200,000 users and 50,000 items; see benchmarks/README.md
 	$(BIN)/python benchmarks/scale/run.py
+
+bench-spark: $(VENV)/.development ## one and two processes that train on Spark; see docs/scale.md
+	$(BIN)/python benchmarks/spark/run.py
 
 clean: ## remove outputs of runs and caches; data/01_raw and the environment stay
 	find data -mindepth 2 -not -path 'data/01_raw*' -not -name .gitkeep -type f -delete

@@ -42,6 +42,7 @@ PARAMETER_GROUPS = frozenset(
         "sweep",
         "engine",
         "spark",
+        "training",
     }
 )
 """Every top-level name of the ``parameters`` files."""
@@ -69,6 +70,29 @@ class ParameterNames:
                 f"Unknown parameter '{unknown[0]}'.\n  where: conf/*/parameters*.yml or --params\n"
                 f"  what to do: remove it; known groups are {', '.join(sorted(PARAMETER_GROUPS))}."
             )
+
+
+class TrainingDevice:
+    """Lets a run train where ``training.device`` says."""
+
+    @hook_impl
+    def before_pipeline_run(self, catalog: Any) -> None:
+        """Choose the device.
+
+        Raises:
+            SettingsError: If there is no such device, or ``training`` has another name in it.
+        """
+        # Here, because it needs PyTorch, and other commands of Kedro do not.
+        from multitask_recommender.models.training.devices import choose_device
+
+        given = dict(catalog.load("params:training")) if catalog.exists("params:training") else {}
+        device = given.pop("device", "auto")
+        if given:
+            raise SettingsError(
+                f"Unknown parameter 'training.{min(given)}'.\n  where: conf/*/parameters*.yml or --params\n"
+                "  what to do: remove it; 'training' has 'device' alone."
+            )
+        choose_device(str(device))
 
 
 class Runners:

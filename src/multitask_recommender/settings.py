@@ -4,7 +4,15 @@ import importlib.util
 from pathlib import Path
 
 from multitask_recommender.configuration import StudyConfigLoader
-from multitask_recommender.hooks import FreeDatasets, ParameterNames, ReadableErrors, Runners, RunRecord, RunReport
+from multitask_recommender.hooks import (
+    FreeDatasets,
+    ParameterNames,
+    ReadableErrors,
+    Runners,
+    RunRecord,
+    RunReport,
+    TrainingDevice,
+)
 
 
 def package_file(package: str, path: str) -> str:
@@ -19,7 +27,7 @@ def package_file(package: str, path: str) -> str:
     return (Path(specification.origin).parent / path).as_posix()
 
 
-HOOKS = (FreeDatasets(), ParameterNames(), Runners(), RunReport(), RunRecord(), ReadableErrors())
+HOOKS = (FreeDatasets(), ParameterNames(), TrainingDevice(), Runners(), RunReport(), RunRecord(), ReadableErrors())
 CONFIG_LOADER_CLASS = StudyConfigLoader
 CONFIG_LOADER_ARGS = {
     "base_env": "base",

@@ -22,6 +22,7 @@ class SparkSettings(Settings):
         num_processes: Processes that train one model together; each takes one slot of the cluster and one thread.
         shared_folder: Folder that the driver and all executors see under the same path, for rows on their way to the
             processes; null: a temporary folder of this machine, which is right for executors on this machine.
+        training_retries: How often a training that lost a process is begun again.
         wait_seconds: How long to wait for the executors of a cluster to be there.
         config: Further properties of Spark, such as ``spark.executor.memory: 4g``.
     """
@@ -29,6 +30,7 @@ class SparkSettings(Settings):
     master: str = "local[2]"
     num_processes: int = Field(default=2, ge=1)
     shared_folder: str | None = None
+    training_retries: int = Field(default=2, ge=0)
     wait_seconds: float = Field(default=60.0, gt=0)
     config: dict[str, str | int | float | bool] = Field(default_factory=dict)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,8 @@ class SparkLauncher:
     """Trains a module in ``num_processes`` processes, which Spark starts together in a barrier stage.
 
     The share of every process goes through a file in a folder that all see, as do the tables that it gives back. The
-    module itself and the first process's curve travel with the function, as ``TorchDistributor`` sends it.
-    Where a process dies, Spark begins the stage again, from the same shares, as often as its configuration says.
+    module itself and the first process's curve travel with the function, as ``TorchDistributor`` sends it. Where a
+    process dies, the training begins again from the same shares, as often as the settings say.
 
     Attributes:
         settings: How Spark is reached.
@@ -43,8 +44,6 @@ class SparkLauncher:
         Raises:
             TrainingError: If a loss is not finite, or a process died too often.
         """
-        from pyspark.ml.torch.distributor import TorchDistributor
-
         start_session(self.settings)
         size = self.settings.num_processes
         folder = temporary_folder(self.settings.shared_folder)
@@ -54,52 +53,80 @@ class SparkLauncher:
                 write_model(folder / f"share_{rank}", StoredModel(training.share(rank, size)))
             tables = without_users(training.module)
             try:
-                distributor = TorchDistributor(num_processes=size, local_mode=False, use_gpu=False)
-                arguments = (training.name, training.module, training.settings, list(training.tasks))
-                found = distributor.run(train_in_process, str(folder), *arguments)
-            except Exception as error:  # Of Py4J or of the distributor, which raises RuntimeError.
-                raise TrainingError(
-                    f"The training of '{training.name}' on Spark came to an end: {last_words(error)}",
-                    "look into the logs of the executors; what was made before is whole, so the same command goes on "
-                    "from there with --from-nodes. Where executors get lost, ask for fewer processes or more memory, "
-                    "or let Spark try more often (spark.config: spark.stage.maxConsecutiveAttempts).",
-                ) from error
+                found = self._run(training, folder)
             finally:
                 for name, table in tables.items():
                     dict(training.module.named_parameters())[name].data = table
-            attempts = len(list(folder.glob("begun_*")))
-            if attempts > 1:
-                logger.warning("%s: a process was lost, and the training begun again %d x", training.name, attempts - 1)
             if "problem" in found:
                 raise TrainingError(found["problem"], found["remedy"])
+            seconds, cpu = found["seconds"], found["cpu_seconds"]
+            logger.info(
+                "%s: trained by %d process(es) in %.2f s (%s s of CPU each)",
+                training.name,
+                size,
+                seconds,
+                ", ".join(f"{own:.2f}" for own in cpu),
+            )
             training.take([read_model(folder / f"result_{rank}").state for rank in range(size)])
             return LearningCurve(found["epochs"])
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _run(self, training: Training, folder: Path) -> dict[str, Any]:
+        """Run the training, again where a process was lost: Spark itself does not begin such a stage again."""
+        from pyspark.ml.torch.distributor import TorchDistributor
+
+        arguments = (str(folder), training.name, training.module, training.settings, list(training.tasks))
+        tries = 1 + self.settings.training_retries
+        for attempt in range(1, tries + 1):
+            try:
+                distributor = TorchDistributor(self.settings.num_processes, local_mode=False, use_gpu=False)
+                return distributor.run(train_in_process, *arguments)
+            except Exception as error:  # Of Py4J or of the distributor, which raises RuntimeError.
+                said = last_words(error)
+                if attempt == tries:
+                    raise TrainingError(
+                        f"The training of '{training.name}' on Spark came to an end {tries} x, the last time so: {said}",
+                        "look into the logs of the executors. What was made before is whole, so that the same "
+                        "command goes on from there with --from-nodes. Where executors get lost, ask for fewer processes "
+                        "('spark.num_processes'), for more memory ('spark.config'), or more 'spark.training_retries'.",
+                    ) from error
+                logger.warning(
+                    "%s: a process was lost, the training begins again (%d of %d): %s",
+                    training.name,
+                    attempt,
+                    self.settings.training_retries,
+                    said,
+                )
+        raise AssertionError("unreachable")
 
 
 def train_in_process(folder: str, name: str, module: Any, settings: Any, tasks: list[str]) -> dict[str, Any]:
     """Train one share; runs in every process.
 
     Returns:
-        The epochs of the learning curve, or the problem and the remedy of a training that cannot go on: Spark would
-        begin again after an error, and come to the same end.
+        The epochs of the learning curve, the seconds on the clock and those of CPU of every process; or the problem and
+        the remedy of a training that cannot go on: Spark would begin again after an error, and come to the same end.
     """
     place = Path(folder)
     dist.init_process_group("gloo")
     rank, size = dist.get_rank(), dist.get_world_size()
     if rank == 0:
-        # Every attempt leaves a trace, so that a retry can be told of.
-        (place / f"begun_{len(list(place.glob('begun_*')))}").touch()
+        (place / "begun").touch()
     common, share = (read_model(place / name).state for name in ("common", f"share_{rank}"))
     try:
         with single_threaded():
+            dist.barrier()  # So that the clock does not count a process that starts later.
+            begin, cpu = time.perf_counter(), time.process_time()
             state, curve = train_share(name, module, settings, tasks, common, share, rank, size)
+            seconds, cpu = time.perf_counter() - begin, time.process_time() - cpu
         partial = place / f".partial_{rank}"
         write_model(partial, StoredModel(state))
         partial.replace(place / f"result_{rank}")
-        dist.barrier()
-        return {"epochs": curve.epochs}
+        # Also waits until every process has written its part.
+        spent = [0.0] * size
+        dist.all_gather_object(spent, cpu)
+        return {"epochs": curve.epochs, "seconds": seconds, "cpu_seconds": spent}
     except TrainingError as error:
         return {"problem": error.problem, "remedy": error.remedy}
     finally:

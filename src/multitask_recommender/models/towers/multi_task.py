@@ -203,7 +203,7 @@ class MultiTaskModule(TwoTowerModule):
         bias, which = bias + self.constant, torch.eye(len(self.tasks))
         return {
             name: torch.cat(
-                [vectors[name] @ maps[name], bias[:, [place]], which[place].expand(len(bias), -1)],
+                [vectors[name] @ maps[name], bias[:, place, None], which[place].expand(len(bias), -1)],
                 dim=1,
             )
             for place, name in enumerate(self.tasks)
@@ -439,9 +439,7 @@ class MultiTaskModule(TwoTowerModule):
             seen, asked = batch.part(~hidden), batch.part(hidden)
         shown = None
         if self.settings.item_dropout > 0 and self.items.features is not None:
-            shown = (
-                torch.rand(len(self.items.identity), 1, generator=batch.generator) >= self.settings.item_dropout
-            ).float()
+            shown = (batch.random(len(self.items.identity), 1) >= self.settings.item_dropout).float()
         sums = self.task_sums(self.user_vectors(batch, seen), self.tower_vectors(shown), retrieved, asked)
         result = {name: self.weights.get(name, 1.0) * loss.mean(batch) for name, loss in sums.items()}
         result[PENALTY] = self._penalty(batch, asked)

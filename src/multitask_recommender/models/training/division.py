@@ -176,8 +176,7 @@ class SharedRows(UserRows):
 
     def shuffled_batches(self, number: int, generator: torch.Generator) -> Iterator[UserBatch]:
         """Divide the users as one process alone would, and take those of this process from every batch."""
-        order = self.present[torch.randperm(len(self.present), generator=generator)]
-        for users in order.tensor_split(min(number, len(order))):
+        for users in self.shuffled(generator).tensor_split(min(number, len(self.present))):
             places = torch.nonzero(users % self._size == self._rank).squeeze(1)
             counts = self._all_counts[users]
             own = self.batch((users[places] - self._rank) // self._size, generator)

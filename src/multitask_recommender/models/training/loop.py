@@ -17,6 +17,7 @@ from multitask_recommender.data.recency import Recency
 from multitask_recommender.foundation.errors import TrainingError
 from multitask_recommender.foundation.settings_base import Settings
 from multitask_recommender.models.recommender import LearningCurve
+from multitask_recommender.models.training.devices import device_now
 from multitask_recommender.models.training.loss_balancing import Balancing, GradientAggregation, make_loss_balancing
 from multitask_recommender.models.training.peers import Alone, Share
 from multitask_recommender.models.training.sparse_products import DesignMatrix, Pairs
@@ -110,9 +111,9 @@ class UserBatch:
 
     def weighted(self, recency: Recency) -> UserBatch:
         """Return the batch with its rows weighed by their age among those of the batch."""
-        time = None if self.source.time is None else self.source.time[self.row].numpy()
-        weights = recency.weights(self.row_user.numpy(), len(self.users), time)
-        return self if weights is None else replace(self, weight=torch.from_numpy(weights))
+        time = None if self.source.time is None else self.source.time[self.row].cpu().numpy()
+        weights = recency.weights(self.row_user.cpu().numpy(), len(self.users), time)
+        return self if weights is None else replace(self, weight=torch.from_numpy(weights).to(self.row.device))
 
     def part(self, chosen: Tensor) -> UserBatch:
         """Return the same users with those of their rows alone for which ``chosen`` (n,) is true."""
@@ -163,21 +164,28 @@ class UserBatch:
 
     def random_per_user(self) -> Tensor:
         """Draw (B,) numbers from 0 to 1, the same for a user however the batch is divided among processes."""
-        if self.whole is None:
-            return torch.rand(len(self.users), generator=self.generator)
-        return torch.rand(self.whole.user_number, generator=self.generator)[self.whole.users]
+        number = len(self.users) if self.whole is None else self.whole.user_number
+        drawn = self.random(number)
+        return drawn if self.whole is None else drawn[self.whole.users]
 
     def integers_per_user(self, high: int) -> Tensor:
         """Draw (B,) whole numbers below ``high``, in the same way."""
         number = len(self.users) if self.whole is None else self.whole.user_number
-        drawn = torch.randint(high, (number,), generator=self.generator)
+        drawn = self._integers(high, number)
         return drawn if self.whole is None else drawn[self.whole.users]
 
     def random_per_row(self) -> Tensor:
         """Draw (n,) numbers from 0 to 1, the same for a row however the batch is divided among processes."""
-        if self.whole is None:
-            return torch.rand(len(self.row), generator=self.generator)
-        return torch.rand(self.whole.row_number, generator=self.generator)[self.whole.places_of_rows()]
+        number = len(self.row) if self.whole is None else self.whole.row_number
+        drawn = self.random(number)
+        return drawn if self.whole is None else drawn[self.whole.places_of_rows()]
+
+    def random(self, *shape: int) -> Tensor:
+        """Draw numbers from 0 to 1. They are drawn on the CPU, so that they are the same on every device."""
+        return torch.rand(shape, generator=self.generator, device="cpu").to(self.row.device)
+
+    def _integers(self, high: int, number: int) -> Tensor:
+        return torch.randint(high, (number,), generator=self.generator, device="cpu").to(self.row.device)
 
     def draw_items(self, number: int) -> Tensor:
         """Draw (n number,) items of the catalogue, so many for every row.
@@ -187,7 +195,7 @@ class UserBatch:
         """
         assert self.whole is None, "what is drawn per row of a part is not the same for all divisions"
         if self.generator is not None:
-            place = torch.randint(len(self.catalogue), (len(self.row) * number,), generator=self.generator)
+            place = self._integers(len(self.catalogue), len(self.row) * number)
         else:
             point = (self.position[:, None] * number + torch.arange(number)).flatten().double()
             place = ((point * _GOLDEN % 1.0) * len(self.catalogue)).long()
@@ -196,7 +204,7 @@ class UserBatch:
     def sample_items(self, number: int) -> Tensor:
         """Draw (number,) items of the catalogue for all rows together; without a generator, spread evenly over it."""
         if self.generator is not None:
-            return self.catalogue[torch.randint(len(self.catalogue), (number,), generator=self.generator)]
+            return self.catalogue[self._integers(len(self.catalogue), number)]
         return self.catalogue[torch.arange(number) * len(self.catalogue) // number]
 
 
@@ -264,9 +272,20 @@ class UserRows:
 
     def shuffled_batches(self, number: int, generator: torch.Generator) -> Iterator[UserBatch]:
         """Divide the users with rows into ``number`` random batches."""
-        order = self.present[torch.randperm(len(self.present), generator=generator)]
-        for users in order.tensor_split(min(number, len(order))):
+        for users in self.shuffled(generator).tensor_split(min(number, len(self.present))):
             yield self.batch(users, generator)
+
+    def shuffled(self, generator: torch.Generator) -> Tensor:
+        """Return the users with rows in a random order."""
+        order = torch.randperm(len(self.present), generator=generator, device="cpu")
+        return self.present[order.to(self.present.device)]
+
+    def move(self, device: torch.device) -> None:
+        """Bring all tensors to a device."""
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(self, name, value.to(device))
+        self.labels = {task: label.to(device) for task, label in self.labels.items()}
 
     def blocks(self, size: int) -> Iterator[UserBatch]:
         """The users with rows in order, ``size`` at a time, without randomness."""
@@ -303,6 +322,9 @@ def train(
 ) -> LearningCurve:
     """Minimise the sum of the losses, those of tasks balanced as the settings say.
 
+    It runs on the device that :func:`trained_on <multitask_recommender.models.training.devices.trained_on>` names. All
+    that is random is drawn on the CPU, so that devices differ by the rounding of sums alone.
+
     Args:
         name: Name of the model, for error messages.
         module: The module to train.
@@ -319,6 +341,29 @@ def train(
     Raises:
         TrainingError: If a loss is not finite; names model, loss and epoch.
     """
+    device = device_now()
+    if device.type == "cpu":
+        return _train(name, module, losses, rows, settings, generator, tasks, observe)
+    module.to(device)
+    rows.move(device)
+    try:
+        with device:
+            return _train(name, module, losses, rows, settings, generator, tasks, observe)
+    finally:
+        module.cpu()
+        rows.move(torch.device("cpu"))
+
+
+def _train(
+    name: str,
+    module: TrainableModule,
+    losses: Callable[[UserBatch], Mapping[str, Tensor]],
+    rows: UserRows,
+    settings: TrainingSettings,
+    generator: torch.Generator,
+    tasks: Sequence[str],
+    observe: Callable[[int, Mapping[str, Tensor]], None] | None,
+) -> LearningCurve:
     slow, experts = module.slow_parameters(), module.expert_parameters()
     apart = {id(parameter) for parameter in (*slow, *experts)}
     balancing = make_loss_balancing(settings.balancing, tasks, generator)
@@ -334,7 +379,7 @@ def train(
     if settings.optimiser == "sgd":
         optimiser = torch.optim.SGD(groups, momentum=0.9)
     else:
-        optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99), fused=True)
+        optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99), fused=rows.item.device.type in ("cpu", "cuda"))
     steps = settings.epochs * min(settings.batches, len(rows.present))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser,
