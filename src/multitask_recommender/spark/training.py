@@ -86,10 +86,11 @@ class SparkLauncher:
                 said = last_words(error)
                 if attempt == tries:
                     raise TrainingError(
-                        f"The training of '{training.name}' on Spark came to an end {tries} x, the last time so: {said}",
+                        f"The training of '{training.name}' on Spark failed {tries} x, the last time so: {said}",
                         "look into the logs of the executors. What was made before is whole, so that the same "
-                        "command goes on from there with --from-nodes. Where executors get lost, ask for fewer processes "
-                        "('spark.num_processes'), for more memory ('spark.config'), or more 'spark.training_retries'.",
+                        "command goes on from there with --from-nodes. Where executors get lost, ask for fewer "
+                        "processes ('spark.num_processes'), for more memory ('spark.config'), or for more "
+                        "'spark.training_retries'.",
                     ) from error
                 logger.warning(
                     "%s: a process was lost, the training begins again (%d of %d): %s",
