@@ -10,7 +10,7 @@ DATA_WHEEL := recbole==1.2.1
 export KEDRO_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run study test lint data new-dataset lab viz map notebooks bench-quality bench-scale bench-spark confirm clean
+.PHONY: help run study test lint data new-dataset lab viz map notebooks provenance bench-quality bench-speed bench-scale bench-spark confirm clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -54,7 +54,7 @@ lab: $(VENV)/.development $(VENV)/.data ## JupyterLab on the notebooks
 	KEDRO_LOGGING_CONFIG=$(CURDIR)/conf/logging.yml $(BIN)/jupyter lab notebooks
 
 viz: $(VENV)/.runtime $(VENV)/.data ## the pipeline map in a browser
-	@echo 'The map of boxes: http://127.0.0.1:4141/?pid=__default__&types=nodes'
+	@echo 'The pipeline map: http://127.0.0.1:4141/'
 	$(BIN)/kedro viz run --no-browser
 
 map: $(VENV)/.runtime $(VENV)/.data ## the pipeline map as a static site in build/
@@ -63,9 +63,15 @@ map: $(VENV)/.runtime $(VENV)/.data ## the pipeline map as a static site in buil
 notebooks: $(VENV)/.development $(VENV)/.data ## execute the notebooks in place on the outputs of the last run
 	$(BIN)/python notebooks/execute.py
 
+provenance: $(VENV)/.runtime ## the chain that made an output: make provenance OF=metrics MODEL=shared_bottom FOLDER=data
+	@$(BIN)/python -m multitask_recommender.runs.provenance '$(or $(OF),metrics)' $(if $(MODEL),--model '$(MODEL)') --folder '$(or $(FOLDER),data)'
+
 bench-quality: $(VENV)/.runtime $(VENV)/.data ## this project's model and its peers on one split; see benchmarks/README.md
 	$(BIN)/python benchmarks/quality/run.py
 	$(BIN)/python benchmarks/quality/five_fold.py
+
+bench-speed: $(VENV)/.runtime $(VENV)/.data ## seconds of this project and its peers, in turn; see benchmarks/README.md
+	$(BIN)/python benchmarks/speed/run.py
 
 confirm: $(VENV)/.runtime $(VENV)/.data ## the core study on fresh splits, after everything is fixed; see benchmarks/README.md
 	$(BIN)/python benchmarks/confirmation/run.py $(if $(ENV),--env '$(ENV)')

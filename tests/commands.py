@@ -20,12 +20,20 @@ _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(_IMPORTED)
 
 
+def start_kedro(
+    arguments: Sequence[str], folder: Path, environment: dict[str, str], streams: Sequence[Path]
+) -> multiprocessing.process.BaseProcess:
+    """Start ``kedro`` with arguments in a folder; what it says goes into two files."""
+    process = _FORKS.Process(target=_kedro, args=(list(arguments), folder, environment, list(streams)))
+    process.start()
+    return process
+
+
 def run_kedro(arguments: Sequence[str], folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """Run ``kedro`` with arguments in a folder and wait for its end."""
     with tempfile.TemporaryDirectory() as place:
         streams = [Path(place) / name for name in ("stdout", "stderr")]
-        process = _FORKS.Process(target=_kedro, args=(list(arguments), folder, environment, streams))
-        process.start()
+        process = start_kedro(arguments, folder, environment, streams)
         process.join()
         said = [stream.read_text() for stream in streams]
     assert process.exitcode is not None

@@ -23,6 +23,7 @@ from multitask_recommender.data.interactions import Interactions, SideInformatio
 from multitask_recommender.data.queries import Histories, Queries
 from multitask_recommender.data.tasks import Task
 from multitask_recommender.foundation.jobs import single_threaded
+from multitask_recommender.models.variants import VARIANTS
 from multitask_recommender.use.recommender import LoadedRecommender
 
 ROOT = Path(__file__).parents[1]
@@ -147,10 +148,15 @@ class Project:
     def files(self) -> dict[str, bytes]:
         """Contents of all outputs save those that hold times."""
         timed = {"runs.jsonl", "costs.csv", "fit_costs.json", "predict_costs.json", "cost.png"}
+        # Lists of files with their digests, the costs among them.
+        timed |= {"outputs.json", "model_outputs.json", "results.json"}
+        timed |= {f"{variant.family}.json" for variant in VARIANTS.values()}
         return {
             str(path.relative_to(self.outputs)): path.read_bytes()
             for path in sorted(self.outputs.rglob("*"))
-            if path.is_file() and path.name not in timed
+            if path.is_file()
+            and path.name not in timed
+            and path.relative_to(self.outputs).parts[0] not in (".provenance", ".lock")
         }
 
     def edit(self, table: str, change: object) -> None:
@@ -222,6 +228,27 @@ def every_model(tmp_path_factory: pytest.TempPathFactory) -> Project:
 def finished_project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The tiny study after one whole run; tests that use it must not change it."""
     return made_once(tmp_path_factory, "study", fresh=True)
+
+
+FEW_MODELS = ["item_mean", "ease", "shared_bottom"]
+
+
+def with_few_models(project: Project) -> Project:
+    """The project, which studies a few models from now on."""
+    return project.configure(lambda parameters: parameters["study"].update(models=FEW_MODELS, quick=False))
+
+
+@pytest.fixture(scope="session")
+def few_models(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The tiny study with a few models after one whole run; tests that use it must not change it."""
+    return made_once(tmp_path_factory, "few_models", prepare=with_few_models)
+
+
+@pytest.fixture
+def few_models_to_change(few_models: Project, tmp_path: Path) -> Project:
+    """A copy of the finished study that a test may change."""
+    shutil.copytree(few_models.folder, tmp_path / "copy")
+    return Project.at(tmp_path / "copy")
 
 
 @pytest.fixture(scope="session")

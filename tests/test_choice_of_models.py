@@ -222,7 +222,11 @@ def test_an_evaluation_takes_the_models_that_have_run(project: Project) -> None:
     assert early.returncode != 0
     assert "kedro run --to-nodes" in early.stderr
     assert "MovieLens" not in early.stderr
-    trained = project.run("--namespaces", "data_engineering,popularity,single_task,shared_bottom")
+    trained = project.run(
+        "--namespaces",
+        "data_engineering,recommender.baselines.popularity,recommender.single_task.single_task,"
+        "recommender.multi_task.shared_bottom",
+    )
     assert trained.returncode == 0, trained.stderr
     result = project.run("--pipelines", "evaluation")
     assert result.returncode == 0, result.stderr
@@ -232,7 +236,7 @@ def test_an_evaluation_takes_the_models_that_have_run(project: Project) -> None:
     assert set(pd.read_csv(folder / "costs.csv")["model"]) == ran
     assert set(pd.read_csv(folder / "comparisons.csv")["control"]) == ran - {"shared_bottom"}
     said = pd.read_csv(folder / "left_out_models.csv").set_index("what")["reason"]
-    assert "kedro run --namespaces two_stage" in said["model two_stage"]
+    assert "kedro run --namespaces recommender.multi_task.two_stage" in said["model two_stage"]
     assert said["model mmoe"] == "'study.quick' leaves it out"
     assert "two_stage" in result.stderr
 
@@ -249,6 +253,8 @@ def test_a_study_of_some_models_runs_end_to_end(project: Project) -> None:
     ("options", "said"),
     [
         (("--env", "tets"), r"conf/tets\n  what to do: name a folder of conf/"),
+        (("--namespaces", "shared_bottom"), r"--namespaces recommender\.multi_task\.shared_bottom\n"),
+        (("--namespaces", "no_such_model"), r"data_engineering, evaluation, recommender, recommender\.ablations"),
         (("--params", "splits.folds=1"), r"folds\n +Input should be greater than or equal to 2\n  what to do"),
     ],
 )

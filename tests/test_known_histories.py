@@ -15,7 +15,6 @@ from multitask_recommender.data.description import DatasetSettings, SplitSetting
 from multitask_recommender.data.inputs import TrainingTables
 from multitask_recommender.data.queries import Queries
 from multitask_recommender.evaluation.cross_validation import CrossValidationSettings
-from multitask_recommender.evaluation.parameters import EvaluationSettings
 from multitask_recommender.evaluation.study import StudySettings
 from multitask_recommender.foundation.spool import Spool
 from multitask_recommender.models.baselines.simple import Popularity
@@ -56,9 +55,8 @@ def test_no_test_row_stands_in_the_history_that_scores_it(project: Project, monk
     for split in SPLITS:
         asked.clear()
         own = {split: chosen[split]}
-        evaluation = EvaluationSettings(ks=[10])
         predictions, lists, _ = nodes.predict(
-            variant, own, splits, tables, stored, None, evaluation, read["validation_rows"], read["test_pairs"]
+            variant, own, splits, tables, stored, None, [10], read["validation_rows"], read["test_pairs"]
         )
         rows = everything[everything["split"] == split]
         test = rows[rows["part"] == "test"]
@@ -102,7 +100,7 @@ def test_stored_weights_refuse_other_settings(fitted: Project) -> None:
     changed["random"]["penalty"] = 99.0
     path.write_text(json.dumps(changed))
     kept = outputs(fitted, "shared_bottom")
-    result = fitted.run("--nodes", "shared_bottom.predict")
+    result = fitted.run("--nodes", "recommender.multi_task.shared_bottom.predict")
     path.write_text(before)
     assert result.returncode != 0
     assert "'shared_bottom' do not fit" in result.stderr
@@ -114,9 +112,9 @@ def test_stored_weights_refuse_other_settings(fitted: Project) -> None:
 @pytest.mark.parametrize(
     ("option", "model"),
     [
-        (["--nodes", "shared_bottom.recommend"], "shared_bottom"),
-        (["--nodes", "item_knn.predict,item_knn.recommend"], "item_knn"),
-        (["--nodes", "two_stage.predict"], "two_stage"),
+        (["--nodes", "recommender.multi_task.shared_bottom.recommend"], "shared_bottom"),
+        (["--nodes", "recommender.baselines.item_knn.predict,recommender.baselines.item_knn.recommend"], "item_knn"),
+        (["--nodes", "recommender.multi_task.two_stage.predict"], "two_stage"),
     ],
 )
 def test_stored_weights_refuse_other_users(fitted: Project, option: list[str], model: str) -> None:

@@ -28,6 +28,7 @@ from multitask_recommender.evaluation.metric_records import (
     main_metric,
 )
 from multitask_recommender.evaluation.parameters import EvaluationSettings
+from multitask_recommender.models import ranking
 from multitask_recommender.models.variants import VARIANTS
 from multitask_recommender.pipelines.evaluation import nodes
 
@@ -50,8 +51,8 @@ def judged_lists(seed: int = 0) -> JudgedLists:
     """Lists of 5 of 30 items for 20 users, the last of them empty."""
     random = np.random.default_rng(seed)
     lists = np.stack([random.permutation(30)[:5] for _ in range(20)])
-    lists[-1] = metrics.PADDING
-    hits = (random.random((20, 5)) < 0.4) & (lists != metrics.PADDING)
+    lists[-1] = ranking.PADDING
+    hits = (random.random((20, 5)) < 0.4) & (lists != ranking.PADDING)
     positives = hits.sum(axis=1) + random.integers(1, 4, 20)
     shares = sparse.csr_matrix(random.dirichlet(np.ones(4), 30))
     unit = sparse.csr_matrix(np.eye(6)[random.integers(0, 6, 30)])
@@ -101,7 +102,7 @@ def test_a_metric_that_is_not_defined_is_not_a_number() -> None:
     rows, lists = scored_rows(), judged_lists()
     one_class = rows.where(rows.label > 0)
     assert np.isnan(METRICS["auc"].value(one_class))
-    nothing = replace(lists, lists=np.full((20, 5), metrics.PADDING), catalogue=np.zeros(30, bool))
+    nothing = replace(lists, lists=np.full((20, 5), ranking.PADDING), catalogue=np.zeros(30, bool))
     for name in ("coverage", "gini", "novelty"):
         assert np.isnan(METRICS[name].value(nothing))
 
@@ -125,7 +126,7 @@ def test_lower_is_better_of_errors_alone() -> None:
     for metric in ROW_METRICS:
         assert metric.sign * metric.value(perfect) > metric.sign * metric.value(rows), metric.name
     lists = judged_lists()
-    found = replace(lists, hits=lists.lists != metrics.PADDING, positives=np.full(20, 5))
+    found = replace(lists, hits=lists.lists != ranking.PADDING, positives=np.full(20, 5))
     for metric in LIST_METRICS:
         if metric.name in ("ndcg", "precision", "recall", "hit_rate"):
             assert metric.sign * metric.value(found) > metric.sign * metric.value(lists), metric.name

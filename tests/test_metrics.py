@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
 import sklearn.metrics
@@ -14,9 +12,10 @@ from lenskit.metrics import NDCG, Hit, Precision, Recall
 from lenskit.metrics.ranking import LogRankWeight
 from lenskit.stats import gini as lenskit_gini
 from scipy import sparse
-from scipy.stats import chisquare, entropy
+from scipy.stats import entropy
 
 from multitask_recommender.evaluation import metrics
+from multitask_recommender.models import ranking
 
 RANDOM = np.random.default_rng(3)
 LABEL = RANDOM.integers(0, 2, 500)
@@ -133,7 +132,7 @@ def with_padding(ranked: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarra
     """The lists, one without entries, one with a single one and one with two."""
     lists = ranked[0].copy()
     for place, length in enumerate([0, 1, 2]):
-        lists[place, length:] = metrics.PADDING
+        lists[place, length:] = ranking.PADDING
     return lists
 
 
@@ -148,7 +147,7 @@ def test_diversity_equals_the_pairwise_distances_of_scikit_learn(
     unit = sparse.csr_matrix(dense / np.where(length > 0, length, 1)[:, None])
     ours = metrics.intra_list_diversity(lists, unit)
     for own, value in zip(lists, ours, strict=True):
-        items = own[own != metrics.PADDING]
+        items = own[own != ranking.PADDING]
         if len(items) < 2:
             assert np.isnan(value)
             continue
@@ -166,7 +165,7 @@ def test_miscalibration_equals_the_divergence_of_scipy(ranked: tuple[np.ndarray,
     tastes[7] = 0
     ours = metrics.miscalibration(lists, sparse.csr_matrix(categories), tastes)
     for own, taste, value in zip(lists, tastes, ours, strict=True):
-        items = [item for item in own if item != metrics.PADDING and categories[item].any()]
+        items = [item for item in own if item != ranking.PADDING and categories[item].any()]
         if not items or not taste.any():
             assert np.isnan(value)
             continue
@@ -181,7 +180,7 @@ def test_popularity_of_lists_worked_by_hand() -> None:
     users = np.array([50, 30, 30, 10, 5, 5])
     assert metrics.short_head(users).tolist() == [True, True, True, False, False, False]
     assert metrics.short_head(np.array([0, 0, 0])).tolist() == [False, False, False]
-    lists = np.array([[0, 3, 4], [1, 2, metrics.PADDING], [metrics.PADDING] * 3])
+    lists = np.array([[0, 3, 4], [1, 2, ranking.PADDING], [ranking.PADDING] * 3])
     assert metrics.average_popularity(lists, users, 50)[:2].tolist() == pytest.approx([65 / 150, 0.6])
     assert metrics.long_tail_share(lists, users)[:2].tolist() == pytest.approx([2 / 3, 0])
     assert np.isnan(metrics.average_popularity(lists, users, 50)[2])
@@ -191,7 +190,7 @@ def test_popularity_of_lists_worked_by_hand() -> None:
 def test_serendipity_worked_by_hand() -> None:
     # By popularity the items stand at ranks 1, 2.5, 2.5, 4, 5; item 5 is no candidate.
     users, catalogue = np.array([9, 4, 4, 2, 1, 99]), np.array([True] * 5 + [False])
-    lists = np.array([[3, 0, 4], [1, 2, metrics.PADDING]])
+    lists = np.array([[3, 0, 4], [1, 2, ranking.PADDING]])
     hits = np.array([[True, True, True], [False, True, False]])
     # Item 3 three ranks earlier, item 0 one rank later, item 4 two ranks earlier; item 2 half a rank earlier.
     wanted = [(3 + 0 + 2) / 5 / 3, 0.5 / 5 / 3]
@@ -209,85 +208,9 @@ def test_gini_bounds() -> None:
 
 
 def test_a_catalogue_of_which_nothing_can_be_shown_has_no_coverage() -> None:
-    lists, none = np.full((2, 3), metrics.PADDING), np.zeros(4, dtype=bool)
+    lists, none = np.full((2, 3), ranking.PADDING), np.zeros(4, dtype=bool)
     with np.errstate(all="raise"):
         assert np.isnan(metrics.catalogue_coverage(lists, none))
         assert np.isnan(metrics.gini(lists, none))
         assert np.isnan(metrics.gini(lists, ~none))
     assert metrics.catalogue_coverage(lists, ~none) == 0
-
-
-def test_lists_equal_a_full_sort() -> None:
-    score = np.round(RANDOM.normal(size=(30, 40)), 1).astype(np.float32)
-    known = sparse.random(30, 40, 0.2, format="csr", random_state=1)
-    catalogue = RANDOM.random(40) < 0.9
-    expected = np.where(catalogue & ~(known.toarray() > 0), score, -np.inf)
-    order = -np.sort(-expected, axis=1)[:, :7]
-    lists = metrics.top_items(score, known, catalogue, 7, np.arange(30))
-    assert np.array_equal(np.take_along_axis(expected, lists, axis=1), order)
-    assert all(len(set(own)) == 7 for own in lists.tolist())
-
-
-def test_lists_hold_no_known_item_and_end_with_padding() -> None:
-    known = sparse.csr_matrix(np.array([[1, 1, 1, 0]]))
-    lists = metrics.top_items(np.ones((1, 4), np.float32), known, np.ones(4, bool), 3, np.arange(1))
-    assert lists.tolist() == [[3, metrics.PADDING, metrics.PADDING]]
-
-
-def test_a_score_that_is_not_a_number_is_never_recommended() -> None:
-    lists = metrics.top_items(
-        np.array([[np.nan, 1.0, 2.0]], np.float32), sparse.csr_matrix((1, 3)), np.ones(3, bool), 3, np.arange(1)
-    )
-    assert lists.tolist() == [[2, 1, metrics.PADDING]]
-
-
-@pytest.mark.parametrize("kind", ["few ties", "all tied", "most tied", "most unknown"])
-def test_lists_break_ties_by_a_hash_of_user_and_item(kind: str) -> None:
-    random = np.random.default_rng(1)
-    score = random.normal(size=(16, 200)).astype(np.float32)
-    score = {
-        "few ties": np.round(score, 1),
-        "all tied": np.zeros_like(score),
-        "most tied": np.where(score > 1.5, score, np.float32(0)),
-        "most unknown": np.where(score > -1.5, np.float32(np.nan), score),
-    }[kind]
-    excluded = sparse.random(16, 200, 0.05, format="csr", random_state=1)
-    catalogue = random.random(200) < 0.9
-    users = random.permutation(10**6)[:16]
-    lists = metrics.top_items(score, excluded, catalogue, 20, users)
-    order = {(user, item): tie_order(int(user), item) for user in users for item in range(200)}
-    for place, found in enumerate(lists):
-        allowed = catalogue & (excluded[[place]].toarray()[0] == 0) & ~np.isnan(score[place])
-        key = [(-score[place, item], order[users[place], item], item) for item in np.nonzero(allowed)[0]]
-        best = [item for *_, item in sorted(key)[:20]]
-        assert found.tolist() == best + [metrics.PADDING] * (20 - len(best))
-    for part in (slice(0, 1), slice(3, 16)):  # Other users change nothing.
-        some = metrics.top_items(score[part], excluded[part], catalogue, 20, users[part])
-        assert np.array_equal(some, lists[part])
-
-
-def tie_order(user: int, item: int) -> int:
-    """The hash that orders equal scores, in whole numbers of any size."""
-    full = 2**64 - 1
-
-    def scramble(number: int) -> int:
-        number = (number + 0x9E3779B97F4A7C15) & full
-        number = ((number ^ number >> 30) * 0xBF58476D1CE4E5B9) & full
-        number = ((number ^ number >> 27) * 0x94D049BB133111EB) & full
-        return number ^ number >> 31
-
-    mixed = ((scramble(~user & full) ^ scramble(item)) * 0xBF58476D1CE4E5B9) & full
-    return ((mixed ^ mixed >> 32) * 0x94D049BB133111EB) & full
-
-
-@pytest.mark.parametrize("items", [60, 2000])
-def test_equal_scores_are_at_chance(items: int) -> None:
-    """Every item is as often at every place as any other, and the lists of two users hang together in nothing."""
-    count, k = 4000, 10
-    nothing, everything = sparse.csr_matrix((count, items)), np.ones(items, bool)
-    lists = metrics.top_items(np.zeros((count, items), np.float32), nothing, everything, k, np.arange(count))
-    for place in range(k):
-        assert chisquare(np.bincount(lists[:, place], minlength=items)).pvalue > 1e-3
-    shared = np.array([len(np.intersect1d(own, other)) for own, other in pairwise(lists)])
-    expected = k * k / items
-    assert abs(shared.mean() - expected) < 4 * np.sqrt(expected / count)

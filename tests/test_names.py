@@ -16,6 +16,7 @@ from conftest import OTHER_SPLITS, Project, with_other_splits
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
 from multitask_recommender.data.numbering import refine
 from multitask_recommender.evaluation import metrics
+from multitask_recommender.models import ranking
 from multitask_recommender.pipelines.data_engineering import nodes
 
 Frames = dict[str, pd.DataFrame]
@@ -244,7 +245,7 @@ def chance(project: Project, split: str, task: str, relevant: str) -> tuple[floa
             candidates[rows[name].loc[rows[name]["user"] == user, "item"]] = False
         scores = random.random((2000, items), np.float32)
         none = sparse.csr_matrix(scores.shape)
-        lists = metrics.top_items(scores, none, candidates, 10, np.arange(2000))
+        lists = ranking.top_items(scores, none, candidates, 10, np.arange(2000))
         draws.append(metrics.ndcg(np.isin(lists, own["item"]), np.full(2000, len(own))))
     means = np.mean(draws, axis=0)
     return float(means.mean()), float(means.std())

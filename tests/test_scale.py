@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 from pathlib import Path
 
 import numpy as np
@@ -58,12 +58,7 @@ def test_the_benchmark_of_large_data_runs_on_small_data(
 ) -> None:
     folder = Path(__file__).parents[1] / "benchmarks" / "scale"
     monkeypatch.syspath_prepend(folder)
-    # By path, because the other benchmark has a script of the same name.
-    described = importlib.util.spec_from_file_location("scale_run", folder / "run.py")
-    assert described is not None
-    assert described.loader is not None
-    benchmark = importlib.util.module_from_spec(described)
-    described.loader.exec_module(benchmark)
+    benchmark = importlib.import_module("large_catalogue")
     benchmark.draw.write(tmp_path, 200, 150)
     benchmark.run_step("fit", model, tmp_path)
     seeds = 2 if model == "shared_bottom" else 1

@@ -13,9 +13,9 @@ from scipy import sparse, stats
 from conftest import Project
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
 from multitask_recommender.datasets import ArraysFile, StreamedTable
-from multitask_recommender.evaluation import metrics
 from multitask_recommender.evaluation.parameters import EvaluationSettings
 from multitask_recommender.foundation.errors import DataError, SettingsError
+from multitask_recommender.models import ranking
 from multitask_recommender.pipelines.regret.nodes import measure_regret, truth_places
 from multitask_recommender.pipelines.simulation.nodes import simulate_bookstore
 from multitask_recommender.simulation.bookstore import TASKS, Bookstore, BookstoreSettings, GroundTruth
@@ -260,7 +260,7 @@ def test_regret_of_the_oracle_is_zero_and_of_chance_is_not() -> None:
     catalogue = random.random(300) < 0.9
     for task in TASKS:
         scores = [truth.utilities(task, users), random.random((len(users), 300), np.float32)]
-        lists = [metrics.top_items(score, known[users], catalogue, 10, users) for score in scores]
+        lists = [ranking.top_items(score, known[users], catalogue, 10, users) for score in scores]
         best, (oracle, chance) = list_values(truth, task, users, lists, known, catalogue, 10)
         assert oracle == pytest.approx(best)
         assert (best - chance).mean() > 0.1
@@ -293,8 +293,8 @@ def test_regret_table() -> None:
     nothing = pairs.limit(0)
     known = sparse.csr_matrix((np.ones(len(rows)), (rows.user, rows.book)), shape=(30, 40))
     catalogue = np.bincount(rows.book, minlength=40) > 0
-    best = metrics.top_items(store.truth.utilities("read", np.arange(30)), known, catalogue, 5, np.arange(30))
-    chance = metrics.top_items(
+    best = ranking.top_items(store.truth.utilities("read", np.arange(30)), known, catalogue, 5, np.arange(30))
+    chance = ranking.top_items(
         np.random.default_rng(0).random((30, 40), np.float32), known, catalogue, 5, np.arange(30)
     )
     dataset = DatasetSettings.model_validate(

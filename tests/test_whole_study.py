@@ -162,7 +162,7 @@ def test_run_record(finished_project: Project) -> None:
     assert set(record["data_sha256"]) >= {"raw_interactions", "raw_users", "raw_items"}
     assert record["seeds"] == {"splits": 42, "study": 7, "repeats": 1}
     assert len(record["parameters_sha256"]) == 64
-    assert record["seconds_per_node"]["shared_bottom.fit"] > 0
+    assert record["seconds_per_node"]["recommender.multi_task.shared_bottom.fit"] > 0
     assert record["packages"]["kedro"].startswith("1.7")
 
 

@@ -13,6 +13,7 @@ from scipy import sparse, stats
 from multitask_recommender.data.interactions import Interactions, pair_matrix
 from multitask_recommender.data.splits import candidate_items
 from multitask_recommender.evaluation import metrics
+from multitask_recommender.models import ranking
 
 K = 10
 VALUES = ("rmse", "mae", "ndcg_10", "recall_10", "coverage_10", "novelty_10", "auc_like")
@@ -115,7 +116,7 @@ def measure(scores: dict[str, np.ndarray], rows: Interactions, known: list[Inter
         catalogue = candidate_items("trained", split.train.item, split.items)
         positives = np.bincount(rows.user, minlength=split.users)
         users = np.nonzero(positives)[0]
-        lists = metrics.top_items(scores["matrix"][users], excluded[users], catalogue, K, users)
+        lists = ranking.top_items(scores["matrix"][users], excluded[users], catalogue, K, users)
         hits = metrics.find_hits(lists, users, rows.user, rows.item, split.items)
         ndcg, recall = metrics.ndcg(hits, positives[users]), metrics.recall(hits, positives[users])
         item_users = np.bincount(split.train.item, minlength=split.items)

@@ -160,15 +160,19 @@ def load_split(
         return split.SplitData(load, dataset, parts)
 
 
-def python_of(script: str) -> Path:
+def python_of(script: str, peers: Path = HERE / "peers") -> Path:
     """Return the interpreter of a peer's environment, which is made if its requirements have changed.
+
+    Args:
+        script: Name of the environment and of its file of requirements.
+        peers: Folder of that file.
 
     Raises:
         PeerError: If the packages do not install.
     """
     if script == "own":
         return Path(sys.executable)
-    requirements = HERE / "peers" / f"{script}.txt"
+    requirements = peers / f"{script}.txt"
     folder = ENVIRONMENTS / script
     python, marker = folder / "bin" / "python", folder / "installed.txt"
     wanted = requirements.read_text()

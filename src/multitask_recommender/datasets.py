@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import os
-import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Protocol
 
@@ -15,12 +16,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from kedro.io import AbstractDataset, DatasetError
+from kedro_datasets._typing import JSONPreview, TablePreview
 from kedro_datasets.json import JSONDataset
 from kedro_datasets.matplotlib import MatplotlibDataset
 from kedro_datasets.pandas import CSVDataset, ParquetDataset
 from matplotlib.figure import Figure
 
-from multitask_recommender.engines import EngineFile
+from multitask_recommender.duckdb_engine import EngineFile
 from multitask_recommender.models.state import State
 from multitask_recommender.models.stored import StoredModel, read_model, write_model
 from multitask_recommender.raw_tables import RawTable
@@ -53,44 +55,30 @@ class _WholeFile:
         self._filepath = partial
         try:
             write()
-            _move(Path(partial), Path(target))
+            os.replace(partial, target)
         finally:
             self._filepath = original
-            _remove(Path(partial))
+            Path(partial).unlink(missing_ok=True)
 
 
-def _remove(path: Path) -> None:
-    """Remove a file, or a folder with its files, if there is one."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    path.unlink(missing_ok=True)
-
-
-def _move(source: Path, target: Path) -> None:
-    """Let a file or a folder take the place of another."""
-    if source.is_dir() or target.is_dir():
-        # A folder takes no other's place in one step.
-        old = target.with_name(f".old-{target.name}")
-        _remove(old)
-        if target.exists():
-            os.replace(target, old)
-        os.replace(source, target)
-        _remove(old)
-    else:
-        os.replace(source, target)
+def _first_rows(path: str, count: int) -> TablePreview:
+    """Read the first rows of a parquet file, for the viewer of the pipeline map."""
+    with pq.ParquetFile(path) as file:
+        batch = next(file.iter_batches(batch_size=count), None)
+        table = file.schema_arrow.empty_table() if batch is None else pa.table(batch)
+    rows = table.to_pandas()
+    data = json.loads(rows.to_json(orient="split", date_format="iso", default_handler=str))
+    return TablePreview(data)
 
 
 class IbisTable(_WholeFile, EngineFile):
-    """``ibis.FileDataset`` that writes whole files, and opens a file once for all nodes that read it.
-
-    Spark writes a folder with a file per partition; both engines read both.
-    """
+    """``ibis.FileDataset`` that writes whole files, and opens a file once for all nodes that read it."""
 
     _read: tuple[tuple[int, int, int], ir.Table] | None = None
 
     def load(self) -> ir.Table:
         """Return the table."""
-        read = self._read_parts if Path(self._filepath).is_dir() and not self.on_spark else super().load
+        read = super().load
         try:
             status = os.stat(self._filepath)
         except OSError:
@@ -105,8 +93,9 @@ class IbisTable(_WholeFile, EngineFile):
         write = super().save
         self._replace(lambda: write(data))
 
-    def _read_parts(self) -> ir.Table:
-        return self.connection.read_parquet(f"{self._filepath}/*.parquet", table_name=self._table_name)
+    def preview(self, nrows: int = 10) -> TablePreview:
+        """Show the first rows."""
+        return _first_rows(str(self._filepath), nrows)
 
 
 class PandasTable(_WholeFile, ParquetDataset):
@@ -147,7 +136,11 @@ class JsonFile(_WholeFile, JSONDataset):
 
 
 class FigureFile(_WholeFile, MatplotlibDataset):
-    """``matplotlib.MatplotlibDataset`` that writes whole files."""
+    """``matplotlib.MatplotlibDataset`` that writes whole files, and loads as the bytes of the picture."""
+
+    def load(self) -> bytes:
+        """Return the bytes of the file."""
+        return Path(self._filepath).read_bytes()
 
     def save(self, data: Figure) -> None:
         """Write the figure."""
@@ -156,6 +149,104 @@ class FigureFile(_WholeFile, MatplotlibDataset):
             # What signs the fonts lack is said once, where the figure is made.
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             self._replace(lambda: write(data))
+
+
+class Parts(Mapping[str, Any]):
+    """The parts of a bundle: each is read when it is asked for, and none is kept.
+
+    Args:
+        names: Names of the parts.
+        read: Reads a part by its name.
+    """
+
+    def __init__(self, names: Sequence[str], read: Callable[[str], Any]) -> None:
+        self._names = tuple(names)
+        self._read = read
+
+    def __getitem__(self, name: str) -> Any:
+        """Read a part.
+
+        Raises:
+            KeyError: If there is no such part.
+        """
+        if name not in self._names:
+            raise KeyError(name)
+        return self._read(name)
+
+    def __contains__(self, name: object) -> bool:
+        """Return whether there is such a part, without reading it."""
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names."""
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        """Return the number of parts."""
+        return len(self._names)
+
+
+class Bundle(_WholeFile, AbstractDataset[Mapping[str, Any], Parts]):
+    """Several data sets that go as one from a box of the pipeline map to another.
+
+    The file is JSON and lists the names of the parts. They are saved by themselves, before; only their names count when
+    the bundle is saved. It loads as a mapping that reads a part when it is asked for.
+
+    Args:
+        filepath: Where the file is.
+        parts: Name of a part to its catalog entry.
+        each: Catalog entry of every part, if all are alike: ``{model}`` stands for the name of the part.
+        metadata: Not used by the data set; for other tools such as Kedro-Viz.
+    """
+
+    def __init__(
+        self,
+        filepath: str,
+        parts: Mapping[str, dict[str, Any]] | None = None,
+        each: dict[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._filepath = PurePosixPath(filepath)
+        self._parts = parts
+        self._each = each
+        self._part = cache(self._make_part)
+        self.metadata = metadata
+
+    def _make_part(self, name: str) -> AbstractDataset[Any, Any]:
+        if self._parts is not None:
+            return AbstractDataset.from_config(name, copy.deepcopy(self._parts[name]))
+        return AbstractDataset.from_config(name, _named(self._each, name))
+
+    def load(self) -> Parts:
+        """Return the parts, unread."""
+        return Parts(self._listed(), lambda name: self._part(name).load())
+
+    def save(self, data: Mapping[str, Any]) -> None:
+        """List the parts."""
+        text = json.dumps(list(data), indent=2) + "\n"
+        Path(self._filepath).parent.mkdir(parents=True, exist_ok=True)
+        self._replace(lambda: Path(self._filepath).write_text(text))
+
+    def preview(self) -> JSONPreview:
+        """Show the list."""
+        return JSONPreview(json.dumps(self._listed()))
+
+    def _listed(self) -> list[str]:
+        found: list[str] = json.loads(Path(self._filepath).read_text())
+        return found
+
+    def _exists(self) -> bool:
+        return Path(self._filepath).exists()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._filepath)}
+
+
+def _named(entry: Any, name: str) -> Any:
+    """Return a catalog entry with a name in the places that are meant for it."""
+    if isinstance(entry, Mapping):
+        return {key: _named(value, name) for key, value in entry.items()}
+    return entry.replace("{model}", name) if isinstance(entry, str) else entry
 
 
 class ArraysFile(_WholeFile, AbstractDataset[State, State]):
@@ -261,6 +352,14 @@ class StreamedTable(_WholeFile, RawTable):
 class StreamedOutput(_WholeFile, ParquetDataset):
     """An output that is written table by table, as :class:`StreamedTable`, and loads with pandas."""
 
+    def count(self) -> int:
+        """Return the number of rows, without reading them."""
+        return int(pq.read_metadata(self._filepath).num_rows)
+
     def save(self, data: TableStream | pa.Table) -> None:
         """Write all tables."""
         self._replace(lambda: _write_stream(self._filepath, data))
+
+    def preview(self, nrows: int = 10) -> TablePreview:
+        """Show the first rows."""
+        return _first_rows(str(self._filepath), nrows)

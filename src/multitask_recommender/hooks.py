@@ -26,6 +26,8 @@ from kedro.pipeline.node import Node
 from kedro.validation import ParameterValidationError
 
 from multitask_recommender.foundation.errors import DataError, SettingsError, find_study_error
+from multitask_recommender.runs.files import file_digest, local_files
+from multitask_recommender.runs.reuse import Reuse
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +52,9 @@ PARAMETER_GROUPS = frozenset(
 _OF_PYDANTIC = re.compile(r" \[type=\w+, input_value=.*, input_type=\w+\]|\n *For further information visit \S+")
 """What a message of pydantic says to programmers."""
 
+_UNKNOWN_NAMESPACES = re.compile(r"Pipeline does not contain nodes with the following namespaces: (.*)")
+"""What Kedro says of names in ``--namespaces`` that are no box of the pipeline map."""
+
 _RECORDED_PACKAGES = ("duckdb", "ibis-framework", "kedro", "numpy", "pandas", "scipy", "torch")
 
 
@@ -63,7 +68,10 @@ class ParameterNames:
         Raises:
             SettingsError: If one is unknown.
         """
-        names = set(context.config_loader["parameters"]) | set(context._runtime_params or {})
+        parameters = context.config_loader["parameters"]
+        # What was read stays: Kedro would read and merge all files again.
+        context.config_loader["parameters"] = parameters
+        names = set(parameters) | set(context._runtime_params or {})
         unknown = sorted(names - PARAMETER_GROUPS)
         if unknown:
             raise SettingsError(
@@ -163,7 +171,7 @@ class ReadableErrors:
         for name in sorted(pipeline.inputs()):
             dataset = catalog.get(name)
             self._datasets[name] = dataset
-            absent = [path for path in _local_paths(dataset) if not path.exists()]
+            absent = [path for path in local_files(dataset) if not path.exists()]
             if absent:
                 missing[name] = str(absent[0])
         for name in _leave_out(set(missing), pipeline, catalog):
@@ -183,14 +191,6 @@ class ReadableErrors:
             found.locate = getattr(dataset, "locate", found.locate)
 
 
-def _local_paths(dataset: Any) -> list[Path]:
-    """Local files that a data set reads; none for memory and remote addresses."""
-    path = getattr(dataset, "_filepath", None)
-    if path is None or getattr(dataset, "_fs_prefix", False):
-        return []
-    return [Path(own) for own in getattr(dataset, "paths", [path])]
-
-
 def _remedy(name: str, path: str) -> str:
     """Say how to come by a file that does not exist."""
     if name.startswith("raw_"):
@@ -204,41 +204,33 @@ def _remedy(name: str, path: str) -> str:
 
 
 def _leave_out(missing: set[str], pipeline: Pipeline, catalog: Any) -> list[str]:
-    """Put empty tables in the place of outputs of models that have not been run, for an evaluation of the others.
+    """Put nothing in the place of outputs of models that have not been run, for an evaluation of the others.
 
     Args:
         missing: Inputs whose files do not exist.
         pipeline: The pipeline to run.
-        catalog: Where the empty tables go.
+        catalog: Where the empty outputs go.
 
     Returns:
-        The inputs that are empty now: all of a model of which one is missing.
+        The inputs that are empty now.
     """
     if not missing:
         return []
     # Here, because the models need PyTorch, and other commands of Kedro do not.
     from multitask_recommender.models.variants import VARIANTS
-    from multitask_recommender.pipelines.recommender.nodes import OF_NO_MODEL, empty_output
+    from multitask_recommender.pipelines.recommender.task_affinity import NOT_MEASURED
 
-    read = {name for node in pipeline.nodes if node.namespace == "evaluation" for name in node.inputs}
-    others = {name for node in pipeline.nodes if node.namespace != "evaluation" for name in node.inputs}
-    outputs = {name for name in (read & pipeline.inputs()) - others if empty_output(name) is not None}
-    empty = [name for name in outputs if name in missing and name in OF_NO_MODEL]
-    absent = []
-    for model in VARIANTS:
-        own = [name for name in outputs if name.startswith(f"{model}.")]
-        if missing.intersection(own):
-            absent.append(model)
-            empty += own
-    if absent and len(absent) == len({name.partition(".")[0] for name in outputs} & VARIANTS.keys()):
+    outputs = {f"{model}.outputs": model for model in VARIANTS if f"{model}.outputs" in pipeline.inputs()}
+    absent = [name for name in outputs if name in missing]
+    if not outputs or len(absent) == len(outputs):
         return []
-    for name in empty:
-        catalog[name] = MemoryDataset(empty_output(name))
-    if empty:
-        logger.warning(
-            "Left out, since it has not been run: %s", ", ".join([*absent, *OF_NO_MODEL.intersection(empty)])
-        )
-    return empty
+    empty: dict[str, Any] = {**{name: {} for name in [*outputs, "user_embedding.outputs"]}, **NOT_MEASURED}
+    found = [name for name in empty if name in missing]
+    for name in found:
+        catalog[name] = MemoryDataset(empty[name])
+    if found:
+        logger.warning("Left out, since it has not been run: %s", ", ".join(outputs.get(name, name) for name in found))
+    return found
 
 
 def _show_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -252,8 +244,20 @@ def _show_error(kind: type[BaseException], error: BaseException, trace: Tracebac
         print(f"Error: {said}\n  what to do: correct conf/*/parameters_*.yml or --params.", file=sys.stderr)
     elif isinstance(error, MissingConfigException):
         print(f"Error: {error}\n  what to do: name a folder of conf/ in '--env'.", file=sys.stderr)
+    elif (unknown := _UNKNOWN_NAMESPACES.search(str(error))) is not None:
+        print(f"Error: {error}\n  what to do: {_known_namespaces(unknown[1])}", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
+
+
+def _known_namespaces(unknown: str) -> str:
+    """Say which boxes of the pipeline map were meant: those whose last name was given, or else those at the top."""
+    known = {prefix for node in pipelines["__default__"].nodes for prefix in node.namespace_prefixes}
+    asked = set(re.findall(r"[^\s',\[\]]+", unknown))
+    meant = sorted(name for name in known if name.rpartition(".")[2] in asked)
+    if meant:
+        return f"write them with the boxes around them: --namespaces {','.join(meant)}"
+    return f"name boxes of the pipeline map, as {', '.join(sorted(name for name in known if name.count('.') < 2))}"
 
 
 class RunReport:
@@ -284,10 +288,14 @@ class RunReport:
         "update_report",
     )
 
+    def __init__(self, reuse: Reuse) -> None:
+        self._reuse = reuse
+
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: Any) -> None:
         """Print the table and the paths, if this run made them."""
         outputs = pipeline.all_outputs()
+        written = {name for node in pipeline.nodes if node.name not in self._reuse.reused for name in node.outputs}
         if "headline" in outputs:
             for split, rows in catalog.load("headline").groupby("split", sort=False):
                 table = rows.drop(columns="split").set_index("model")
@@ -300,9 +308,9 @@ class RunReport:
         shown = [name for name in self._SHOWN if name in outputs]
         lists = (name for name in sorted(outputs) if name.endswith(".recommendations"))
         # A model that the study left out has an empty table.
-        example = next((name for name in lists if len(catalog.load(name))), None)
+        example = next((name for name in lists if catalog.get(name).count()), None)
         for name in [*shown, *([example] if example else [])]:
-            print(f"wrote {catalog.get(name)._filepath}")
+            print(f"{'wrote' if name in written else 'unchanged:'} {catalog.get(name)._filepath}")
         if example:
             print("(one file of recommendations per model, in the folder named after it)")
 
@@ -310,7 +318,8 @@ class RunReport:
 class RunRecord:
     """Appends a line on every finished run to the file behind ``run_records`` in the catalog."""
 
-    def __init__(self) -> None:
+    def __init__(self, reuse: Reuse) -> None:
+        self._reuse = reuse
         self._started: dict[str, float] = {}
         self._seconds: dict[str, float] = {}
         self._begin = 0.0
@@ -333,7 +342,7 @@ class RunRecord:
 
     @hook_impl
     def after_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: Any) -> None:
-        """Write the record: data checksums, git commit, versions, parameter digest, seeds, seconds per node."""
+        """Write the record: data checksums, commit, versions, parameter digest, seeds, what ran and what was reused."""
         target = getattr(catalog.get("run_records"), "_filepath", None)
         if target is None:
             return
@@ -343,6 +352,7 @@ class RunRecord:
             if name.startswith("params:")
         }
         record = {
+            "run": run_params.get("run_id"),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "environment": run_params.get("env"),
             "pipeline": run_params.get("pipeline_names") or "__default__",
@@ -359,6 +369,7 @@ class RunRecord:
             },
             "seconds": round(time.perf_counter() - self._begin, 3),
             "seconds_per_node": self._seconds,
+            "reused_from_run": self._reuse.reused,
         }
         path = Path(target)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -377,11 +388,9 @@ def _plain(value: Any) -> Any:
 def _checksums(pipeline: Pipeline, catalog: Any) -> dict[str, str]:
     checksums = {}
     for name in sorted(pipeline.inputs()):
-        paths = [path for path in _local_paths(catalog.get(name)) if path.is_file()]
+        paths = [path for path in local_files(catalog.get(name)) if path.is_file()]
         for path in paths:
-            with path.open("rb") as file:
-                key = name if len(paths) == 1 else f"{name}/{path.name}"
-                checksums[key] = hashlib.file_digest(file, "sha256").hexdigest()
+            checksums[name if len(paths) == 1 else f"{name}/{path.name}"] = file_digest(path)
     return checksums
 
 

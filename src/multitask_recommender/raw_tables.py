@@ -6,6 +6,7 @@ import codecs
 import csv
 import html
 import io
+import itertools
 import json
 import lzma
 import mmap
@@ -19,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, NamedTuple
 
 import duckdb
 import fsspec
@@ -32,10 +33,12 @@ import pyarrow.parquet as pq
 from kedro.io import AbstractDataset, DatasetError
 
 from multitask_recommender.data.raw_columns import FAULT, FILE, ROW
-from multitask_recommender.engines import EngineFile
+from multitask_recommender.duckdb_engine import EngineFile, connect, spill_folder
 from multitask_recommender.foundation.errors import DataError
 
 _CHUNK = 1 << 20
+_ROWS = 1 << 17
+"""So many rows are in memory at a time."""
 _ENTITY = re.compile(r"&(?:#\d+|#[xX][0-9a-fA-F]+|[A-Za-z][A-Za-z0-9]*);")
 _INVISIBLE = "\u200b\u2060\ufeff\u00ad \u00a0\t"
 _NO_NUMBERS = np.empty(0, np.int64)
@@ -178,25 +181,22 @@ class RawTable(AbstractDataset[None, ir.Table]):
             DataError: If a file is missing, empty, in another encoding or has rows that do not fit and are not to be
                 dropped.
         """
-        parts: list[pa.Table] = []
         self._places = []
         start = 0
-        for name, inside in self._files.items():
+        folder = spill_folder()
+        parts = [folder / f"{self._table}.{number}.parquet" for number in range(len(self._files))]
+        for target, (name, inside) in zip(parts, self._files.items(), strict=True):
             with self._local_copy(inside) as path:
-                table, rows, line = self._read(path, inside)
+                found = self._read(path, inside, _Rows(target, start, name or None))
             # Lines are rows as long as no value holds a line break.
-            broken = any(pc.any(pc.match_substring(column, "\n")).as_py() for column in _texts(table))
-            self._places.append((start, inside or Path(self._filepath).name, None if broken else line))
-            place = pc.add(table[ROW], pa.scalar(start, pa.int64()))
-            table = table.set_column(table.column_names.index(ROW), ROW, place)
-            table = table.append_column(FILE, pa.repeat(pa.scalar(name or None, pa.string()), len(table)))
-            parts.append(table)
-            start += rows
-        table = _concatenate(parts)
-        absent = [name for name, other in self._rename.items() if other not in table.column_names]
+            self._places.append((start, inside or Path(self._filepath).name, None if found.broken else found.line))
+            start += found.rows
+        path = _concatenate(parts, folder / f"{self._table}.parquet")
+        names = pq.read_schema(path).names
+        absent = [name for name, other in self._rename.items() if other not in names]
         if absent:
             raise self._error(f"'rename' names the column '{absent[0]}', which no file has.", "correct 'rename'")
-        return self._engine.register(self._table, table)
+        return self._engine.read_file(path, self._table)
 
     def save(self, data: None) -> None:
         """Refuse: raw tables are never written."""
@@ -289,21 +289,19 @@ class RawTable(AbstractDataset[None, ir.Table]):
                     return
                 chunk = source.read(_CHUNK)
 
-    def _read(self, path: Path, inside: str) -> tuple[pa.Table, int, int | None]:
-        """Read one file: its table with the column ``(row)``, its number of rows, and the line of its first row."""
+    def _read(self, path: Path, inside: str, target: _Rows) -> _FileRead:
+        """Read one file, a part of its rows at a time, and write them to ``target``."""
         if path.stat().st_size == 0:
             raise self._error("The file is empty.", "name a file that holds rows in 'filepath'", inside)
-        connection = duckdb.connect()
+        connection = connect()
         try:
             if self._file_format == "csv":
-                return self._read_csv(connection, path, inside)
-            return self._read_typed(connection, path, inside)
+                return self._read_csv(connection, path, inside, target)
+            return self._read_typed(connection, path, inside, target)
         finally:
             connection.close()
 
-    def _read_typed(
-        self, connection: duckdb.DuckDBPyConnection, path: Path, inside: str
-    ) -> tuple[pa.Table, int, int | None]:
+    def _read_typed(self, connection: duckdb.DuckDBPyConnection, path: Path, inside: str, target: _Rows) -> _FileRead:
         lines = False
         try:
             if self._file_format == "parquet":
@@ -320,16 +318,24 @@ class RawTable(AbstractDataset[None, ir.Table]):
                 found = connection.sql(f"SELECT json FROM read_json_objects(?, format='{layout}')", params=[str(path)])
                 names, columns = _json_columns(found)
             names = self._renamed(names, inside)
-            arrow = found.project(", ".join([*columns, "1"])).to_arrow_table().select(range(len(names)))
+            broken = self._write(found.project(", ".join([*columns, "1"])), names, target)
         except (duckdb.Error, pa.ArrowException) as error:
             if lines:
                 self._refuse_first_bad_json(path, inside)
             message = str(error).replace(str(path), "the file").splitlines()[0]
             raise self._error(f"The file cannot be read: {message}", "correct 'file_format'", inside) from None
-        arrow = self._finish(arrow.rename_columns(names))
-        arrow = arrow.append_column(ROW, _count(len(arrow)))
-        arrow = arrow.append_column(FAULT, pa.nulls(len(arrow), pa.string()))
-        return arrow, len(arrow), 1 if lines and not _has_blank_lines(path) else None
+        return _FileRead(target.rows, 1 if lines and not _has_blank_lines(path) else None, broken)
+
+    def _write(self, relation: duckdb.DuckDBPyRelation, names: list[str], target: _Rows) -> bool:
+        """Write the first columns of a relation under some names; return whether a value holds a line break."""
+        reader = relation.to_arrow_reader(_ROWS)
+        broken = False
+        with target.open():
+            for batch in itertools.chain([reader.schema.empty_table()], map(_as_table, reader)):
+                table = self._finish(batch.select(range(len(names))).rename_columns(names))
+                broken = broken or any(pc.any(pc.match_substring(text, "\n")).as_py() for text in _texts(table))
+                target.add(table)
+        return broken
 
     def _renamed(self, names: list[str], inside: str) -> list[str]:
         """Give the columns their other names, and refuse names that are equal or differ in case alone."""
@@ -395,9 +401,7 @@ class RawTable(AbstractDataset[None, ir.Table]):
             rest.replace(path)
         return skipped
 
-    def _read_csv(
-        self, connection: duckdb.DuckDBPyConnection, path: Path, inside: str
-    ) -> tuple[pa.Table, int, int | None]:
+    def _read_csv(self, connection: duckdb.DuckDBPyConnection, path: Path, inside: str, target: _Rows) -> _FileRead:
         skipped = self._pass_over(path, inside)
         if path.stat().st_size == 0:
             raise self._error("The file is empty after the lines that are passed over.", "correct 'skip_lines'", inside)
@@ -419,8 +423,9 @@ class RawTable(AbstractDataset[None, ir.Table]):
             del options["escape"]
         shown = ", ".join(f"{name}={_sql(value)}" for name, value in options.items())
         try:
-            table = connection.sql(f"SELECT * FROM read_csv({_sql(str(path))}, {shown})").to_arrow_table()
-        except duckdb.Error as error:
+            relation = connection.sql(f"SELECT * FROM read_csv({_sql(str(path))}, {shown})")
+            broken = self._write(relation, names, target)
+        except (duckdb.Error, pa.ArrowException) as error:
             message = str(error).replace(str(path), "the file").splitlines()[0]
             raise self._error(
                 f"The file cannot be read: {message}", "correct 'delimiter', 'quote' or 'escape'", inside
@@ -454,16 +459,10 @@ class RawTable(AbstractDataset[None, ir.Table]):
                 )
                 fault.locate = partial(_row_and_line, line)
                 raise fault
-        total = len(table) + len(rows)
-        read = np.setdiff1d(np.arange(total), rows)
-        table = self._finish(table).append_column(ROW, pa.array(read))
-        table = table.append_column(FAULT, pa.nulls(len(table), pa.string()))
         if len(rows):
-            reasons = pa.array([_explain(kind, len(names)) for _, kind, *_ in faults])
-            empty = {name: pa.nulls(len(rows), pa.string()) for name in names}
-            bad = pa.table({**empty, ROW: pa.array(rows, pa.int64()), FAULT: reasons})
-            table = pa.concat_tables([table, bad.select(table.column_names)])
-        return table, total, None if len(names) > 1 and _has_blank_lines(path) else first_line + skipped
+            target.set_aside(rows, [_explain(kind, len(names)) for _, kind, *_ in faults])
+        no_lines = len(names) > 1 and _has_blank_lines(path)
+        return _FileRead(target.rows, None if no_lines else first_line + skipped, broken)
 
     def _line_breaks(self, path: Path, columns: int) -> tuple[np.ndarray, np.ndarray]:
         """Places of the bytes that end a line, and of those that end a blank line, which is no row."""
@@ -552,21 +551,110 @@ def _json_columns(objects: duckdb.DuckDBPyRelation) -> tuple[list[str], list[str
     return names, columns
 
 
-def _concatenate(parts: list[pa.Table]) -> pa.Table:
-    """One table of several; a column that is missing in one is null there, and a text among lists is a list of one."""
-    schemas = pa.unify_schemas([pa.schema([f for f in part.schema if pa.types.is_list(f.type)]) for part in parts])
-    for number, part in enumerate(parts):
-        for name in schemas.names:
-            if name in part.column_names and not pa.types.is_list(part.schema.field(name).type):
-                texts = part[name].combine_chunks()
-                lists = pa.ListArray.from_arrays(np.arange(len(texts) + 1, dtype=np.int32), texts, mask=texts.is_null())
-                part = part.set_column(part.column_names.index(name), name, lists)
-        parts[number] = part
-    return pa.concat_tables(parts, promote_options="default")
+def _as_table(batch: pa.RecordBatch) -> pa.Table:
+    return pa.Table.from_batches([batch])
 
 
-def _count(rows: int) -> pa.Array:
-    return pa.array(np.arange(rows, dtype=np.int64))
+class _FileRead(NamedTuple):
+    """What is known of a file that was read: its rows, the line of the first one, whether a value has a line break."""
+
+    rows: int
+    line: int | None
+    broken: bool
+
+
+class _Rows:
+    """The rows of one raw file as they are read, in a parquet file with the columns of every raw table.
+
+    Args:
+        path: Where the file goes.
+        start: Number of its first row among those of all files.
+        name: What fills the column ``(file)``.
+    """
+
+    def __init__(self, path: Path, start: int, name: str | None) -> None:
+        self.path, self.rows = path, 0
+        self._start, self._name = start, name
+        self._writer: pq.ParquetWriter | None = None
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Write the tables that are added meanwhile."""
+        try:
+            yield
+        finally:
+            if self._writer is not None:
+                self._writer.close()
+                self._writer = None
+
+    def add(self, table: pa.Table) -> None:
+        """Add rows, with their place, the name of the file and no fault."""
+        count = len(table)
+        place = np.arange(self.rows, self.rows + count) + self._start
+        self._add(table, place, pa.nulls(count, pa.string()))
+        self.rows += count
+
+    def _add(self, table: pa.Table, place: np.ndarray, fault: pa.Array) -> None:
+        table = table.append_column(ROW, pa.array(place, pa.int64())).append_column(FAULT, fault)
+        table = table.append_column(FILE, pa.repeat(pa.scalar(self._name, pa.string()), len(table)))
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self.path, table.schema, compression="zstd")
+        self._writer.write_table(table)
+
+    def set_aside(self, rows: np.ndarray, reasons: list[str]) -> None:
+        """Move the rows that were written to their places among all, and add those that could not be read.
+
+        Args:
+            rows: (n,) places of the rows that could not be read, ascending.
+            reasons: Why.
+        """
+        before = self.path.with_suffix(".read")
+        self.path.replace(before)
+        passed = rows - np.arange(len(rows))
+        with self.open(), pq.ParquetFile(before) as file:
+            schema = file.schema_arrow
+            own = [name for name in schema.names if name not in (ROW, FAULT, FILE)]
+            for batch in file.iter_batches(_ROWS):
+                place = batch.column(ROW).to_numpy() - self._start
+                place = place + np.searchsorted(passed, place, side="right") + self._start
+                self._add(_as_table(batch).select(own), place, batch.column(FAULT))
+            none = {name: pa.nulls(len(rows), schema.field(name).type) for name in own}
+            self._add(pa.table(none), rows + self._start, pa.array(reasons, pa.string()))
+        before.unlink()
+        self.rows += len(rows)
+
+
+def _concatenate(parts: list[Path], target: Path) -> Path:
+    """Make one file of several, in ``target``, and return it; the only one stays where it is.
+
+    A column that is missing in one is null there, and a text among lists is a list of one.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    schemas = [pq.read_schema(part) for part in parts]
+    lists = pa.unify_schemas([pa.schema([f for f in own if pa.types.is_list(f.type)]) for own in schemas])
+    kinds: dict[str, pa.DataType] = {}
+    for own in schemas:
+        kinds |= {f.name: lists.field(f.name).type if f.name in lists.names else f.type for f in own}
+    schema = pa.schema(list(kinds.items()))
+    with pq.ParquetWriter(target, schema, compression="zstd") as writer:
+        for part in parts:
+            with pq.ParquetFile(part) as file:
+                for batch in file.iter_batches(_ROWS):
+                    columns = [_of_kind(batch, field) for field in schema]
+                    writer.write_table(pa.table(columns, schema=schema))
+            part.unlink()
+    return target
+
+
+def _of_kind(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
+    if field.name not in batch.schema.names:
+        return pa.nulls(len(batch), field.type)
+    column = batch.column(field.name)
+    if pa.types.is_list(field.type) and not pa.types.is_list(column.type):
+        offsets = pa.array(np.arange(len(column) + 1, dtype=np.int32))
+        return pa.ListArray.from_arrays(offsets, column, mask=column.is_null())
+    return column
 
 
 def _explain(kind: str, columns: int) -> str:

@@ -13,6 +13,8 @@ from multitask_recommender.hooks import (
     RunReport,
     TrainingDevice,
 )
+from multitask_recommender.runs.one_run import OneRun
+from multitask_recommender.runs.reuse import Reuse, ReusingSession, StudyContext
 
 
 def package_file(package: str, path: str) -> str:
@@ -27,7 +29,23 @@ def package_file(package: str, path: str) -> str:
     return (Path(specification.origin).parent / path).as_posix()
 
 
-HOOKS = (FreeDatasets(), ParameterNames(), TrainingDevice(), Runners(), RunReport(), RunRecord(), ReadableErrors())
+_REUSE = Reuse()
+# Kedro calls the last one first.
+HOOKS = (
+    FreeDatasets(),
+    ParameterNames(),
+    TrainingDevice(),
+    Runners(),
+    RunReport(_REUSE),
+    RunRecord(_REUSE),
+    _REUSE,
+    ReadableErrors(),
+    OneRun(),
+)
+# The viewer's record of a run knows nothing of nodes that are reused, and warns at every run that it is not kept.
+DISABLE_HOOKS_FOR_PLUGINS = ("kedro-viz",)
+SESSION_CLASS = ReusingSession
+CONTEXT_CLASS = StudyContext
 CONFIG_LOADER_CLASS = StudyConfigLoader
 CONFIG_LOADER_ARGS = {
     "base_env": "base",

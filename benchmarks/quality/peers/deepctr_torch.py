@@ -40,14 +40,21 @@ GRID = [
 ]
 
 
-def _fit(model_class: type, training: Training, settings: Settings, seed: int) -> Iterator[tuple[Settings, Predict]]:
-    dimension = settings["embedding"]
+def _codes(training: Training) -> dict[str, tuple[np.ndarray, str]]:
+    """Return feature to its codes and whether users or items have them."""
     codes = {name: (training.user_codes[name], "user") for name in training.user_codes}
-    codes |= {name: (training.item_codes[name], "item") for name in training.item_codes}
-    columns = [
+    return codes | {name: (training.item_codes[name], "item") for name in training.item_codes}
+
+
+def feature_columns(training: Training, dimension: int) -> list[SparseFeat | VarLenSparseFeat]:
+    """Return the library's description of the features, with vectors of a length."""
+    return [
         SparseFeat("user", training.users, embedding_dim=dimension),
         SparseFeat("item", training.items, embedding_dim=dimension),
-        *[SparseFeat(name, int(code.max()) + 1, embedding_dim=dimension) for name, (code, _) in codes.items()],
+        *[
+            SparseFeat(name, int(code.max()) + 1, embedding_dim=dimension)
+            for name, (code, _) in _codes(training).items()
+        ],
         VarLenSparseFeat(
             SparseFeat("genres", int(training.genres.max()) + 1, embedding_dim=dimension),
             maxlen=training.genres.shape[1],
@@ -55,12 +62,16 @@ def _fit(model_class: type, training: Training, settings: Settings, seed: int) -
         ),
     ]
 
-    def inputs(user: np.ndarray, item: np.ndarray) -> dict[str, np.ndarray]:
-        given = {name: code[user if side == "user" else item] for name, (code, side) in codes.items()}
-        return {"user": user, "item": item, **given, "genres": training.genres[item]}
 
+def model_inputs(training: Training, user: np.ndarray, item: np.ndarray) -> dict[str, np.ndarray]:
+    """Return feature to its codes for pairs."""
+    given = {name: code[user if side == "user" else item] for name, (code, side) in _codes(training).items()}
+    return {"user": user, "item": item, **given, "genres": training.genres[item]}
+
+
+def _fit(model_class: type, training: Training, settings: Settings, seed: int) -> Iterator[tuple[Settings, Predict]]:
     model = model_class(
-        columns,
+        feature_columns(training, settings["embedding"]),
         l2_reg_embedding=settings["l2"],
         init_std=settings["init"],
         dnn_dropout=settings["dropout"],
@@ -76,13 +87,13 @@ def _fit(model_class: type, training: Training, settings: Settings, seed: int) -
     labels[:, 0] -= mean
 
     def predict(user: np.ndarray, item: np.ndarray, time: np.ndarray) -> Scores:
-        scores = model.predict(inputs(user, item), batch_size=4096)
+        scores = model.predict(model_inputs(training, user, item), batch_size=4096)
         return {"rating": scores[:, 0] + mean, "like": scores[:, 1]}
 
     done, (_, stops) = 0, checkpoints(settings)
     for stop in stops:
         model.fit(
-            inputs(training.user, training.item),
+            model_inputs(training, training.user, training.item),
             labels,
             batch_size=settings["batch"],
             initial_epoch=done,

@@ -29,7 +29,7 @@ _parameters = OmegaConfigLoader(
 )["parameters"]
 
 
-def _block(training: Training, dated: bool, later: bool) -> VariantParameters:
+def block(training: Training, dated: bool, later: bool) -> VariantParameters:
     """Return the model's block of parameters as it holds for such rows.
 
     Args:
@@ -50,7 +50,13 @@ def _features(training: Training, side: str) -> sparse.csr_matrix:
     return sparse.csr_matrix(tuple(parts[:3]), shape=tuple(parts[3]))
 
 
-def _interactions(user: np.ndarray, item: np.ndarray, rating: np.ndarray, time: np.ndarray) -> Interactions:
+def features_of_both(training: Training) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
+    """Return the features of users and of items."""
+    return _features(training, "user"), _features(training, "item")
+
+
+def interactions(user: np.ndarray, item: np.ndarray, rating: np.ndarray, time: np.ndarray) -> Interactions:
+    """Return rows with the tasks of the study."""
     like = rating >= 4
     return Interactions(
         user,
@@ -66,21 +72,19 @@ def _fit(
 ) -> Iterator[tuple[Settings, Predict]]:
     """Fit a candidate of the search, which is asked in several ways, or chosen settings."""
     if "candidate" in settings:
-        block = _block(training, dated, later)
-        grid = Grid.of(block.search or {}, CANDIDATES, derive_seed(0, "benchmark", WIDE.name))
+        own = block(training, dated, later)
+        grid = Grid.of(own.search or {}, CANDIDATES, derive_seed(0, "benchmark", WIDE.name))
         if settings["candidate"] >= len(grid.fits):
             return
-        each = [block.with_values({**grid.fits[settings["candidate"]], **way}) for way in grid.ways]
+        each = [own.with_values({**grid.fits[settings["candidate"]], **way}) for way in grid.ways]
     else:
         each = [WIDE.settings.model_validate(settings)]
     tasks = DatasetSettings.model_validate(_parameters["dataset"]).tasks
-    side = SideInformation(
-        tasks, training.users, training.items, _features(training, "user"), _features(training, "item")
-    )
-    rows = _interactions(training.user, training.item, training.rating, training.time)
+    side = SideInformation(tasks, training.users, training.items, *features_of_both(training))
+    rows = interactions(training.user, training.item, training.rating, training.time)
     known, names = rows, [f"history_{name}" for name in ("user", "item", "rating", "time")]
     if names[0] in training.arrays:
-        known = _interactions(*(training.arrays[name] for name in names))
+        known = interactions(*(training.arrays[name] for name in names))
     recommender = WIDE.make(each[0], tasks)
     with single_threaded():
         recommender.fit(rows, side, derive_seed(0, "benchmark", WIDE.name, seed))

@@ -55,27 +55,38 @@ class Batches:
             yield {name: values[rows] for name, values in self._features.items()}, self._labels[rows]
 
 
-def _fit(
-    make: Callable[[list[Any], Settings], torch.nn.Module], training: Training, settings: Settings, seed: int
-) -> Iterator[tuple[Settings, Predict]]:
-    torch.manual_seed(seed)
-    dimension, start = settings["embedding"], RandomNormal(0, settings["init"])
+def _codes(training: Training) -> dict[str, tuple[np.ndarray, str]]:
+    """Return feature to its codes and whether users or items have them."""
     codes = {name: (training.user_codes[name], "user") for name in training.user_codes}
-    codes |= {name: (training.item_codes[name], "item") for name in training.item_codes}
-    features = [
+    return codes | {name: (training.item_codes[name], "item") for name in training.item_codes}
+
+
+def features_of(training: Training, dimension: int, spread: float) -> list[SparseFeature | SequenceFeature]:
+    """Return the library's description of the features: vectors of a length with an initial spread."""
+    start = RandomNormal(0, spread)
+    codes = _codes(training)
+    return [
         SparseFeature("user", training.users, dimension, initializer=start),
         SparseFeature("item", training.items, dimension, initializer=start),
         *[SparseFeature(name, int(code.max()) + 1, dimension, initializer=start) for name, (code, _) in codes.items()],
         SequenceFeature("genres", int(training.genres.max()) + 1, dimension, padding_idx=0, initializer=start),
     ]
 
-    def inputs(user: np.ndarray, item: np.ndarray) -> dict[str, np.ndarray]:
-        given = {name: code[user if side == "user" else item] for name, (code, side) in codes.items()}
-        return {"user": user, "item": item, **given, "genres": training.genres[item]}
 
+def model_inputs(training: Training, user: np.ndarray, item: np.ndarray) -> dict[str, np.ndarray]:
+    """Return feature to its codes for pairs."""
+    given = {name: code[user if side == "user" else item] for name, (code, side) in _codes(training).items()}
+    return {"user": user, "item": item, **given, "genres": training.genres[item]}
+
+
+def _fit(
+    make: Callable[[list[Any], Settings], torch.nn.Module], training: Training, settings: Settings, seed: int
+) -> Iterator[tuple[Settings, Predict]]:
+    torch.manual_seed(seed)
+    features = features_of(training, settings["embedding"], settings["init"])
     mean = float(training.rating.mean())
     labels = np.stack([training.rating - mean, training.rating >= 4], axis=1).astype(np.float32)
-    loader = Batches(inputs(training.user, training.item), labels, settings["batch"], seed)
+    loader = Batches(model_inputs(training, training.user, training.item), labels, settings["batch"], seed)
     model = make(features, settings)
     trainer = MTLTrainer(
         model, TYPES, optimizer_params={"lr": settings["learning_rate"], "weight_decay": settings["decay"]}
@@ -84,7 +95,9 @@ def _fit(
     def predict(user: np.ndarray, item: np.ndarray, time: np.ndarray) -> Scores:
         model.eval()
         with torch.no_grad():
-            scores = model({name: torch.from_numpy(values) for name, values in inputs(user, item).items()}).numpy()
+            scores = model(
+                {name: torch.from_numpy(values) for name, values in model_inputs(training, user, item).items()}
+            ).numpy()
         return {"rating": scores[:, 0] + mean, "like": scores[:, 1]}
 
     last, stops = checkpoints(settings)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -12,6 +12,8 @@ from multitask_recommender.data.interactions import BoolArray, FloatArray, IntAr
 from multitask_recommender.data.tasks import PairRule, Task
 
 Order = Literal["time", "item"]
+_ROWS = 2**21
+"""About so many rows are made to pairs at a time."""
 
 
 def pair_rules(tasks: Mapping[str, Task], merged: str | None = None) -> dict[str, PairRule]:
@@ -41,6 +43,10 @@ def as_pairs(rows: Interactions, rules: Mapping[str, PairRule], order: Order = "
     Returns:
         The pairs, sorted by user.
     """
+    if len(rows) > _ROWS:
+        # By parts that end with a user: what is sorted is as small as a part.
+        parts = [as_pairs(part, rules, order) for part in _parts(rows)]
+        return rows if order == "time" and sum(map(len, parts)) == len(rows) else concatenated(parts)
     key = rows.user * (int(rows.item.max(initial=0)) + 1) + rows.item
     by_pair = np.argsort(key, kind="stable")
     starts = np.flatnonzero(np.append(True, np.diff(key[by_pair]) != 0)[: len(key)])
@@ -55,6 +61,37 @@ def as_pairs(rows: Interactions, rules: Mapping[str, PairRule], order: Order = "
         pairs = rows.where(last)
     # Pairs stand by user and item now.
     return pairs if order == "item" else pairs.where(np.argsort(last, kind="stable"))
+
+
+def _parts(rows: Interactions) -> Iterator[Interactions]:
+    """Divide rows into parts of some ``_ROWS`` that end with a user, and that are at most as long if users allow it."""
+    begin = 0
+    while begin < len(rows):
+        end = min(begin + _ROWS, len(rows))
+        if end < len(rows):
+            first = int(np.searchsorted(rows.user, rows.user[end]))
+            end = first if first > begin else int(np.searchsorted(rows.user, rows.user[end], side="right"))
+        yield rows.where(slice(begin, end))
+        begin = end
+
+
+def concatenated(parts: Sequence[Interactions]) -> Interactions:
+    """Put rows behind each other."""
+    first = parts[0]
+
+    def together(column: Callable[[Interactions], np.ndarray | None]) -> Any:
+        columns = [column(part) for part in parts]
+        return None if columns[0] is None else np.concatenate(cast(list[np.ndarray], columns))
+
+    return Interactions(
+        user=together(lambda part: part.user),
+        item=together(lambda part: part.item),
+        labels={name: together(lambda part, name=name: part.labels[name]) for name in first.labels},
+        relevant={name: together(lambda part, name=name: part.relevant[name]) for name in first.relevant},
+        fold=together(lambda part: part.fold),
+        time=together(lambda part: part.time),
+        weight=together(lambda part: part.weight),
+    )
 
 
 def _merge(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 
 import ibis
@@ -40,9 +41,19 @@ class TrainingTables:
     user_features: ir.Table
     item_features: ir.Table
 
+    @classmethod
+    def of(cls, dataset: DatasetSettings, training_data: Mapping[str, ir.Table]) -> TrainingTables:
+        """Take the tables out of the bundle ``training_data``."""
+        names = [field.name for field in fields(cls) if field.name != "dataset"]
+        return cls(dataset, *(training_data[name] for name in names))
+
     def events(self, split: str) -> Interactions:
         """Read the training rows of a split, where a user may meet an item many times."""
         return read_interactions(self.behaviour_sequences, split, self.dataset.tasks)
+
+    def count(self) -> int:
+        """Count the training rows of all splits."""
+        return int(self.behaviour_sequences.count().execute())
 
     def rows(self, split: str) -> Interactions:
         """Read the pairs that the training rows of a split make."""
@@ -53,7 +64,7 @@ class TrainingTables:
         columns = ["split", "user", "position", "item", "time", *self.dataset.tasks]
         columns += [f"relevant_{name}" for name in self.dataset.tasks]
         both = ibis.union(self.behaviour_sequences.select(columns), validation_rows.select(columns))
-        events = read_interactions(both, split, self.dataset.tasks)
+        events = read_interactions(both, split, self.dataset.tasks, mostly_sorted=False)
         return Histories(as_pairs(events, pair_rules(self.dataset.tasks)), side.user_features)
 
     @cached_property

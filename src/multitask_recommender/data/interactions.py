@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from multitask_recommender.data.streams import read_arrays
 from multitask_recommender.data.tasks import Task
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
+_BLOCK = 2**20
 
 EVERYTHING = "everything"
 """Name of the additional split whose training part is all interactions: the recommendations are made from it."""
@@ -37,7 +39,7 @@ class Interactions:
         item: (rows,) number of the item.
         labels: Task to (rows,) labels, NaN where the task does not ask.
         relevant: Task to (rows,), whether the pair counts as relevant when the task ranks.
-        fold: (rows,) cross-validation fold, or None.
+        fold: (rows,) cross-validation fold, of any type of whole numbers, or None.
         time: (rows,) seconds, or None where the data has no times.
         weight: (rows,) how much a row of a history counts, on average 1; None: all count alike.
     """
@@ -46,15 +48,15 @@ class Interactions:
     item: IntArray
     labels: dict[str, FloatArray]
     relevant: dict[str, BoolArray]
-    fold: IntArray | None = None
+    fold: NDArray[np.integer] | None = None
     time: NDArray[np.float64] | None = None
     weight: FloatArray | None = None
 
     def __len__(self) -> int:
         return len(self.user)
 
-    def where(self, mask: BoolArray | IntArray) -> Interactions:
-        """Return the rows in which ``mask`` (rows,) is true, or those at the places that it lists."""
+    def where(self, mask: BoolArray | IntArray | slice) -> Interactions:
+        """Return the rows in which ``mask`` (rows,) is true, or those at the places that it lists or spans."""
         return Interactions(
             user=self.user[mask],
             item=self.item[mask],
@@ -134,18 +136,46 @@ class SideInformation:
         return replace(self, users=0, user_features=nobody)
 
 
-def read_interactions(table: ir.Table, split: str, tasks: dict[str, Task]) -> Interactions:
+def read_interactions(table: ir.Table, split: str, tasks: dict[str, Task], mostly_sorted: bool = True) -> Interactions:
     """Turn the rows of one split into arrays.
 
     Args:
         table: ``behaviour_sequences``, ``validation_rows`` or ``test_labels``.
         split: Name of the split.
         tasks: The tasks by name.
+        mostly_sorted: Whether the rows are likely to stand in order, which is tried before they are sorted.
 
     Returns:
         The rows, sorted by user and by position in the behaviour sequence.
     """
-    return interactions_of(table.filter(table.split == split).order_by("user", "position").to_pyarrow(), tasks)
+    own = table.filter(table.split == split)
+    kinds: dict[str, type[np.generic]] = {"user": np.int64, "position": np.int32, "item": np.int64, "time": np.float64}
+    kinds |= dict.fromkeys(tasks, np.float32) | dict.fromkeys((f"relevant_{name}" for name in tasks), np.bool_)
+    if "fold" in table.columns:
+        kinds["fold"] = np.int16
+    count = int(own.count().execute())
+    rows = read_arrays(own if mostly_sorted else own.order_by("user", "position"), kinds, count)
+    if not _in_order(rows["user"], rows["position"]):
+        rows = read_arrays(own.order_by("user", "position"), kinds, count)
+    time = rows["time"]
+    return Interactions(
+        user=rows["user"],
+        item=rows["item"],
+        labels={name: rows[name] for name in tasks},
+        relevant={name: rows[f"relevant_{name}"] for name in tasks},
+        fold=rows.get("fold"),
+        time=None if np.isnan(time).any() else time,
+    )
+
+
+def _in_order(user: IntArray, position: NDArray[np.int32]) -> bool:
+    """Return whether rows are sorted by user and position: those of a table that was written so mostly are."""
+    for begin in range(0, len(user), _BLOCK):
+        # With the first row of the next block.
+        own, place = user[begin : begin + _BLOCK + 1], position[begin : begin + _BLOCK + 1]
+        if not ((own[1:] > own[:-1]) | ((own[1:] == own[:-1]) & (place[1:] >= place[:-1]))).all():
+            return False
+    return True
 
 
 def interactions_of(rows: pa.Table, tasks: Iterable[str]) -> Interactions:

@@ -15,19 +15,22 @@ of the whole data set, so that any order of them gives the same figures.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import chain
 
 import ibis
 import ibis.expr.types as ir
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
+from multitask_recommender.data.streams import read_arrays
 from multitask_recommender.foundation.randomness import derive_seed, scramble
 
 Colours = NDArray[np.uint64]
 _MOST_ROUNDS = 10
 _BLOCK = 2**20
-_PLACE = "(place)"  # Features may have any name without parentheses.
+_PLACE, _KIND, _FIRST = "(place)", "(kind)", "(first)"  # Features may have any name without parentheses.
 
 
 def refine(
@@ -64,16 +67,28 @@ def refine(
 
 
 def _first_colours(table: ir.Table, features: Iterable[str], key: int) -> Colours:
-    """(n,) hashes of a seed and the features, in the order of the identifiers."""
+    """(n,) hashes of a seed and the features, in the order of the identifiers; equal features are hashed once."""
     names = list(features)
+    if names:
+        kinds = ibis.dense_rank().over(order_by=[table[name] for name in names])
+        table = table.select(_PLACE, *names, **{_KIND: kinds}).cache()
+        kind = np.empty(int(table.count().execute()), np.int64)
+        found = read_arrays(table, {_PLACE: np.int64, _KIND: np.int64}, len(kind))
+        kind[found[_PLACE]] = found[_KIND]
+        first = table.mutate(**{_FIRST: ibis.row_number().over(group_by=_KIND, order_by=_PLACE)})
+        table = first.filter(first[_FIRST] == 0).select(_KIND, *names).order_by(_KIND)
+    else:
+        kind = np.zeros(int(table.count().execute()), np.int64)
     colours: list[int] = []
-    for batch in table.order_by(_PLACE).select(_PLACE, *names).to_pyarrow().to_batches(_BLOCK):
-        columns = [batch.column(name).to_pylist() for name in names]
-        values: Iterable[tuple[object, ...]] = zip(*columns, strict=True) if names else [()] * len(batch)
-        for own in values:
-            digest = hashlib.blake2b(repr(own).encode(), digest_size=8, key=key.to_bytes(8, "big"))
-            colours.append(int.from_bytes(digest.digest(), "big"))
-    return np.array(colours, dtype=np.uint64)
+    batches = table.select(*names).to_pyarrow_batches(chunk_size=_BLOCK) if names else ()
+    for own in chain.from_iterable(_values(batch, names) for batch in batches) if names else [()]:
+        digest = hashlib.blake2b(repr(own).encode(), digest_size=8, key=key.to_bytes(8, "big"))
+        colours.append(int.from_bytes(digest.digest(), "big"))
+    return np.array(colours, dtype=np.uint64)[kind]
+
+
+def _values(batch: pa.RecordBatch, names: list[str]) -> Iterator[tuple[object, ...]]:
+    return zip(*[batch.column(name).to_pylist() for name in names], strict=True)
 
 
 def number_tables(
@@ -101,10 +116,10 @@ def number_tables(
         tables.append(table.mutate(**{_PLACE: place}).cache())
         first.append(_first_colours(tables[-1], names, derive_seed(seed, "numbers", key)))
         rows = rows.inner_join(tables[-1].select(f"{key}_id", **{key: _PLACE}), f"{key}_id")
-    found = rows.select("row", "user", "item", "timestamp").to_pyarrow()
-    row, user, item = (found[name].to_numpy() for name in ("row", *keys))
-    time = found["timestamp"].cast("float64").to_numpy()
-    colours = refine(user, item, time, (first[0], first[1]))
+    kinds: dict[str, type[np.generic]] = {"row": np.int64, "user": np.int32, "item": np.int32, "timestamp": np.float64}
+    found = read_arrays(rows.mutate(timestamp=rows.timestamp.cast("float64")), kinds)
+    row, user, item = (found[name] for name in ("row", *keys))
+    colours = refine(user, item, found.pop("timestamp"), (first[0], first[1]))
     numbered = []
     for key, table, own, colour in zip(keys, tables, (user, item), colours, strict=True):
         earliest = np.full(len(colour), np.iinfo(np.int64).max)

@@ -8,6 +8,7 @@ from functools import partial
 import ibis
 import ibis.expr.types as ir
 import numpy as np
+import pyarrow as pa
 
 from multitask_recommender.data.description import SplitSettings
 from multitask_recommender.data.folds import IN_TIME, Candidates
@@ -37,7 +38,9 @@ def _shuffled_positions(count: int, seed: int) -> ir.Table:
     """Table (place, position): where the shuffle puts each of ``count`` things."""
     # The legacy generator, because published splits of MovieLens were made with it.
     order = np.random.RandomState(seed).permutation(count)
-    return ibis.memtable({"place": order.astype(np.int64), "position": np.arange(count, dtype=np.int64)})
+    small = np.int32 if count < 2**31 else np.int64
+    columns = {"place": order.astype(small), "position": np.arange(count, dtype=small)}
+    return ibis.memtable(pa.table(columns)).cast({"place": "int64", "position": "int64"})
 
 
 def _part(is_test: ir.BooleanValue, is_validation: ir.BooleanValue) -> ir.StringValue:

@@ -782,13 +782,14 @@ def _settle_interactions(
         table = report.keep(table, ~(outside | unreadable), name, f"unreadable: '{signal.column}' is not {limits}")
     signals = [signal for signal in settings.signal_names if signal in table.columns]
     columns = [*_KEPT, *signals]
-    table = table.select(*columns).cache()
+    table = table.select(*columns)
     if settings.keeps_events:
         return table
     if settings.duplicates in MERGED:
         return _merge(table, settings, signals, report, name)
     order = ["row"] if settings.timestamp is None else ["timestamp", "row"]
-    return _settle_repeated(table, name, key, pair, order, settings.duplicates, report)
+    settled = _settle_repeated(table, name, key, pair, order, settings.duplicates, report)
+    return settled if settings.duplicates == "refuse" else settled.cache()
 
 
 def _spelling_advice(unknown: ir.Table, known: ir.Table, identifier: str) -> str:
@@ -928,7 +929,8 @@ def validate_tables(
         .order_by("row")
     )
     return (
-        interactions,
+        # Checks, labels and the file are made from it; joined once for all of them.
+        interactions.cache(),
         users.select("user", "user_id", *settings.users.features).order_by("user_id"),
         items.select("item", "item_id", "title", *settings.items.features).order_by("item_id"),
         report.table(),

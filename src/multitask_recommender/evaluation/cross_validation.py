@@ -25,6 +25,7 @@ from multitask_recommender.foundation.errors import StudyError, TrainingError
 from multitask_recommender.foundation.jobs import run_jobs
 from multitask_recommender.foundation.randomness import derive_seed
 from multitask_recommender.foundation.settings_base import Settings
+from multitask_recommender.models import ranking
 from multitask_recommender.models.recommender import ASKED_WITH, Part, Recommender
 from multitask_recommender.models.state import State
 from multitask_recommender.models.variants import Variant, VariantParameters
@@ -32,6 +33,9 @@ from multitask_recommender.models.variants import Variant, VariantParameters
 logger = logging.getLogger(__name__)
 _BLOCK = 1024
 _K = 10
+FIT_COLUMNS = ["candidate", "parameters", "fold", "task", "error"]
+CV_COLUMNS = ["model", "split", *FIT_COLUMNS]
+"""Columns of the tables of all fits of a cross-validation."""
 
 
 class CrossValidationSettings(Settings):
@@ -41,6 +45,8 @@ class CrossValidationSettings(Settings):
         candidates: Most parameter combinations tried per model and split; a larger grid is sampled.
         workers: Processes that fit at the same time, each on one thread. The number changes no result.
     """
+
+    without_effect = frozenset({"workers"})
 
     candidates: int = Field(ge=1)
     workers: int = Field(ge=1)
@@ -108,7 +114,7 @@ def validation_errors(
     predicted: list[dict[str, FloatArray]] = [{} for _ in every_way]
     ndcg: list[dict[str, list[metrics.Values]]] = [{} for _ in every_way]
     for block in np.array_split(np.arange(side.users), math.ceil(side.users / _BLOCK)):
-        rows = (held_out.user >= block[0]) & (held_out.user <= block[-1])
+        rows = slice(*np.searchsorted(held_out.user, [block[0], block[-1] + 1]))
         # All ways ask the same queries in turn, so that a model need not solve again what they share.
         queries = histories.of(block)
         for place, way in enumerate(every_way):
@@ -122,13 +128,13 @@ def validation_errors(
                 if side.tasks[task].kind != "retrieval" and variant.predicts(side.tasks[task]):
                     predicted[place].setdefault(task, np.empty(len(held_out), np.float32))[rows] = values
                     continue
-                relevant = rows & held_out.relevant[task]
-                user, item = held_out.user[relevant], held_out.item[relevant]
+                relevant = held_out.relevant[task][rows]
+                user, item = held_out.user[rows][relevant], held_out.item[rows][relevant]
                 left_out = queries.left_out(task, side.tasks[task], side.items)
                 wanted = metrics.outside(left_out, user - block[0], item)
                 user, item = user[wanted], item[wanted]
                 judged, positives = np.unique(user, return_counts=True)
-                lists = metrics.top_items(
+                lists = ranking.top_items(
                     order[task][judged - block[0]], left_out[judged - block[0]], catalogue, _K, judged
                 )
                 hits = metrics.find_hits(lists, judged, user, item, side.items)
@@ -341,8 +347,7 @@ def cross_validate(
     tasks = variant.scored_tasks(side_without(0).tasks)
     # Each group of tasks shares one choice of parameters.
     groups = [[task] for task in tasks] if variant.per_task else [tasks]
-    columns = ["candidate", "parameters", "fold", "task", "error"]
-    table = pd.DataFrame(columns=columns)
+    table = pd.DataFrame(columns=FIT_COLUMNS)
     failure: TrainingError | None = None
     alive = {place: list(range(len(grid.fits))) for place in range(len(groups))}
     ways = len(grid.ways)
@@ -395,7 +400,7 @@ def cross_validate(
             for way, errors in enumerate(result):
                 candidate = number * ways + way
                 rows += [(candidate, json.dumps(grid[candidate]), fold, task, value) for task, value in errors.items()]
-        new = pd.DataFrame(rows, columns=columns)
+        new = pd.DataFrame(rows, columns=FIT_COLUMNS)
         table = new if table.empty else pd.concat([table, new], ignore_index=True)
         for place in open_groups:
             own = table[table["task"].isin(groups[place])]

@@ -86,7 +86,7 @@ def measure_group_gaps(
     keys = ["split", "task", "metric", "k", "model", "user"]
     used = pd.concat(table[table["metric"].isin({metric.name for metric in mains.values()})] for table in tables)
     means = used.groupby(keys, observed=True)[["total", "count"]].mean().reset_index()
-    order = {table["model"].iloc[0]: place for place, table in enumerate(tables)}
+    order = {name: place for place, name in enumerate(used["model"].unique())}
     for split in splits.names:
         for feature in dataset.users.groups:
             users, group = users_of_groups(split, feature, user_features, user_vocabulary)

@@ -84,7 +84,7 @@ class JudgedLists:
 
     Attributes:
         user: (lists,) number of the user, ascending.
-        lists: (lists, k) recommended items, best first, ``metrics.PADDING`` in empty places.
+        lists: (lists, k) recommended items, best first, ``ranking.PADDING`` in empty places.
         hits: (lists, k), whether the item is relevant.
         positives: (lists,) number of relevant items, at least 1.
         catalogue: (items,), true for the items that may be recommended.

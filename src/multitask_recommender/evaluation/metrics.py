@@ -9,17 +9,13 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse, stats
 
 from multitask_recommender.data.interactions import BoolArray, FloatArray, IntArray
-from multitask_recommender.foundation.randomness import scramble
+from multitask_recommender.models.ranking import PADDING
 
 Values = NDArray[np.float64]
-Codes = NDArray[np.uint64]
-PADDING = -1
-"""Stands in a list where the user has no candidate left."""
 
 
 def squared_errors(label: ArrayLike, prediction: ArrayLike) -> Values:
@@ -104,87 +100,6 @@ def expected_calibration_error(label: ArrayLike, probability: ArrayLike, bins: i
     place = np.clip(np.ceil(p * bins).astype(np.int64) - 1, 0, bins - 1)
     gap = np.bincount(place, weights=y - p, minlength=bins)
     return float(np.abs(gap).sum() / len(y))
-
-
-def _tie_codes(users: IntArray, items: IntArray) -> tuple[Codes, Codes]:
-    """Scramble the numbers of users and items; a user has another code than the item of the same number."""
-    return scramble(~users.astype(np.uint64)), scramble(items.astype(np.uint64))
-
-
-def _tie_order(user: Codes, item: Codes) -> Codes:
-    """Return what orders equal scores: hashes of the codes of users and items, in the last steps of SplitMix64."""
-    mixed = (user ^ item) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed ^= mixed >> np.uint64(32)
-    mixed *= np.uint64(0x94D049BB133111EB)
-    return mixed
-
-
-def _drawn_ties(tied: BoolArray, room: IntArray, users: IntArray) -> BoolArray:
-    """Mark so many of the tied items of every user that the ``room`` first of them by hash are among them.
-
-    Args:
-        tied: (users, items), the items of which some are to be drawn.
-        room: (users,) how many of them are wanted.
-        users: (users,) numbers of the users.
-
-    Returns:
-        (users, items), a little more than ``room`` of ``tied`` in each row, or all of them.
-    """
-    drawn = tied.copy()
-    user, item = _tie_codes(users, np.arange(tied.shape[1]))
-    count = tied.sum(axis=1)
-    # Hashes are uniform: below the wanted share of them, with five standard deviations more, are enough.
-    share = (room + 5 * np.sqrt(room) + 25) / np.maximum(count, 1)
-    for row in np.flatnonzero(share < 1):
-        below = tied[row] & (_tie_order(user[[row]], item) < np.uint64(share[row] * 2.0**64))
-        if below.sum() >= room[row]:
-            drawn[row] = below
-    return drawn
-
-
-def top_items(
-    score: FloatArray, excluded: sparse.csr_matrix, catalogue: BoolArray, k: int, users: IntArray
-) -> IntArray:
-    """Rank the catalogue for a block of users.
-
-    Items of equal score are in an order by a hash of user and item, another one for each user, so that a model that
-    cannot tell items apart is at chance. It is seeded, because the numbers are (see ``data/numbering.py``).
-
-    Args:
-        score: (users, items) scores; higher is better. Not changed.
-        excluded: (users, items), nonzero at the items that the user is known to have.
-        catalogue: (items,), true for the items that may be recommended.
-        k: Length of the lists.
-        users: (users,) numbers of the users, which break ties. Other users of the block change nothing.
-
-    Returns:
-        (users, k) items, best first; ``PADDING`` at the end of the list of a user with fewer than k candidates.
-    """
-    lowest = score.dtype.type(-np.inf)
-    masked = np.fmax(np.where(catalogue, score, lowest), lowest)  # Of NaN and a number, the number.
-    masked[excluded.nonzero()] = lowest
-    best, _ = torch.from_numpy(masked).topk(min(k, masked.shape[1]))
-    threshold = best[:, -1:].numpy()
-    result = np.full((len(masked), k), PADDING, dtype=np.int64)
-    # All items at or above the k-th best score, so that ties at the end of the list break as within it.
-    reached = masked >= threshold
-    if np.count_nonzero(reached) > 2 * k * len(masked):
-        # Many ties, as in the lists of a mean: those that cannot get into the list would only have to be sorted.
-        above = masked > threshold
-        tied = reached & ~above & (threshold > lowest)
-        reached = above | _drawn_ties(tied, k - above.sum(axis=1), users)
-    # In a large block NumPy finds places in one dimension much faster than in two.
-    row, item = np.divmod(np.flatnonzero(reached), masked.shape[1])
-    candidate = np.isfinite(masked[row, item])
-    row, item = row[candidate], item[candidate]
-    user_codes, item_codes = _tie_codes(users, item)
-    order = np.lexsort((_tie_order(user_codes[row], item_codes), -masked[row, item], row))
-    row, item = row[order], item[order]
-    starts = np.searchsorted(row, np.arange(len(masked)))
-    rank = np.arange(len(row)) - starts[row]
-    kept = rank < k
-    result[row[kept], rank[kept]] = item[kept]
-    return result
 
 
 def outside(matrix: sparse.csr_matrix, row: IntArray, column: IntArray) -> BoolArray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 import ibis
 import ibis.expr.types as ir
@@ -45,7 +46,15 @@ class StudySettings(Settings):
             run, the first multi-task model.
         train_again_share: Share of new events of users, or on items, that the training did not know, above which the
             report advises to train again.
+        index_above: Number of items above which the lists for new events come from an approximate index (faiss, the
+            extra ``ann``), for retrieval tasks of models whose scores are inner products; null: they are exact. Lists
+            that are evaluated, and those of the study, are exact always.
+        not_of_models: Names of the settings that say which models are studied and used, and nothing of how.
     """
+
+    not_of_models: ClassVar[frozenset[str]] = frozenset(
+        {"models", "core_only", "quick", "recommend_with", "train_again_share", "index_above"}
+    )
 
     seed: int = Field(ge=0)
     repeats: int = Field(ge=1)
@@ -56,6 +65,7 @@ class StudySettings(Settings):
     recommendations: int = Field(default=10, ge=1)
     recommend_with: str | None = None
     train_again_share: float = Field(default=0.2, ge=0, le=1)
+    index_above: int | None = Field(default=None, ge=0)
 
     @field_validator("models", mode="before")
     @classmethod
@@ -157,7 +167,7 @@ def left_out_models(
         elif name in set(costs["model"]):
             reason = "the tasks that it predicts have no test rows with a label"
         else:
-            reason = impossible(variant, dataset) or f"it has not been run: kedro run --namespaces {name}"
+            reason = impossible(variant, dataset) or f"it has not been run: kedro run --namespaces {variant.namespace}"
         lines.append((f"model {name}", reason))
     return pd.DataFrame(lines, columns=["what", "reason"])
 
@@ -216,6 +226,9 @@ def left_out_of_tests(
     met = ibis.union(
         *[table.select("split", "user", "item", *relevance) for table in (behaviour_sequences, validation_rows)]
     )
+    # Of the pairs that were met, few are test pairs: only these are counted.
+    keys = pairs.select("split", "user", "item").cache()
+    met = met.semi_join(keys, ["split", "user", "item"])
     met = met.group_by("split", "user", "item").aggregate(
         **{f"met_{place}": met[name].any() for place, name in enumerate(relevance)}, met=ibis.literal(True)
     )

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from joblib import Parallel, delayed
+from joblib.externals import loky
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 from threadpoolctl import ThreadpoolController, threadpool_limits
 from tqdm import tqdm
 
+from multitask_recommender.foundation.errors import StudyError
+from multitask_recommender.foundation.kept_values import NotPlainError, read_values, write_values
+
+logger = logging.getLogger(__name__)
 # Without its thread that looks after bars: at the end of a process such a thread may be met inside the database, whose
 # code does not survive it (duckdb issue 13904).
 tqdm.monitor_interval = 0
@@ -45,8 +58,52 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@dataclass
+class _Kept:
+    """Where the results of finished jobs are kept, and how often :func:`run_jobs` was called since it was told so."""
+
+    folder: Path
+    calls: int = 0
+
+
+_kept: _Kept | None = None
+
+
+def keep_results(folder: Path | None) -> None:
+    """Keep the results of finished jobs from now on, so that a killed run goes on where it was.
+
+    Jobs are told apart by their order alone: the folder must be another one whenever anything that they depend on is.
+
+    Args:
+        folder: Where they are kept; None: what was kept is removed, and no more is kept.
+    """
+    global _kept
+    if folder is None and _kept is not None:
+        shutil.rmtree(_kept.folder, ignore_errors=True)
+    _kept = None if folder is None else _Kept(folder)
+
+
+def _die_with(parent: int) -> None:
+    """End this process soon after its parent, however that ended."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@cache
+def _watch_parent(parent: int) -> None:
+    if os.getpid() != parent:
+        _die_with(parent)
+
+
 def run_jobs(function: Callable[[T], R], jobs: Sequence[T], workers: int, title: str) -> list[R]:
     """Run a function on every job and show a progress bar.
+
+    Results that are trees of plain values and arrays are kept until the node is done, see :func:`keep_results`.
 
     Args:
         function: What to do with a job.
@@ -56,16 +113,57 @@ def run_jobs(function: Callable[[T], R], jobs: Sequence[T], workers: int, title:
 
     Returns:
         The results in the order of the jobs.
+
+    Raises:
+        StudyError: If one of the processes is killed.
     """
+    folder = None
+    if _kept is not None:
+        folder = _kept.folder / str(_kept.calls)
+        _kept.calls += 1
+    results: dict[int, R] = {}
+    for number in range(len(jobs)) if folder is not None and folder.is_dir() else ():
+        with suppress(OSError):
+            results[number] = read_values(folder / f"{number}.safetensors")
+    if results:
+        logger.info("%s: going on after %d of %d", title, len(results), len(jobs))
+    left = [number for number in range(len(jobs)) if number not in results]
+    parent = os.getpid()
 
     def alone(job: T) -> R:
+        _watch_parent(parent)
         with single_threaded():
             return function(job)
 
-    if workers == 1 or len(jobs) <= 1:
-        results = map(alone, jobs)
+    todo = [jobs[number] for number in left]
+    found: Iterable[R]
+    if workers == 1 or len(todo) <= 1:
+        found = map(alone, todo)
     else:
         # Without memory mapping: a worker may write to its arrays, and nothing is left in temporary folders.
         pool = Parallel(n_jobs=workers, backend="loky", max_nbytes=None, return_as="generator")
-        results = pool(delayed(alone)(job) for job in jobs)
-    return list(tqdm(results, total=len(jobs), desc=title, leave=False, disable=None))
+        found = pool(delayed(alone)(job) for job in todo)
+    bar = tqdm(found, total=len(jobs), initial=len(results), desc=title, leave=False, disable=None)
+    try:
+        for number, result in zip(left, bar, strict=True):
+            results[number] = result
+            if folder is not None and len(jobs) > 1:
+                with suppress(NotPlainError):
+                    write_values(folder / f"{number}.safetensors", result)
+    except TerminatedWorkerError as error:
+        raise StudyError(
+            f"A process of the run was killed, most often because the memory did not suffice ({title}).\n"
+            f"  where: one of {workers} processes that work at the same time\n"
+            "  what to do: run again, it goes on after what is finished; with fewer processes, such as "
+            "--params cross_validation.workers=1, it needs less memory."
+        ) from error
+    except BaseException:
+        stop_workers()
+        raise
+    return [results[number] for number in range(len(jobs))]
+
+
+def stop_workers() -> None:
+    """Kill the processes that work at the same time, if there are any."""
+    if loky.reusable_executor._executor is not None:
+        loky.get_reusable_executor().shutdown(wait=False, kill_workers=True)

@@ -1,12 +1,18 @@
 """The base of every settings class that is read from a ``parameters`` file."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class Settings(BaseModel):
-    """A frozen group of parameters in which an unknown name is an error instead of being ignored."""
+    """A frozen group of parameters in which an unknown name is an error instead of being ignored.
+
+    Attributes:
+        without_effect: Names of those that change no result, such as the number of processes.
+    """
+
+    without_effect: ClassVar[frozenset[str]] = frozenset()
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

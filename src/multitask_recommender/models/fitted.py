@@ -110,7 +110,8 @@ def restored(
     side = with_encoder(side, user_embedding, split, NO_FOLD)
     settings = settings_for(chosen, split)
     note_fit(record, split, settings, rows, side)
-    check_fit(variant.name, f"{variant.name}.weights", stored.made_from, {name: record[name] for name in COMPARED})
+    now = {name: record[name] for name in COMPARED}
+    check_fit(variant.namespace, f"{variant.name}.weights", stored.made_from, now)
     models = {}
     for seed in branch(stored.state, split):
         model = variant.make(variant.read_settings(settings), side.tasks)

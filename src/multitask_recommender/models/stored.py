@@ -120,11 +120,11 @@ def differences(stored: Any, asked: Any, path: str = "") -> list[str]:
     return [f"{path} ({json.dumps(stored)}, now {json.dumps(asked)})"]
 
 
-def check_fit(model: str, where: str, made_from: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+def check_fit(namespace: str, where: str, made_from: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     """Refuse a stored model that was made from something else.
 
     Args:
-        model: Name of the model.
+        namespace: The box of the model on the pipeline map, which ends with its name.
         where: The file or catalog entry.
         made_from: See :class:`StoredModel`.
         asked: The same as it is now; what it does not name is not compared.
@@ -137,8 +137,9 @@ def check_fit(model: str, where: str, made_from: Mapping[str, Any], asked: Mappi
         found += differences({name: made_from.get(group, {}).get(name) for name in now}, now, group)
     if found:
         shown = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+        model = namespace.rpartition(".")[2]
         raise StaleModelError(
             f"The stored weights of model '{model}' do not fit: they were made from other {shown}.\n"
             f"  where: {where}\n"
-            f"  what to do: fit it again: kedro run --namespaces {model}, or with the nodes before it: kedro run"
+            f"  what to do: fit it again: kedro run --namespaces {namespace}, or with the nodes before it: kedro run"
         )

@@ -45,6 +45,8 @@ from multitask_recommender.models.recommender import Recommender
 from multitask_recommender.models.towers.user_side import history_task
 
 Kind = Literal["baseline", "single_task", "multi_task", "ablation"]
+NAMESPACE = "recommender"
+"""The box of all models on the pipeline map."""
 
 
 class DataSize(NamedTuple):
@@ -246,6 +248,16 @@ class Variant:
     def block(self) -> str:
         """Name of the model's block of parameters."""
         return self.equal_inputs_of or self.name
+
+    @property
+    def family(self) -> str:
+        """Name of the models that it stands with on the pipeline map."""
+        return {"baseline": "baselines", "ablation": "ablations"}.get(self.kind, self.kind)
+
+    @property
+    def namespace(self) -> str:
+        """Its box on the pipeline map: ``kedro run --namespaces`` takes it."""
+        return f"{NAMESPACE}.{self.family}.{self.name}"
 
     @cached_property
     def parameters(self) -> type[Settings]:

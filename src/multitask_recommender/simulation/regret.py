@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from multitask_recommender.data.interactions import BoolArray, FloatArray, IntArray
-from multitask_recommender.evaluation import metrics
+from multitask_recommender.models import ranking
 from multitask_recommender.simulation.bookstore import GroundTruth
 
 _BLOCK = 512
@@ -32,7 +32,7 @@ def list_values(
         truth: The ground truth.
         task: The task whose value counts.
         users: (n,) readers.
-        lists: For every model (n, k) books, ``metrics.PADDING`` where a list is shorter.
+        lists: For every model (n, k) books, ``ranking.PADDING`` where a list is shorter.
         known: (users, books), nonzero at the books that a reader is known to have: the oracle does not recommend them.
         catalogue: (books,), true for the books that the oracle may recommend.
         k: Length of the lists.
@@ -45,12 +45,12 @@ def list_values(
     for begin in range(0, len(users), _BLOCK):
         block = users[begin : begin + _BLOCK]
         value = truth.value(task, truth.utilities(task, block))
-        oracle = metrics.top_items(value, known[block], catalogue, k, block)
-        filled = np.maximum((oracle != metrics.PADDING).sum(axis=1), 1)
+        oracle = ranking.top_items(value, known[block], catalogue, k, block)
+        filled = np.maximum((oracle != ranking.PADDING).sum(axis=1), 1)
 
         def mean(items: IntArray, value: FloatArray = value, filled: NDArray[np.int64] = filled) -> Values:
-            found = np.take_along_axis(value.astype(np.float64), np.where(items == metrics.PADDING, 0, items), axis=1)
-            return np.where(items == metrics.PADDING, 0.0, found).sum(axis=1) / filled
+            found = np.take_along_axis(value.astype(np.float64), np.where(items == ranking.PADDING, 0, items), axis=1)
+            return np.where(items == ranking.PADDING, 0.0, found).sum(axis=1) / filled
 
         best.append(mean(oracle))
         for place, table in enumerate(lists):

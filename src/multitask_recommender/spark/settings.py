@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -26,6 +26,10 @@ class SparkSettings(Settings):
         wait_seconds: How long to wait for the executors of a cluster to be there.
         config: Further properties of Spark, such as ``spark.executor.memory: 4g``.
     """
+
+    without_effect: ClassVar[frozenset[str]] = frozenset(
+        {"master", "shared_folder", "training_retries", "wait_seconds", "config"}
+    )
 
     master: str = "local[2]"
     num_processes: int = Field(default=2, ge=1)

@@ -36,7 +36,7 @@ _EXAMPLES = {
   multitask-recommender predict --pairs pairs.csv --json        (columns user_id and item_id)""",
     "export": """\
   multitask-recommender export vectors/ --model shared_bottom
-  multitask-recommender export vectors/ --model shared_bottom --onnx""",
+  multitask-recommender export vectors/ --model shared_bottom --index --onnx""",
 }
 _HELP = {
     "recommend": "the best items for a user of the training, or for anybody with a history",
@@ -101,6 +101,9 @@ def _parser() -> argparse.ArgumentParser:
             verb.add_argument("--context", help="features of the user: NAME=VALUE, divided by commas")
             verb.add_argument("--ignore-unknown", action="store_true", help="leave out events on unknown items")
     own["recommend"].add_argument("--users", help="identifiers of many users, divided by commas")
+    own["recommend"].add_argument(
+        "--index-above", type=int, help="items above which lists are approximate (needs the extra 'ann')"
+    )
     own["recommend"].add_argument("--candidates", help="items to choose from, divided by commas (default: all)")
     own["recommend"].add_argument("--exclude", default="", help="items to leave out, divided by commas")
     own["recommend"].add_argument("--include-known", action="store_true", help="also items of the history")
@@ -109,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     own["predict"].add_argument("items", nargs="*", help="identifiers of items, for --user or --history")
     own["predict"].add_argument("--pairs", help="CSV file with the columns user_id and item_id")
     own["export"].add_argument("folder", help="folder to write to")
+    own["export"].add_argument("--index", action="store_true", help="also an index per task (needs the extra 'ann')")
     own["export"].add_argument("--onnx", action="store_true", help="also user_vectors.onnx (needs the extra 'onnx')")
     return parser
 
@@ -117,9 +121,11 @@ def _answer(asked: argparse.Namespace) -> str:
     """Return what to print."""
     from multitask_recommender.use.recommender import UNKNOWN_ITEMS, load_recommender
 
-    recommender = load_recommender(asked.data, asked.model)
+    recommender = load_recommender(asked.data, asked.model, getattr(asked, "index_above", None))
     if asked.verb == "export":
         written = recommender.export(asked.folder)
+        if asked.index:
+            written += recommender.export_indexes(asked.folder)
         if asked.onnx:
             written.append(recommender.export_onnx(Path(asked.folder) / "user_vectors.onnx"))
         return "\n".join(f"wrote {path}" for path in written)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,36 +10,39 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from multitask_recommender.data.interactions import BoolArray, FloatArray, IntArray, Interactions
 from multitask_recommender.data.queries import NEW_USER, Histories, Queries
 from multitask_recommender.foundation.errors import RequestError
 from multitask_recommender.foundation.jobs import one_thread
+from multitask_recommender.models import ranking
 from multitask_recommender.models.recommender import Recommender
 from multitask_recommender.use.contexts import Contexts
 from multitask_recommender.use.histories import History, HistoryReader, UnknownItems, joined
+from multitask_recommender.use.item_index import SAMPLE, ItemIndex
 from multitask_recommender.use.run_folder import FittedRun, read_run
 
-_BLOCK = 512
-_CELLS = 2**23
-"""Most scores, queries x items x tasks, that are held at a time."""
+logger = logging.getLogger(__name__)
 USER_ID, _LIST = "user_id", ["rank", "item_id", "title", "score"]
 UNKNOWN_ITEMS = "unknown_items"
 """Name of the attribute (``DataFrame.attrs``) that counts the events left out, where unknown items are ignored."""
 
 
-def load_recommender(folder: str | Path, model: str | None = None) -> LoadedRecommender:
+def load_recommender(folder: str | Path, model: str | None = None, index_above: int | None = None) -> LoadedRecommender:
     """Load a model that a run fitted on all its interactions.
 
     Args:
         folder: Folder of the outputs of the run, such as ``data``.
         model: Name of the model; without one ``wide_shared_bottom``, or the first multi-task model that was run.
+        index_above: Number of items above which lists of retrieval tasks come from an approximate index, where the
+            scores are inner products; None: lists are exact.
 
     Raises:
         RequestError: If the folder is no whole run, or the model was not run or recommends nothing.
         StaleModelError: If settings or data in the folder are no longer those that made the model.
     """
-    return LoadedRecommender(read_run(Path(folder), model))
+    return LoadedRecommender(read_run(Path(folder), model), index_above)
 
 
 class LoadedRecommender:
@@ -50,15 +54,18 @@ class LoadedRecommender:
 
     Args:
         run: The model and its tables.
+        index_above: See :func:`load_recommender`.
 
     Attributes:
         run: The same.
+        index_above: The same; may be changed at any time.
         model: The model.
         tasks: Names of the tasks that it gives scores for, the first of which is asked if none is named.
     """
 
-    def __init__(self, run: FittedRun) -> None:
-        self.run = run
+    def __init__(self, run: FittedRun, index_above: int | None = None) -> None:
+        self.run, self.index_above = run, index_above
+        self._indexes: dict[str, ItemIndex] = {}
         self.model: Recommender = run.model
         description = run.record["dataset"]
         self._users = {name: number for number, name in enumerate(run.user_ids)}
@@ -123,9 +130,7 @@ class LoadedRecommender:
         allowed = self._allowed(candidates, exclude)
         if user_ids is None:
             queries, ignored = self.queries(user_id, history, context, unknown_items)
-            score = self.orders(queries, [task])[task][0]
-            left_out = queries.left_out(task, self.run.tasks[task], self.run.side.items).indices
-            table = self._of_items(_best(score, allowed if include_known else _without(allowed, left_out), n), score)
+            ((_, _, table),) = self._lists(queries, [task], n, allowed, include_known)
             table.attrs[UNKNOWN_ITEMS] = ignored
             return table
         if user_id is not None or history is not None:
@@ -204,8 +209,10 @@ class LoadedRecommender:
             )
         allowed = self._trained.copy()
         allowed[item] = False
-        best = _best(similarity, allowed, n)
-        return self._of_items(best, similarity).rename(columns={"score": "similarity"})
+        nothing = sparse.csr_matrix((1, len(allowed)), dtype=np.float32)
+        (best,) = ranking.top_items(similarity[None], nothing, allowed, n, np.array([item]))
+        best = best[best != ranking.PADDING]
+        return self._of_items(best, similarity[best]).rename(columns={"score": "similarity"})
 
     def explain(
         self,
@@ -233,6 +240,12 @@ class LoadedRecommender:
         from multitask_recommender.use.export import export_vectors
 
         return export_vectors(self, folder)
+
+    def export_indexes(self, folder: str | Path) -> list[Path]:
+        """Write an approximate index of the items per task, with its measured recall; see ``use.export``."""
+        from multitask_recommender.use.export import export_indexes
+
+        return export_indexes(self, folder)
 
     def export_onnx(self, path: str | Path) -> Path:
         """Write the way from histories to vectors of users as an ONNX model; see ``use.onnx_export``."""
@@ -283,7 +296,7 @@ class LoadedRecommender:
 
     def blocks(self, queries: Queries) -> Iterator[tuple[int, Queries]]:
         """Yield queries in blocks whose scores are of bounded size, with the place of the first."""
-        size = int(np.clip(_CELLS // max(self.run.side.items * len(self.run.tasks), 1), 1, _BLOCK))
+        size = ranking.users_at_a_time(self.run.side.items, len(self.run.tasks))
         begin = 0
         for block in queries.blocks(size):
             yield begin, block
@@ -325,25 +338,65 @@ class LoadedRecommender:
     def _lists(
         self, queries: Queries, tasks: Sequence[str], n: int, allowed: BoolArray, include_known: bool
     ) -> Iterator[tuple[int, str, pd.DataFrame]]:
-        number = 0
-        for _, block in self.blocks(queries):
-            order = self.orders(block, tasks)
-            left_out = {name: block.left_out(name, self.run.tasks[name], self.run.side.items) for name in tasks}
+        for begin, block in self.blocks(queries):
+            known = {name: block.left_out(name, self.run.tasks[name], self.run.side.items) for name in tasks}
+            if include_known:
+                known = {name: sparse.csr_matrix(own.shape, dtype=np.float32) for name, own in known.items()}
+            indexes = self._indexes_of(tasks) if allowed is self._trained else {}
+            found = self._approximate(indexes, block, known, n)
+            exact = [name for name in tasks if name not in found]
+            order = self.orders(block, exact) if exact else {}
+            for name, score in order.items():
+                lists = ranking.top_items(score, known[name], allowed, n, block.user)
+                found[name] = lists, np.take_along_axis(score, np.maximum(lists, 0), axis=1)
             for place in range(len(block)):
-                for task in tasks:
-                    known = left_out[task]
-                    own = known.indices[known.indptr[place] : known.indptr[place + 1]]
-                    open_to = allowed if include_known else _without(allowed, own)
-                    score = order[task][place]
-                    yield number, task, self._of_items(_best(score, open_to, n), score)
-                number += 1
+                for name in tasks:
+                    items, score = (own[place] for own in found[name])
+                    there = items != ranking.PADDING
+                    yield begin + place, name, self._of_items(items[there], score[there])
+
+    def _indexes_of(self, tasks: Sequence[str]) -> dict[str, ItemIndex]:
+        """Return indexes for those of the tasks that are asked through one, which are made when first asked for."""
+        if self.index_above is None or int(self._trained.sum()) <= self.index_above:
+            return {}
+        wanted = [name for name in tasks if self.run.tasks[name].kind == "retrieval"]
+        if any(name not in self._indexes for name in wanted):
+            for name, index in self.make_indexes().items():
+                self._indexes[name] = index
+                logger.info("%s: an index of %d items, recall %.3f", name, len(index.items), index.recall)
+        return {name: self._indexes[name] for name in wanted if name in self._indexes}
+
+    def make_indexes(self, k: int = 10) -> dict[str, ItemIndex]:
+        """Return task to an index of its items, tuned on lists of known users; without tasks that have no vectors.
+
+        Args:
+            k: Length of the lists that the recall is measured on.
+        """
+        users = np.linspace(0, len(self._users) - 1, min(SAMPLE, len(self._users))).astype(np.int64)
+        sample = self._histories.of(np.unique(users))
+        with one_thread():
+            products = self.model.inner_products(sample)
+        result = {}
+        for name, (own, items) in products.items():
+            result[name] = ItemIndex(items, self._trained)
+            result[name].tune(own, sample.left_out(name, self.run.tasks[name], self.run.side.items), k)
+        return result
+
+    def _approximate(
+        self, indexes: Mapping[str, ItemIndex], block: Queries, known: Mapping[str, sparse.csr_matrix], n: int
+    ) -> dict[str, tuple[IntArray, FloatArray]]:
+        if not indexes:
+            return {}
+        with one_thread():
+            products = self.model.inner_products(block)
+        return {name: index.search(products[name][0], known[name], n) for name, index in indexes.items()}
 
     def _of_items(self, items: IntArray, score: FloatArray) -> pd.DataFrame:
         columns = {
             "rank": np.arange(1, len(items) + 1),
             "item_id": [self.run.item_ids[item] for item in items],
             "title": [self.run.titles[item] for item in items],
-            "score": score[items],
+            "score": score,
         }
         return pd.DataFrame(columns)
 
@@ -357,6 +410,9 @@ class LoadedRecommender:
         return task
 
     def _allowed(self, candidates: Iterable[object] | None, exclude: Iterable[object]) -> BoolArray:
+        exclude = list(exclude)
+        if candidates is None and not exclude:
+            return self._trained
         allowed = self._trained.copy()
         if candidates is not None:
             allowed[:] = False
@@ -378,24 +434,9 @@ class LoadedRecommender:
         return np.array(numbers, dtype=np.int64)
 
 
-def _without(allowed: BoolArray, items: IntArray) -> BoolArray:
-    result = allowed.copy()
-    result[items] = False
-    return result
-
-
 def _look_up(numbers: Mapping[str, int], name: object, length: int | None, absent: int) -> int:
     """Return the number of an identifier as it stands, or else as an integer, filled with zeros to a length."""
     text = str(name).strip()
     if text not in numbers:
         text = text.removesuffix(".0").zfill(length or 0)
     return numbers.get(text, absent)
-
-
-def _best(score: FloatArray, allowed: BoolArray, n: int) -> IntArray:
-    """Return the allowed items with the highest scores, best first; equal scores in the order of the numbers."""
-    items = np.flatnonzero(allowed & ~np.isnan(score))
-    if len(items) > n:
-        threshold = np.partition(score[items], -n)[-n]
-        items = items[score[items] >= threshold]
-    return items[np.argsort(-score[items], kind="stable")][:n]

@@ -188,5 +188,5 @@ def _json(path: Path) -> Any:
         raise RequestError(
             f"The settings of the model cannot be read: {error}",
             str(path),
-            f"fit it again: kedro run --namespaces {path.parent.name}",
+            f"fit it again: kedro run --namespaces {VARIANTS[path.parent.name].namespace}",
         ) from error

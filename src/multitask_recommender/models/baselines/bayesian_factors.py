@@ -5,6 +5,7 @@ Its answers need no sampling: what is drawn belongs to the items, and the vector
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -108,6 +109,27 @@ class Links:
         told = self._turned.times(rows) + more
         weight = 1.0 / (self._values + strength) - 1.0 / strength
         return self._vectors @ (weight[:, None] * (self._vectors.T @ told)) + told / strength
+
+
+_KEPT_LINKS = 4
+_links_made: dict[str, Links] = {}
+
+
+def _links_once(design: sparse.csr_matrix) -> Links:
+    """Return the links of a design matrix; those of the last few matrices are not made again.
+
+    The tasks of a fit, its seeds and the candidates of a search have the same links, and taking the Gram matrices apart
+    is a large part of a short fit.
+    """
+    digest = hashlib.sha256()
+    for part in (np.array(design.shape), design.indptr, design.indices, design.data):
+        digest.update(part.tobytes())
+    key = digest.hexdigest()
+    links = _links_made.pop(key, None) or Links(design)
+    _links_made[key] = links  # The last one asked for is the last in the order.
+    while len(_links_made) > _KEPT_LINKS:
+        del _links_made[next(iter(_links_made))]
+    return links
 
 
 class Prior:
@@ -377,8 +399,8 @@ class BayesianFactors(Recommender[BayesianFactorsSettings]):
         users, items = (side.users, side.items), (side.items, side.users)
         linked = self._linked(users, side.user_features), self._linked(items, side.item_features)
         links = (
-            Links(_links(train.user, train.item, side.user_features, side.items, *linked[0])),
-            Links(_links(train.item, train.user, side.item_features, side.users, *linked[1])),
+            _links_once(_links(train.user, train.item, side.user_features, side.items, *linked[0])),
+            _links_once(_links(train.item, train.user, side.item_features, side.users, *linked[1])),
         )
         for task in self.scored_tasks(side.tasks):
             rows = train.where(~np.isnan(train.labels[task]))

@@ -17,7 +17,7 @@ from multitask_recommender.data.interactions import (
 )
 from multitask_recommender.data.queries import Queries
 from multitask_recommender.data.tasks import Task, funnel_chain
-from multitask_recommender.models.baselines.neighbours import ItemNeighbours, keep_largest
+from multitask_recommender.models.baselines.neighbours import ItemNeighbours, item_blocks, keep_largest
 from multitask_recommender.models.recommender import (
     HistorySettings,
     InnerProducts,
@@ -32,6 +32,10 @@ from multitask_recommender.models.state import Matrix, State, array, branch, rea
 
 LARGEST_CATALOGUE = 30_000
 """Most items for a dense item-item matrix (3.6 GB in float32)."""
+SOLVED_TOGETHER = 10_000
+"""Of a larger catalogue, so many of the most popular items are solved together (400 MB in float32)."""
+KEPT_BEYOND = 200
+"""Weights kept per item of a larger catalogue, where the settings do not say."""
 _BLOCK = 1024
 
 
@@ -124,28 +128,104 @@ def ease_weights(
             shared = features[start : start + _BLOCK] @ features.T
             gram[start : start + _BLOCK] += feature_weight * shared.toarray().astype(np.float32)
     gram[np.diag_indices_from(gram)] += penalty
-    # Every step below works in the one matrix: catalogues of 10,000 items take 400 MB each time it is copied.
-    factor = linalg.cholesky(gram, lower=True, overwrite_a=True, check_finite=False)
-    weights, _ = linalg.lapack.spotri(factor, lower=1, overwrite_c=1)
-    for start in range(0, len(weights), _BLOCK):
-        own = slice(start, start + _BLOCK)
-        weights[:start, own] = weights[own, :start].T
-        weights[own, own] = np.tril(weights[own, own]) + np.tril(weights[own, own], -1).T
-    weights = weights.T  # Symmetric so far, and from here on in the order of rows.
+    weights = _inverse(gram)
     weights /= -np.diag(weights)[None, :].copy()
     np.fill_diagonal(weights, 0.0)
     return weights.astype(np.float32, copy=False)
+
+
+def _inverse(gram: FloatArray) -> FloatArray:
+    """Return the inverse of a positive definite matrix, in the same memory."""
+    # Every step works in the one matrix: catalogues of 10,000 items take 400 MB each time it is copied.
+    factor = linalg.cholesky(gram, lower=True, overwrite_a=True, check_finite=False)
+    inverse, _ = linalg.lapack.spotri(factor, lower=1, overwrite_c=1)
+    for start in range(0, len(inverse), _BLOCK):
+        own = slice(start, start + _BLOCK)
+        inverse[:start, own] = inverse[own, :start].T
+        inverse[own, own] = np.tril(inverse[own, own]) + np.tril(inverse[own, own], -1).T
+    return inverse.T  # Symmetric, and so in the order of rows.
+
+
+def ease_weights_from_popular(
+    history: sparse.csr_matrix,
+    penalty: float,
+    features: sparse.csr_matrix | None = None,
+    feature_weight: float = 0.0,
+    nearness: sparse.csr_matrix | None = None,
+    sequence_weight: float = 0.0,
+    solved: int = SOLVED_TOGETHER,
+    neighbours: int = KEPT_BEYOND,
+) -> sparse.csr_matrix:
+    """Solve the problem of :func:`ease_weights` with the most popular items alone as inputs, for large catalogues.
+
+    Every item j is regressed on the items P with the most rows: B_Pj = (G_PP + lambda I)^-1 G_Pj with the Gram matrix G
+    that is inverted there, and by the formula there for an item that is one of P. Items outside P have scores, and as
+    part of a history they count for none. Without items outside P it is the same solution.
+
+    Args:
+        history: (users, items), ones at the relevant pairs.
+        penalty: lambda.
+        features: (items, columns) F.
+        feature_weight: w.
+        nearness: (items, items) N.
+        sequence_weight: v.
+        solved: Number of items in P.
+        neighbours: Weights kept to every item, the largest in magnitude.
+
+    Returns:
+        (items, items) B.
+    """
+    items = history.shape[1]
+    by_item = history.tocsc()
+    order = np.argsort(-np.diff(by_item.indptr), kind="stable")
+    popular = np.sort(order[:solved])
+    own = by_item[:, popular].T.tocsr()
+
+    def gram_with(columns: IntArray) -> FloatArray:
+        found = (own @ by_item[:, columns]).astype(np.float32)
+        if nearness is not None:
+            found = found + np.float32(sequence_weight) * nearness[popular][:, columns]
+        if features is not None and feature_weight > 0:
+            found = found + np.float32(feature_weight) * (features[popular] @ features[columns].T)
+        return found.toarray()
+
+    gram = np.empty((len(popular),) * 2, dtype=np.float32)
+    for start in range(0, len(popular), _BLOCK):
+        gram[:, start : start + _BLOCK] = gram_with(popular[start : start + _BLOCK])
+    gram[np.diag_indices_from(gram)] += penalty
+    inverse = _inverse(gram)
+    place = np.full(items, -1)
+    place[popular] = np.arange(len(popular))
+    blocks = []
+    for start in range(0, items, _BLOCK):
+        columns = np.arange(start, min(start + _BLOCK, items))
+        inside = place[columns]
+        one_of = np.flatnonzero(inside >= 0)
+        weights = inverse @ gram_with(columns)
+        same = inverse[:, inside[one_of]]
+        weights[:, one_of] = same / -same[inside[one_of], np.arange(len(one_of))]
+        weights[inside[one_of], one_of] = 0.0
+        blocks.append(keep_largest_rows(weights.T, neighbours))
+    kept = sparse.vstack(blocks, format="csr")
+    kept = sparse.csr_matrix((kept.data, popular[kept.indices], kept.indptr), shape=(items, items))
+    return kept.T.tocsr()
+
+
+def keep_largest_rows(weights: FloatArray, neighbours: int) -> sparse.csr_matrix:
+    """Keep the entries of every row that are largest in magnitude."""
+    weights = np.ascontiguousarray(weights)
+    if neighbours >= weights.shape[1]:
+        return sparse.csr_matrix(weights)
+    threshold = np.partition(np.abs(weights), -neighbours, axis=1)[:, -neighbours, None]
+    return sparse.csr_matrix(np.where(np.abs(weights) >= threshold, weights, 0.0))
 
 
 def keep_largest_weights(weights: FloatArray, neighbours: int | None) -> Matrix:
     """Keep the weights to every item (column) that are largest in magnitude, as a sparse matrix; None: all."""
     if neighbours is None or neighbours >= len(weights):
         return weights
-    blocks = []
-    for start in range(0, len(weights), _BLOCK):
-        block = np.ascontiguousarray(weights[:, start : start + _BLOCK].T)
-        threshold = np.partition(np.abs(block), -neighbours, axis=1)[:, -neighbours, None]
-        blocks.append(sparse.csr_matrix(np.where(np.abs(block) >= threshold, block, 0.0)))
+    columns = (weights[:, start : start + _BLOCK] for start in range(0, len(weights), _BLOCK))
+    blocks = [keep_largest_rows(own.T, neighbours) for own in columns]
     return sparse.vstack(blocks, format="csr").T.tocsr()
 
 
@@ -156,7 +236,11 @@ def multiply(history: sparse.csr_matrix, weights: Matrix) -> FloatArray:
 
 
 class Ease(Recommender[EaseSettings]):
-    """EASE^R: score = x_u B, see :func:`ease_weights`; aware of the order with ``sequence_weight``."""
+    """EASE^R: score = x_u B, see :func:`ease_weights`; aware of the order with ``sequence_weight``.
+
+    Of a catalogue of more than ``LARGEST_CATALOGUE`` items the most popular alone are inputs, see
+    :func:`ease_weights_from_popular`.
+    """
 
     knowledge = Knowledge("its relevant items", "popularity", "features", item_features=True)
 
@@ -166,8 +250,6 @@ class Ease(Recommender[EaseSettings]):
 
     def fit(self, train: Interactions, side: SideInformation, seed: int) -> LearningCurve:
         """Solve the item-item weights from relevant rows."""
-        if side.items > LARGEST_CATALOGUE:
-            raise ValueError(f"EASE needs a dense matrix of {side.items} x {side.items} items")
         settings = self.settings
         state: State = {}
         for task in dict.fromkeys(self.learnt_from(side.tasks).values()):
@@ -175,16 +257,17 @@ class Ease(Recommender[EaseSettings]):
             nearness = None
             if settings.sequence_weight > 0:
                 nearness = sequence_nearness(user, item, side.items, settings.sequence_reach)
-            weights = ease_weights(
-                pair_matrix(user, item, (side.users, side.items)),
-                settings.penalty,
-                side.item_features,
-                settings.feature_weight,
-                nearness,
-                settings.sequence_weight,
-            )
+            history = pair_matrix(user, item, (side.users, side.items))
+            problem = (settings.penalty, side.item_features, settings.feature_weight, nearness)
+            weights: Matrix
+            if side.items > LARGEST_CATALOGUE:
+                kept = settings.neighbours or KEPT_BEYOND
+                weights = ease_weights_from_popular(history, *problem, settings.sequence_weight, SOLVED_TOGETHER, kept)
+            else:
+                dense = ease_weights(history, *problem, settings.sequence_weight)
+                weights = keep_largest_weights(dense, settings.neighbours)
             state[task] = {
-                "weights": store_matrix(keep_largest_weights(weights, settings.neighbours)),
+                "weights": store_matrix(weights),
                 "popularity": popularity(train, task, side.items),
             }
         self.restore(state, side)
@@ -360,13 +443,13 @@ class RandomWalk(ItemNeighbours[RandomWalkSettings]):
         users = np.maximum(np.asarray(pairs.sum(axis=1)).ravel(), 1.0)
         to_item = sparse.diags(users**-self.settings.alpha) @ pairs
         from_item = sparse.diags(items**-self.settings.alpha) @ pairs.T
-        # Row i: how strongly the walk comes to i from every j.
-        reached = (to_item.T @ from_item.T).tocsr()
+        to_item, from_item = to_item.T.tocsr(), from_item.T.tocsr()
         blocks = []
-        for start in range(0, side.items, 1024):
-            block = reached[start : start + 1024].toarray()
-            block /= items[start : start + 1024, None] ** self.settings.beta
+        for own in item_blocks(side.items):
+            # Row i: how strongly the walk comes to i from every j.
+            block = (to_item[own] @ from_item).toarray()
+            block /= items[own, None] ** self.settings.beta
             rows = np.arange(len(block))
-            block[rows, start + rows] = 0.0
+            block[rows, own.start + rows] = 0.0
             blocks.append(keep_largest(block, self.settings.neighbours))
         return sparse.vstack(blocks, format="csr")

@@ -8,12 +8,18 @@ from scipy import linalg, sparse
 
 from multitask_recommender.data.interactions import FloatArray, IntArray, Interactions, SideInformation
 from multitask_recommender.data.queries import Queries
-from multitask_recommender.models.baselines.item_item import LARGEST_CATALOGUE, keep_largest_weights, multiply
+from multitask_recommender.models.baselines.item_item import (
+    KEPT_BEYOND,
+    LARGEST_CATALOGUE,
+    keep_largest_rows,
+    multiply,
+)
 from multitask_recommender.models.baselines.simple import BiasSettings
 from multitask_recommender.models.recommender import Knowledge, LearningCurve, Recommender
-from multitask_recommender.models.state import State, array, branch, read_matrix, store_matrix
+from multitask_recommender.models.state import Matrix, State, array, branch, read_matrix, store_matrix
 from multitask_recommender.models.towers.biases import solve_biases, solve_user_biases
 
+_BLOCK = 1024
 _CERTAIN = 0.98
 """Largest probability that is predicted: the model is linear, and would reach 1."""
 
@@ -33,7 +39,9 @@ class ItemRidgeSettings(BiasSettings):
     neighbours: int | None = Field(default=None, ge=1)
 
 
-def item_ridge_weights(profiles: sparse.csr_matrix, labels: sparse.csc_matrix, penalty: float, most: int) -> FloatArray:
+def item_ridge_weights(
+    profiles: sparse.csr_matrix, labels: sparse.csc_matrix, penalty: float, most: int, neighbours: int | None = None
+) -> Matrix:
     """Solve one ridge regression per item: its labels from the profiles of the users who gave them.
 
     min_w sum_{u in U_i} (e_ui - sum_{j != i} z_uj w_j)^2 + lambda ||w||^2 for every item i, in the dual form
@@ -46,13 +54,30 @@ def item_ridge_weights(profiles: sparse.csr_matrix, labels: sparse.csc_matrix, p
         labels: (users, items) e, stored at the observed pairs.
         penalty: lambda.
         most: Most users per item, those with the longest profiles.
+        neighbours: Weights kept per item, the largest in magnitude; None: all, in a dense matrix.
 
     Returns:
         (items, items) weights, those of item i in column i, with a zero diagonal.
     """
+    items = labels.shape[1]
+    if neighbours is None or neighbours >= items:
+        weights = np.zeros((items, items), dtype=np.float32)
+        _solve_rows(profiles, labels, penalty, most, 0, weights.T)
+        return weights
+    blocks = []
+    for start in range(0, items, _BLOCK):
+        rows = np.zeros((min(_BLOCK, items - start), items), dtype=np.float32)
+        _solve_rows(profiles, labels, penalty, most, start, rows)
+        blocks.append(keep_largest_rows(rows, neighbours))
+    return sparse.vstack(blocks, format="csr").T.tocsr()
+
+
+def _solve_rows(
+    profiles: sparse.csr_matrix, labels: sparse.csc_matrix, penalty: float, most: int, first: int, rows: FloatArray
+) -> None:
+    """Write the weights of the items from ``first`` on into rows (n, items), which are 0."""
     lengths = np.diff(profiles.indptr)
-    weights = np.zeros((labels.shape[1],) * 2, dtype=np.float32)
-    for item in range(labels.shape[1]):
+    for item, weights in enumerate(rows, start=first):
         entries = slice(labels.indptr[item], labels.indptr[item + 1])
         users, label = labels.indices[entries], labels.data[entries]
         if len(users) > most:
@@ -65,8 +90,7 @@ def item_ridge_weights(profiles: sparse.csr_matrix, labels: sparse.csc_matrix, p
         gram = own @ own.T
         gram[np.diag_indices_from(gram)] += penalty
         _, dual, _ = linalg.lapack.sposv(gram, label, overwrite_a=True)
-        weights[:, item] = dual @ own
-    return weights
+        weights[:] = dual @ own
 
 
 class ItemRidge(Recommender[ItemRidgeSettings]):
@@ -82,9 +106,9 @@ class ItemRidge(Recommender[ItemRidgeSettings]):
 
     def fit(self, train: Interactions, side: SideInformation, seed: int) -> LearningCurve:
         """Solve the biases and the weights of every task."""
-        if side.items > LARGEST_CATALOGUE:
-            raise ValueError(f"item ridge needs a dense matrix of {side.items} x {side.items} items")
-        settings = self.settings
+        settings, kept = self.settings, self.settings.neighbours
+        if kept is None and side.items > LARGEST_CATALOGUE:
+            kept = KEPT_BEYOND
         shape = (side.users, side.items)
         state: State = {}
         for task in self.scored_tasks(side.tasks):
@@ -102,10 +126,11 @@ class ItemRidge(Recommender[ItemRidgeSettings]):
                 sparse.csc_matrix((residual, (user, item)), shape=shape),
                 settings.penalty,
                 settings.users_per_item,
+                kept,
             )
             labelled = np.bincount(item, minlength=side.items) > 0
             state[task] = {
-                "weights": store_matrix(keep_largest_weights(weights, settings.neighbours)),
+                "weights": store_matrix(weights),
                 "item_bias": item_bias,
                 "scale": scale,
                 "labelled": labelled,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from multitask_recommender.data.recency import Recency
 from multitask_recommender.foundation.errors import TrainingError
 from multitask_recommender.foundation.settings_base import Settings
 from multitask_recommender.models.recommender import LearningCurve
+from multitask_recommender.models.training import optimisers
 from multitask_recommender.models.training.devices import device_now
 from multitask_recommender.models.training.loss_balancing import Balancing, GradientAggregation, make_loss_balancing
 from multitask_recommender.models.training.peers import Alone, Share
@@ -211,6 +213,11 @@ class UserBatch:
 _GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 
 
+def _shared(array: np.ndarray) -> Tensor:
+    """Return a tensor of the same memory; of a copy where the array is read-only, as one of a table may be."""
+    return torch.from_numpy(array) if array.flags.writeable else torch.tensor(array)
+
+
 class UserRows:
     """Rows as flat arrays with offsets per user: the histories, and what else is known of the users.
 
@@ -238,14 +245,13 @@ class UserRows:
         frozen: Tensor | None = None,
         catalogue: Tensor | None = None,
     ) -> None:
-        # Copies, because arrays that come from a table may be read-only.
-        self.user = torch.tensor(rows.user)
+        self.user = _shared(rows.user)
         self.counts = torch.bincount(self.user, minlength=users)
         self.offsets = torch.cat([torch.zeros(1, dtype=torch.int64), self.counts.cumsum(0)])
-        self.item = torch.tensor(rows.item)
-        self.labels = {task: torch.tensor(label) for task, label in rows.labels.items()}
-        self.weight = None if rows.weight is None else torch.tensor(rows.weight)
-        self.time = None if rows.time is None else torch.tensor(rows.time)
+        self.item = _shared(rows.item)
+        self.labels = {task: _shared(label) for task, label in rows.labels.items()}
+        self.weight = None if rows.weight is None else _shared(rows.weight)
+        self.time = None if rows.time is None else _shared(rows.time)
         self.context, self.frozen = context, frozen
         self.catalogue = torch.unique(self.item) if catalogue is None else catalogue
         self.present = torch.nonzero(self.counts > 0).squeeze(1)
@@ -377,9 +383,9 @@ def _train(
     ]
     optimiser: torch.optim.Optimizer
     if settings.optimiser == "sgd":
-        optimiser = torch.optim.SGD(groups, momentum=0.9)
+        optimiser = optimisers.SGD(groups, momentum=0.9)
     else:
-        optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99), fused=rows.item.device.type in ("cpu", "cuda"))
+        optimiser = optimisers.Adam(groups, betas=(0.9, 0.99), fused=rows.item.device.type in ("cpu", "cuda"))
     steps = settings.epochs * min(settings.batches, len(rows.present))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser,

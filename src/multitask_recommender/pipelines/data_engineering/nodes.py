@@ -87,24 +87,30 @@ def separate_parts(
     Raises:
         SettingsError: If nothing can be learnt of a task on a split, or nothing measured.
     """
-    joined = labelled.inner_join(splits_table, "row")
     tasks, relevance = list(dataset.tasks), [f"relevant_{name}" for name in dataset.tasks]
-    known = joined.filter(joined.part != "unused")
+    # The order of a user's rows is found once for all splits, and on few columns: the others are joined in the end.
+    rows = labelled.select("row", "user", "item", "timestamp")
     # Rows of one time are in an order that names and files do not change, and that is not the same for all users.
-    pair = known.user.cast("string") + ibis.literal("/") + known.item.cast("string")
-    known = known.mutate(tie=pair.hexdigest("md5").substr(0, 8))
-    time = known.timestamp
-    if dataset.interactions.timestamp is None:
+    pair = rows.user.cast("string") + ibis.literal("/") + rows.item.cast("string")
+    rows = rows.mutate(tie=pair.hexdigest("md5").substr(0, 8))
+    timed = dataset.interactions.timestamp is not None
+    order = [*([rows.timestamp] if timed else []), rows.tie, rows.item, rows.row]
+    rows = rows.select("row", "user", place=ibis.row_number().over(group_by="user", order_by=order))
+    known = splits_table.filter(splits_table.part != "unused").inner_join(rows, "row")
+    place = known.place
+    if not timed:
         # The order of the file stands in, save where the split does not depend on it either.
-        time = known.split.isin([*IN_FILE_ORDER, EVERYTHING]).ifelse(known.row, 0)
-    order = [known.part == "test", time, known.tie, known.item, known.row]
-    known = known.mutate(position=ibis.row_number().over(group_by=["split", "user"], order_by=order).cast("int64"))
+        place = known.split.isin([*IN_FILE_ORDER, EVERYTHING]).ifelse(known.row, place)
+    position = ibis.row_number().over(group_by=["split", "user"], order_by=[known.part == "test", place])
+    known = known.select("split", "part", "fold", "row", position=position.cast("int64")).cache()
     columns = ["split", "user", "position", "item", "time", *tasks, *relevance]
-    sequences = known.filter(known.part == "train").select(
-        "split", "user", "position", "item", "time", "fold", *tasks, *relevance
-    )
-    validation = known.filter(known.part == "validation").select(columns)
-    test = known.filter(known.part == "test").select(columns)
+
+    def rows_of(part: str) -> ir.Table:
+        own = known.filter(known.part == part).select("split", "fold", "row", "position")
+        return own.inner_join(labelled.select("row", "user", "item", "time", *tasks, *relevance), "row")
+
+    sequences = rows_of("train").select("split", "user", "position", "item", "time", "fold", *tasks, *relevance)
+    validation, test = rows_of("validation").select(columns), rows_of("test").select(columns)
     labels.check_parts(sequences, test, dataset)
     keys = ["split", "user", "item"]
     return (

@@ -2,7 +2,19 @@
 
 from kedro.pipeline import Pipeline, node
 
+from multitask_recommender.pipelines.bundles import bundle
 from multitask_recommender.pipelines.data_engineering import nodes
+
+_LEARNT_FROM = [
+    "behaviour_sequences",
+    "users",
+    "items",
+    "user_features",
+    "item_features",
+    "user_vocabulary",
+    "item_vocabulary",
+]
+"""What models may learn from, and what its columns stand for: handed over as one."""
 
 
 def create_pipeline() -> Pipeline:
@@ -78,6 +90,7 @@ def create_pipeline() -> Pipeline:
                 ["item_vocabulary", "item_features"],
                 name="build_item_features",
             ),
+            node(bundle, {name: name for name in _LEARNT_FROM}, "training_data", name="hand_over_training_data"),
         ],
         namespace="data_engineering",
         prefix_datasets_with_namespace=False,

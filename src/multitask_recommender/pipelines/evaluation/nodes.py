@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import ibis.expr.types as ir
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from scipy import sparse
+from tqdm import tqdm
 
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
 from multitask_recommender.data.events import as_pairs, pair_rules
@@ -24,6 +26,7 @@ from multitask_recommender.data.interactions import (
 from multitask_recommender.data.splits import candidate_items
 from multitask_recommender.data.tasks import Task
 from multitask_recommender.evaluation import metrics
+from multitask_recommender.evaluation.cross_validation import CV_COLUMNS
 from multitask_recommender.evaluation.groups import (
     EVERYONE,
     Group,
@@ -45,7 +48,10 @@ from multitask_recommender.evaluation.metric_records import (
     Totals,
 )
 from multitask_recommender.evaluation.parameters import EvaluationSettings
-from multitask_recommender.models.variants import Variant
+from multitask_recommender.foundation.spool import Spool
+from multitask_recommender.models import ranking
+from multitask_recommender.models.variants import VARIANTS, Variant
+from multitask_recommender.pipelines.bundles import ModelOutputs, in_order
 
 METRIC_COLUMNS = [
     "dataset",
@@ -61,7 +67,14 @@ METRIC_COLUMNS = [
     "users",
     "rows",
 ]
-USER_TOTAL_COLUMNS = ["split", "model", "task", "metric", "k", "seed", "user", "total", "count"]
+USER_TOTALS = pa.schema(
+    [
+        *((name, pa.string()) for name in ("split", "model", "task", "metric")),
+        *((name, pa.int32()) for name in ("k", "seed", "user")),
+        *((name, pa.float64()) for name in ("total", "count")),
+    ]
+)
+USER_TOTAL_COLUMNS = USER_TOTALS.names
 GROUP_COLUMNS = ["split", "model", "task", "metric", "k", "seed", "side", "group", "value", "count"]
 THIRDS = ["low", "middle", "high"]
 
@@ -97,8 +110,8 @@ def group_entities(
 
 
 def _list_table(listed: pd.DataFrame, users: int, k: int) -> IntArray:
-    """Lists as an array (users, k), ``metrics.PADDING`` in empty places."""
-    table = np.full((users, k), metrics.PADDING, dtype=np.int64)
+    """Lists as an array (users, k), ``ranking.PADDING`` in empty places."""
+    table = np.full((users, k), ranking.PADDING, dtype=np.int64)
     within = listed["rank"] <= k
     table[listed["user"][within], listed["rank"][within] - 1] = listed["item"][within]
     return table
@@ -126,7 +139,7 @@ def _judge(
     user, item = (part[inside] for part in pairs)
     judged, positives = np.unique(user, return_counts=True)
     lists = table[judged]
-    lists = np.where(group.items[lists] & (lists != metrics.PADDING), lists, metrics.PADDING)
+    lists = np.where(group.items[lists] & (lists != ranking.PADDING), lists, ranking.PADDING)
     hits = metrics.find_hits(lists, judged, user, item, len(catalogue))
     return JudgedLists(judged, lists, hits, positives, catalogue & group.items, around)
 
@@ -210,7 +223,8 @@ def _user_thirds(totals: pd.DataFrame, train: Interactions) -> pd.DataFrame:
     activity = pd.Series(rows).reindex(totals["user"], fill_value=0).to_numpy()
     group = np.array(THIRDS)[np.searchsorted(edges, activity)]
     keys = ["task", "metric", "k", "seed", "group"]
-    summed = totals.assign(group=group).groupby(keys)[["total", "count"]].sum().reset_index()
+    summed = totals.assign(group=group).groupby(keys, observed=True)[["total", "count"]].sum().reset_index()
+    summed = summed.astype({"task": object, "metric": object})
     means = summed["total"] / summed["count"]
     summed["value"] = [METRICS[name].finish(mean) for name, mean in zip(summed["metric"], means, strict=True)]
     return summed.assign(side="user", count=summed["count"].astype(int)).drop(columns="total")
@@ -220,7 +234,20 @@ def _stack(tables: list[pd.DataFrame], columns: list[str], model: str) -> pd.Dat
     tables = [table for table in tables if len(table)]
     if not tables:
         return pd.DataFrame(columns=columns)
-    return pd.concat(tables, ignore_index=True).assign(model=model)[columns]
+    table = pd.concat(tables, ignore_index=True)
+    return table.assign(model=_repeated(model, len(table), [model]) if "user" in columns else model)[columns]
+
+
+def _repeated(name: str, count: int, names: Iterable[str]) -> pd.Categorical:
+    """Return a name so many times, as a category among some names."""
+    known = sorted(names)
+    return pd.Categorical.from_codes(np.full(count, known.index(name), np.int8), known)
+
+
+def _with_names(totals: pd.DataFrame) -> pd.DataFrame:
+    """Make categories of the columns of names, of the names that occur."""
+    columns = {name: totals[name].astype("category").cat.remove_unused_categories() for name in USER_TOTAL_COLUMNS[:4]}
+    return totals.assign(**columns)
 
 
 def _measurable(
@@ -239,10 +266,12 @@ def _may_be_listed(test: Interactions, known: list[Interactions], name: str, tas
     return ~np.isin(test.user * items + test.item, np.concatenate(keys))
 
 
-def _stack_totals(found: list[tuple[dict[str, Any], Totals]]) -> pd.DataFrame:
+def _stack_totals(found: list[tuple[dict[str, Any], Totals]], tasks: Iterable[str]) -> pd.DataFrame:
     """Make one table of the per-user totals of several metrics, each with what its rows have in common."""
     sizes = [len(totals[0]) for _, totals in found]
-    common = pd.DataFrame([what for what, _ in found])
+    # Names repeat in every row; as categories they take a byte instead of a pointer.
+    kinds = {"task": pd.CategoricalDtype(sorted(tasks)), "metric": pd.CategoricalDtype(sorted(METRICS))}
+    common = pd.DataFrame([what for what, _ in found]).astype(kinds)
     table = common.loc[common.index.repeat(sizes)].reset_index(drop=True)
     parts = zip(*(totals for _, totals in found), strict=True)
     return table.assign(**dict(zip(("user", "total", "count"), map(np.concatenate, parts), strict=True)))
@@ -274,7 +303,9 @@ def measure(
     totals: list[pd.DataFrame] = []
     thirds: list[pd.DataFrame] = []
     keys = ["split", "task", "seed"]
-    scored, listed = dict(iter(predictions.groupby(keys))), dict(iter(ranked_lists.groupby(keys)))
+    # The places of the rows alone: the rows of one fit and task are taken when they are measured.
+    scored, listed = (dict(table.groupby(keys).indices) for table in (predictions, ranked_lists))
+    none = np.zeros(0, np.int64)
     for split in predictions["split"].drop_duplicates():
         rules = pair_rules(dataset.tasks)
         test = as_pairs(read_interactions(test_labels, split, dataset.tasks), rules, "item")
@@ -285,8 +316,9 @@ def measure(
         groups += groups_of_pairs(groups[0], test, [(part.user, part.item) for part in known])
         catalogue = candidate_items(splits.candidates_of(split), train.item, items)
         around = surroundings(dataset, split, train, known, (users, items), item_features, item_vocabulary)
-        own: list[tuple[dict[str, Any], Totals]] = []
+        by_task: dict[str, pd.DataFrame] = {}
         for name, task in dataset.tasks.items():
+            own: list[tuple[dict[str, Any], Totals]] = []
             asked = ~np.isnan(test.labels[name])
             relevant = test.relevant[name] & _may_be_listed(test, known, name, task, items)
             pairs = test.user[relevant], test.item[relevant]
@@ -296,13 +328,15 @@ def measure(
                 if task.kind in metric.kinds and (variant.predicts(task) or not metric.needs_predictions)
             ]
             for seed in predictions["seed"].drop_duplicates():
-                part = scored.get((split, name, seed))
-                if part is None:
+                places = scored.get((split, name, seed))
+                if places is None:
                     continue
+                part = predictions[["user", "item", "score"]].take(places)
                 if not (np.array_equal(part["user"], test.user) and np.array_equal(part["item"], test.item)):
                     raise AssertionError(f"the predictions of {variant.name} are not in the order of the test rows")
                 labelled = ScoredRows(test.user, test.item, test.labels[name], part["score"].to_numpy()).where(asked)
-                table = _list_table(listed.get((split, name, seed), ranked_lists[:0]), users, max(settings.ks))
+                shown = ranked_lists[["user", "rank", "item"]].take(listed.get((split, name, seed), none))
+                table = _list_table(shown, users, max(settings.ks))
                 for group in groups:
                     inside = labelled.where(group.contains(labelled.user, labelled.item))
                     judged = _judge(table, pairs, group, catalogue, around)
@@ -317,38 +351,77 @@ def measure(
                             own += [(what, found)] if found is not None and len(found[0]) else []
                         by_item = _recall_by_popularity(judged, pairs[1], settings.ks)
                         thirds.append(by_item.assign(split=split, task=name, seed=seed, side="item"))
-        if own:
-            together = _stack_totals(own)
-            totals.append(together.assign(split=split))
-            thirds.append(_user_thirds(together, train).assign(split=split))
+            if own:
+                together = _stack_totals(own, dataset.tasks)
+                totals.append(together.assign(split=_repeated(split, len(together), splits.names)))
+                by_task[name] = _user_thirds(together, train)
+        thirds += [by_task[name].assign(split=split) for name in sorted(by_task)]
     return (
         pd.DataFrame(rows, columns=METRIC_COLUMNS),
-        # Names repeat in every row; as categories they take a byte instead of a pointer.
-        _stack(totals, USER_TOTAL_COLUMNS, variant.name).astype(dict.fromkeys(USER_TOTAL_COLUMNS[:4], "category")),
+        _with_names(_stack(totals, USER_TOTAL_COLUMNS, variant.name)),
         _stack(thirds, GROUP_COLUMNS, variant.name),
     )
 
 
-def collect(*tables: pd.DataFrame) -> pd.DataFrame:
-    """Put the models' tables into one, in the order of the list of variants; models that were left out have none."""
+def measure_models(
+    dataset: DatasetSettings,
+    settings: EvaluationSettings,
+    splits: SplitSettings,
+    training_data: Mapping[str, ir.Table],
+    validation_rows: ir.Table,
+    entity_groups: pd.DataFrame,
+    test_labels: ir.Table,
+    model_outputs: ModelOutputs,
+) -> tuple[pd.DataFrame, Spool, pd.DataFrame]:
+    """Measure every model, one after the other, so that the predictions of one alone are in memory.
+
+    Returns:
+        The three tables of :func:`measure` with the rows of all models, in the order of the list of variants.
+    """
+    found: list[tuple[pd.DataFrame, pd.DataFrame]] = []
+    totals = Spool(USER_TOTALS)
+    sequences, features, vocabulary = (
+        training_data[name] for name in ("behaviour_sequences", "item_features", "item_vocabulary")
+    )
+    for name in tqdm(in_order(model_outputs), desc="measuring models", leave=False, disable=None):
+        variant, outputs = VARIANTS[name], model_outputs[name]
+        known = (sequences, validation_rows, entity_groups, features, vocabulary, test_labels)
+        answers = outputs["predictions"], outputs["ranked_lists"]
+        values, own, thirds = measure(variant, dataset, settings, splits, *known, *answers)
+        found.append((values, thirds))
+        totals.add(pa.Table.from_pandas(own, preserve_index=False))
+    measured, by_groups = (collect(tables) for tables in zip(*found, strict=True))
+    return measured, totals, by_groups
+
+
+def collect(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Put the models' tables into one; models that the study left out have empty ones."""
     filled = [table for table in tables if len(table)]
     return pd.concat(filled, ignore_index=True) if filled else tables[0]
 
 
-def collect_cv_results(*tables: pd.DataFrame) -> pd.DataFrame:
-    """Put every cross-validation fit into one table."""
-    return collect(*tables)[["model", "split", "candidate", "parameters", "fold", "task", "error"]]
-
-
-def collect_costs(names: Sequence[str], *costs: dict[str, Any]) -> pd.DataFrame:
-    """Put the models' costs into one table: means over splits and seed numbers, the peak over all.
+def collect_cv_results(user_embedding: Mapping[str, Any], model_outputs: ModelOutputs) -> pd.DataFrame:
+    """Put every cross-validation fit into one table.
 
     Args:
-        names: The models.
-        costs: Fit costs of every model in order, then predict costs of every model in order; empty for one left out.
+        user_embedding: Outputs of the user embedding model; empty if it has not been trained.
+        model_outputs: Outputs of the models.
     """
+    everything = [user_embedding] if user_embedding else []
+    everything += [model_outputs[name] for name in in_order(model_outputs)]
+    return collect([outputs["cv_results"] for outputs in everything])[CV_COLUMNS]
+
+
+def collect_expert_utilisation(model_outputs: ModelOutputs) -> pd.DataFrame:
+    """Put the use of the experts of every model into one table."""
+    return collect([model_outputs[name]["expert_utilisation"] for name in in_order(model_outputs)])
+
+
+def collect_costs(model_outputs: ModelOutputs) -> pd.DataFrame:
+    """Put the models' costs into one table: means over splits and seed numbers, the peak over all."""
     rows = []
-    for name, fit_cost, predict_cost in zip(names, costs[: len(names)], costs[len(names) :], strict=True):
+    for name in in_order(model_outputs):
+        fit_cost, predict_cost = (model_outputs[name][part] for part in ("fit_costs", "predict_costs"))
         if fit_cost:
             rows.append(
                 {

@@ -2,160 +2,119 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import ibis.expr.types as ir
 import pandas as pd
 from kedro.pipeline import Pipeline, node
-from kedro.pipeline.node import Node
 
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
 from multitask_recommender.evaluation import comparisons, figures, group_gaps
 from multitask_recommender.evaluation.parameters import EvaluationSettings
-from multitask_recommender.evaluation.study import left_out_models
-from multitask_recommender.models.variants import Variant
+from multitask_recommender.evaluation.study import StudySettings, left_out_models
+from multitask_recommender.pipelines.bundles import bundle
 from multitask_recommender.pipelines.evaluation import nodes
 
-
-def _measure_node(variant: Variant) -> Node:
-    def measure(
-        dataset: DatasetSettings,
-        settings: EvaluationSettings,
-        splits: SplitSettings,
-        behaviour_sequences: ir.Table,
-        validation_rows: ir.Table,
-        entity_groups: pd.DataFrame,
-        item_features: ir.Table,
-        item_vocabulary: ir.Table,
-        test_labels: ir.Table,
-        predictions: pd.DataFrame,
-        ranked_lists: pd.DataFrame,
-    ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-        return nodes.measure(
-            variant,
-            dataset,
-            settings,
-            splits,
-            behaviour_sequences,
-            validation_rows,
-            entity_groups,
-            item_features,
-            item_vocabulary,
-            test_labels,
-            predictions,
-            ranked_lists,
-        )
-
-    return node(
-        measure,
-        [
-            "params:dataset",
-            "params:evaluation",
-            "params:splits",
-            "behaviour_sequences",
-            "validation_rows",
-            "entity_groups",
-            "item_features",
-            "item_vocabulary",
-            "test_labels",
-            f"{variant.name}.predictions",
-            f"{variant.name}.ranked_lists",
-        ],
-        [f"{variant.name}.metrics", f"{variant.name}.user_totals", f"{variant.name}.group_metrics"],
-        name=f"measure_{variant.name}",
-    )
+RESULTS = (
+    "metrics",
+    "headline",
+    "comparisons",
+    "group_metrics",
+    "group_gaps",
+    "expert_utilisation",
+    "costs",
+    "cv_results",
+    "left_out_models",
+    "accuracy_figure",
+    "verdicts_figure",
+    "trade_off_figure",
+    "cost_figure",
+    "affinity_figure",
+)
+"""What the evaluation is there for: tables and figures."""
 
 
-def create_pipeline(variants: Sequence[Variant]) -> Pipeline:
-    """Build the pipeline for some models."""
+def group_entities(
+    dataset: DatasetSettings, splits: SplitSettings, training_data: Mapping[str, ir.Table], validation_rows: ir.Table
+) -> pd.DataFrame:
+    """Divide users and items into hot, warm and cold ones: see ``nodes.group_entities``."""
+    entities = (training_data[name] for name in ("users", "items", "behaviour_sequences"))
+    names = ("user_features", "user_vocabulary", "item_features", "item_vocabulary")
+    return nodes.group_entities(dataset, splits, *entities, validation_rows, *(training_data[name] for name in names))
 
-    def of_every_model(output: str) -> list[str]:
-        return [f"{variant.name}.{output}" for variant in variants]
 
-    def collect_costs(*costs: dict[str, Any]) -> pd.DataFrame:
-        return nodes.collect_costs([variant.name for variant in variants], *costs)
+def measure_group_gaps(
+    dataset: DatasetSettings,
+    study: StudySettings,
+    splits: SplitSettings,
+    settings: EvaluationSettings,
+    training_data: Mapping[str, ir.Table],
+    user_totals: pd.DataFrame,
+) -> pd.DataFrame:
+    """Measure how far the main metrics lie apart between groups of users: see ``group_gaps.measure_group_gaps``."""
+    features = (training_data[name] for name in ("user_features", "user_vocabulary"))
+    return group_gaps.measure_group_gaps(dataset, study, splits, settings, *features, user_totals)
 
+
+def create_pipeline() -> Pipeline:
+    """Build the pipeline."""
     settings = ["params:dataset", "params:evaluation"]
+    study = ["params:dataset", "params:study", "params:splits", "params:evaluation"]
     return Pipeline(
         [
             node(
-                nodes.group_entities,
-                [
-                    "params:dataset",
-                    "params:splits",
-                    "users",
-                    "items",
-                    "behaviour_sequences",
-                    "validation_rows",
-                    "user_features",
-                    "user_vocabulary",
-                    "item_features",
-                    "item_vocabulary",
-                ],
+                group_entities,
+                ["params:dataset", "params:splits", "training_data", "validation_rows"],
                 "entity_groups",
                 name="group_entities",
             ),
-            *map(_measure_node, variants),
-            node(nodes.collect, of_every_model("metrics"), "metrics", name="collect_metrics"),
+            node(
+                nodes.measure_models,
+                [
+                    *settings,
+                    "params:splits",
+                    "training_data",
+                    "validation_rows",
+                    "entity_groups",
+                    "test_labels",
+                    "model_outputs",
+                ],
+                ["metrics", "user_totals", "group_metrics"],
+                name="measure_models",
+            ),
             node(
                 left_out_models,
                 ["params:dataset", "params:study", "metrics", "costs"],
                 "left_out_models",
                 name="list_models_left_out",
             ),
-            node(nodes.collect, of_every_model("group_metrics"), "group_metrics", name="collect_group_metrics"),
             node(
-                nodes.collect,
-                of_every_model("expert_utilisation"),
+                nodes.collect_expert_utilisation,
+                "model_outputs",
                 "expert_utilisation",
                 name="collect_expert_utilisation",
             ),
             node(
                 comparisons.compare_models,
-                [
-                    "params:dataset",
-                    "params:study",
-                    "params:splits",
-                    "params:evaluation",
-                    "params:cross_validation",
-                    *of_every_model("user_totals"),
-                ],
+                [*study, "params:cross_validation", "user_totals"],
                 "comparisons",
                 name="compare_models",
             ),
-            node(
-                group_gaps.measure_group_gaps,
-                [
-                    "params:dataset",
-                    "params:study",
-                    "params:splits",
-                    "params:evaluation",
-                    "user_features",
-                    "user_vocabulary",
-                    *of_every_model("user_totals"),
-                ],
-                "group_gaps",
-                name="measure_group_gaps",
-            ),
+            node(measure_group_gaps, [*study, "training_data", "user_totals"], "group_gaps", name="measure_group_gaps"),
             node(figures.plot_verdicts, ["comparisons", "params:dataset"], "verdicts_figure", name="plot_verdicts"),
             node(
                 nodes.collect_cv_results,
-                ["user_embedding.cv_results", *of_every_model("cv_results")],
+                ["user_embedding.outputs", "model_outputs"],
                 "cv_results",
                 name="collect_cv_results",
             ),
-            node(
-                collect_costs,
-                [*of_every_model("fit_costs"), *of_every_model("predict_costs")],
-                "costs",
-                name="collect_costs",
-            ),
+            node(nodes.collect_costs, "model_outputs", "costs", name="collect_costs"),
             node(nodes.make_headline, ["metrics", *settings], "headline", name="make_headline"),
             node(figures.plot_accuracy, ["metrics", *settings], "accuracy_figure", name="plot_accuracy"),
             node(figures.plot_trade_off, ["metrics", *settings], "trade_off_figure", name="plot_trade_off"),
             node(figures.plot_affinity, ["task_affinity", "task_pair_gains"], "affinity_figure", name="plot_affinity"),
             node(figures.plot_cost, ["metrics", "costs", *settings], "cost_figure", name="plot_cost"),
+            node(bundle, {name: name for name in RESULTS}, "results", name="hand_over_results"),
         ],
         namespace="evaluation",
         prefix_datasets_with_namespace=False,

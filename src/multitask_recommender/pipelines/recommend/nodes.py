@@ -14,6 +14,7 @@ from multitask_recommender.data.interactions import interactions_of
 from multitask_recommender.evaluation.study import StudySettings
 from multitask_recommender.foundation.spool import Spool
 from multitask_recommender.models.stored import check_fit
+from multitask_recommender.models.variants import VARIANTS
 from multitask_recommender.use.recommender import LoadedRecommender
 from multitask_recommender.use.updates import RECOMMENDATIONS, NewEvents, answer, report
 
@@ -55,8 +56,10 @@ def answer_new_events(
         StaleModelError: If the tasks are not those that the model was trained on.
     """
     recommender = fitted_models(study.recommend_with)
+    recommender.index_above = study.index_above
     tasks = {name: task.model_dump(mode="json") for name, task in dataset.tasks.items()}
-    check_fit(recommender.run.name, str(recommender.run.folder), recommender.run.record, {"tasks": tasks})
+    run = recommender.run
+    check_fit(VARIANTS[run.name].namespace, str(run.folder), run.record, {"tasks": tasks})
     order = ["user", "timestamp", "item_id"] if dataset.interactions.timestamp is not None else ["user", "row"]
     users = new_interactions.select("user", "user_id").distinct().order_by("user").to_pyarrow()
     unknown = unknown_new_interactions.to_pyarrow()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
+from multitask_recommender.data.events import as_pairs, pair_rules
 from multitask_recommender.data.inputs import TrainingTables
 from multitask_recommender.data.interactions import (
     EVERYTHING,
@@ -21,22 +22,22 @@ from multitask_recommender.data.interactions import (
     BoolArray,
     FloatArray,
     IntArray,
+    Interactions,
     SideInformation,
 )
 from multitask_recommender.data.queries import Histories, Queries
 from multitask_recommender.data.splits import candidate_items
-from multitask_recommender.evaluation import metrics
-from multitask_recommender.evaluation.cross_validation import CrossValidationSettings, cross_validate
-from multitask_recommender.evaluation.parameters import EvaluationSettings
+from multitask_recommender.evaluation.cross_validation import CV_COLUMNS, CrossValidationSettings, cross_validate
 from multitask_recommender.evaluation.study import StudySettings
 from multitask_recommender.foundation.errors import TrainingError
 from multitask_recommender.foundation.jobs import run_jobs, single_threaded
 from multitask_recommender.foundation.measuring import Cost, measured
 from multitask_recommender.foundation.randomness import derive_seed
 from multitask_recommender.foundation.spool import Spool
+from multitask_recommender.models import ranking
 from multitask_recommender.models.asked import queries_state, read_queries
 from multitask_recommender.models.fitted import note_fit, restored, settings_for, start_record, with_encoder
-from multitask_recommender.models.recommender import LearningCurve, Recommender
+from multitask_recommender.models.recommender import Recommender
 from multitask_recommender.models.state import State, array, branch
 from multitask_recommender.models.stored import StoredModel
 from multitask_recommender.models.training.division import Launcher, trained_by
@@ -48,17 +49,14 @@ from multitask_recommender.models.variants import (
     VariantParameters,
     with_values,
 )
-from multitask_recommender.pipelines.recommender.task_affinity import COSINE_COLUMNS, GAIN_COLUMNS
 from multitask_recommender.spark.jobs import run_on_executors
 from multitask_recommender.spark.settings import SparkSettings
 
 logger = logging.getLogger(__name__)
-_BLOCK = 512
-_CELLS = 2**23
-"""Most scores, users x items x tasks, that are held at a time."""
 _KEPT_ROWS = 1_000_000
 """Most rows of the lists of one fit that are kept until they are written."""
-CV_COLUMNS = ["model", "split", "candidate", "parameters", "fold", "task", "error"]
+_ROWS_TOGETHER = 20_000_000
+"""Most rows of all splits that are in memory together for the training; of more, one split after the other."""
 _WHAT = [("split", pa.string()), ("seed", pa.int64()), ("task", pa.string()), ("user", pa.int64())]
 PREDICTIONS = pa.schema([*_WHAT, ("item", pa.int64()), ("score", pa.float32())])
 LISTS = pa.schema([*_WHAT, ("rank", pa.int64()), ("item", pa.int64()), ("score", pa.float32())])
@@ -76,24 +74,6 @@ RECOMMENDATIONS = pa.schema(
         ("score", pa.float32()),
     ]
 )
-_COLUMNS = {
-    "predictions": PREDICTIONS.names,
-    "ranked_lists": LISTS.names,
-    "cv_results": CV_COLUMNS,
-    "expert_utilisation": UTILISATION_COLUMNS,
-    "task_affinity": COSINE_COLUMNS,
-    "task_pair_gains": GAIN_COLUMNS,
-}
-OF_NO_MODEL = frozenset({"task_affinity", "task_pair_gains", "user_embedding.cv_results"})
-"""What else the evaluation reads of the training."""
-
-
-def empty_output(name: str) -> Any:
-    """Return what an output of the training holds where the study leaves its model out; None for other names."""
-    kind = name.rpartition(".")[2]
-    if kind in ("fit_costs", "predict_costs"):
-        return {}
-    return pd.DataFrame(columns=_COLUMNS[kind]) if kind in _COLUMNS else None
 
 
 def tune(
@@ -115,12 +95,13 @@ def tune(
     results: list[pd.DataFrame] = []
     chosen: dict[str, Any] = {}
     for split in splits.names if study.runs(variant, dataset) else []:
-        side, rule = tables.side(split), splits.rule(split)
-        own = parameters.for_split(rule).for_size(DataSize.of(tables.rows(split)))
+        side, rule, events = tables.side(split), splits.rule(split), tables.events(split)
+        size = DataSize.of(as_pairs(events, pair_rules(tables.dataset.tasks)))
+        own = parameters.for_split(rule).for_size(size)
         choice = cross_validate(
             variant,
             own,
-            tables.events(split),
+            events,
             partial(with_encoder, side, user_embedding, split),
             cross_validation,
             study.seed,
@@ -185,14 +166,19 @@ def fit(
     if not chosen:
         return StoredModel({}), pd.DataFrame(columns=CURVE_COLUMNS), pd.DataFrame(columns=UTILISATION_COLUMNS), {}
     names = [*chosen, EVERYTHING] if variant.recommends else [*chosen]
-    rows = {split: tables.rows(split) for split in names}
-    sides = {split: with_encoder(tables.side(split), user_embedding, split, NO_FOLD) for split in names}
+    rows: dict[str, Interactions] = {}
+    sides: dict[str, SideInformation] = {}
     settings = {split: settings_for(chosen, split) for split in names}
     made_from = _record(tables)
-    for split in names:
-        note_fit(made_from, split, settings[split], rows[split], sides[split])
 
-    def fit_once(job: tuple[str, int]) -> tuple[State, LearningCurve, int, Cost]:
+    def read(splits: Sequence[str]) -> None:
+        rows.clear()
+        for split in splits:
+            rows[split] = tables.rows(split)
+            sides[split] = with_encoder(tables.side(split), user_embedding, split, NO_FOLD)
+            note_fit(made_from, split, settings[split], rows[split], sides[split])
+
+    def fit_once(job: tuple[str, int]) -> tuple[State, list[dict[str, float]], int, dict[str, float]]:
         split, seed = job
         model = variant.make(variant.read_settings(settings[split]), sides[split].tasks)
         with measured() as cost, trained_by(launcher):
@@ -200,28 +186,37 @@ def fit(
                 curve = model.fit(rows[split], sides[split], derive_seed(study.seed, variant.name, split, seed))
             except TrainingError as error:
                 raise error.within(f"model '{variant.name}', {split} split, seed number {seed}") from error
-        return model.state(), curve, model.parameter_count(), cost
+        # Plain values, which a killed run goes on with.
+        return model.state(), curve.epochs, model.parameter_count(), vars(cost)
 
     jobs = [(split, seed) for split in chosen for seed in _repeats(variant, study)]
     jobs += [(split, 0) for split in names if split == EVERYTHING]
     workers = cross_validation.workers if variant.recommender.stochastic and launcher is None else 1
-    results = run_jobs(fit_once, jobs, workers, f"{variant.name}: training")
+    title = f"{variant.name}: training"
+    if tables.count() <= _ROWS_TOGETHER:
+        read(names)
+        results = run_jobs(fit_once, jobs, workers, title)
+    else:
+        results = []
+        for split in names:
+            read([split])
+            results += run_jobs(fit_once, [job for job in jobs if job[0] == split], workers, title)
     states: State = {split: {} for split in names}
     curves: list[dict[str, Any]] = []
     costs: dict[str, Any] = {}
     used: list[pd.DataFrame] = []
-    for (split, seed), (state, curve, parameters, cost) in zip(jobs, results, strict=True):
+    for (split, seed), (state, epochs, parameters, cost) in zip(jobs, results, strict=True):
         branch(states, split)[str(seed)] = state
         curves += [
             {"split": split, "seed": seed, "epoch": number + 1, "loss": name, "value": value}
-            for number, losses in enumerate(curve.epochs)
+            for number, losses in enumerate(epochs)
             for name, value in losses.items()
         ]
         used.append(expert_utilisation(state).assign(split=split, seed=seed))
         own = costs.setdefault(split, {"parameters": parameters, "seconds": [], "peak_mb": []})
-        own["seconds"].append(cost.seconds)
-        own["peak_mb"].append(cost.peak_mb)
-    seconds = np.mean([cost.seconds for *_, cost in results])
+        own["seconds"].append(cost["seconds"])
+        own["peak_mb"].append(cost["peak_mb"])
+    seconds = np.mean([cost["seconds"] for *_, cost in results])
     logger.info("%s: fitted %d times, %.2f s each", variant.name, len(jobs), seconds)
     utilisation = pd.concat(used, ignore_index=True).assign(model=variant.name)[UTILISATION_COLUMNS]
     collapsed = utilisation[utilisation["collapsed"].astype(bool)].drop_duplicates(["split", "side", "expert"])
@@ -267,11 +262,6 @@ def _gates_are_equal(utilisation: pd.DataFrame) -> bool:
     return bool((differences.abs() < _EQUAL).all())
 
 
-def _block_size(side: SideInformation) -> int:
-    """Return how many users are scored at a time, so that their scores for all items and tasks are of bounded size."""
-    return int(np.clip(_CELLS // max(side.items * len(side.tasks), 1), 1, _BLOCK))
-
-
 class Ranked(NamedTuple):
     """A block of users with scores and lists.
 
@@ -305,7 +295,7 @@ def _ranked(
         order = model.ranking_scores(scores)
         left_out = {task: queries.left_out(task, side.tasks[task], side.items) for task in order}
         lists = {
-            task: metrics.top_items(score, left_out[task], catalogue, length, queries.user)
+            task: ranking.top_items(score, left_out[task], catalogue, length, queries.user)
             for task, score in order.items()
         }
         yield Ranked(queries.user, scores, order, lists, queries)
@@ -314,7 +304,7 @@ def _ranked(
 def _list_rows(task: str, block: Ranked) -> dict[str, Any]:
     """Return the entries of a block's lists as columns."""
     lists = block.lists[task]
-    place, rank = np.nonzero(lists != metrics.PADDING)
+    place, rank = np.nonzero(lists != ranking.PADDING)
     item = lists[place, rank]
     score = block.order[task][place, item].astype(np.float32)
     return {"user": block.users[place], "rank": rank + 1, "item": item, "score": score}
@@ -362,7 +352,7 @@ def _answers(
 ) -> Answers:
     """Yield the predictions of the pairs and the lists of their users, block by block."""
     user, item, time = pairs
-    blocks = _blocks(histories, np.unique(user), _block_size(side))
+    blocks = _blocks(histories, np.unique(user), ranking.users_at_a_time(side.items, len(side.tasks)))
     for block in _ranked(model, side, blocks, catalogue, length):
         own = slice(*np.searchsorted(user, [block.users[0], block.users[-1] + 1]))
         place, moment = np.searchsorted(block.users, user[own]), None if time is None else time[own]
@@ -387,7 +377,7 @@ def predict(
     tables: TrainingTables,
     stored: StoredModel,
     user_embedding: StoredModel | None,
-    evaluation: EvaluationSettings,
+    list_lengths: Sequence[int],
     validation_rows: ir.Table,
     test_pairs: ir.Table,
     workers: int = 1,
@@ -396,7 +386,8 @@ def predict(
 
     A user is asked with all rows known before the test: those of the training and of the validation, and a model may
     look at the time of a pair, as somebody who is asked about it does. Fits are asked at
-    the same time by several ``workers`` where their lists are short enough to be kept, else one after the other.
+    the same time by several ``workers`` where their lists are short enough to be kept, else one after the other. Lists
+    are as long as the longest of ``list_lengths``.
 
     Returns:
         predictions (split, seed, task, user, item, score); ranked_lists (split, seed, task, user, rank, item,
@@ -409,10 +400,11 @@ def predict(
         models, side = restored(
             variant, chosen, stored, _record(tables), tables.side(split), user_embedding, split, rows
         )
+        catalogue = candidate_items(splits.candidates_of(split), rows.item, side.items)
+        del rows  # The known rows, which hold them as well, take their place.
         pairs = Pairs.of(test_pairs.filter(test_pairs.split == split).order_by("user", "item").to_pyarrow())
         histories = tables.known(split, validation_rows, side)
-        catalogue = candidate_items(splits.candidates_of(split), rows.item, side.items)
-        length = max(evaluation.ks)
+        length = max(list_lengths)
         answers = [
             partial(_answers, model, split, int(seed), side, histories, pairs, catalogue, length)
             for seed, model in models.items()
@@ -460,7 +452,10 @@ def recommend(
         variant, chosen, stored, _record(tables), tables.side(EVERYTHING), user_embedding, EVERYTHING, rows
     )
     ((seed, model),) = models.items()
-    trained, size = candidate_items("trained", rows.item, side.items), _block_size(side)
+    trained, size = (
+        candidate_items("trained", rows.item, side.items),
+        ranking.users_at_a_time(side.items, len(side.tasks)),
+    )
     histories, everyone = Histories(rows, side.user_features), np.arange(side.users)
     user_id = pa.array(tables.identifiers[0], pa.string())
     items = tables.items.order_by("item").select("item_id", "title").to_pyarrow().combine_chunks()
@@ -531,5 +526,7 @@ def _make_lists(
     variant = VARIANTS[name]
     model = variant.make(variant.read_settings(settings), side.tasks)
     model.restore(state, side)
-    for block in _ranked(model, side, read_queries(asked).blocks(_block_size(side)), catalogue, length):
+    for block in _ranked(
+        model, side, read_queries(asked).blocks(ranking.users_at_a_time(side.items, len(side.tasks))), catalogue, length
+    ):
         yield _numbered_lists(block)

@@ -1,8 +1,8 @@
-"""The pipeline ``recommender``: one namespace per model, all made from the list of variants."""
+"""The pipeline ``recommender``: a namespace per family and in it per model, all made from the list of variants."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ibis.expr.types as ir
@@ -12,25 +12,32 @@ from kedro.pipeline import Pipeline, node
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
 from multitask_recommender.data.inputs import TrainingTables
 from multitask_recommender.evaluation.cross_validation import CrossValidationSettings
-from multitask_recommender.evaluation.parameters import EvaluationSettings
 from multitask_recommender.evaluation.study import StudySettings
 from multitask_recommender.foundation.spool import Spool
 from multitask_recommender.models.stored import StoredModel
-from multitask_recommender.models.variants import AFFINITY_BASE, DerivedParameters, Variant, VariantParameters
+from multitask_recommender.models.variants import (
+    AFFINITY_BASE,
+    NAMESPACE,
+    DerivedParameters,
+    Variant,
+    VariantParameters,
+)
+from multitask_recommender.pipelines.bundles import bundle, bundle_models, join_families
 from multitask_recommender.pipelines.recommender import nodes, task_affinity
 from multitask_recommender.spark.settings import SparkSettings
 from multitask_recommender.spark.training import SparkLauncher
 
-_DATA = ["behaviour_sequences", "users", "items", "user_features", "item_features"]
+_EVALUATED = ["cv_results", "expert_utilisation", "fit_costs", "predictions", "ranked_lists", "predict_costs"]
+"""Outputs of a model that other pipelines read."""
 
 
 def _model_pipeline(variant: Variant) -> Pipeline:
-    """Build the nodes of a model inside a namespace with its name."""
+    """Build the nodes of a model inside a namespace with its name, in that of its family."""
 
-    def read(dataset: DatasetSettings, tables: Sequence[Any]) -> tuple[TrainingTables, StoredModel | None]:
-        """Return the tables, with the tasks of the model alone, and the user embedding model if it reads one."""
+    def read(dataset: DatasetSettings, training_data: Mapping[str, ir.Table]) -> TrainingTables:
+        """Return the tables, with the tasks of the model alone."""
         own = dataset.model_copy(update={"tasks": variant.trained_tasks(dataset.tasks)})
-        return TrainingTables(own, *tables[: len(_DATA)]), tables[len(_DATA)] if variant.user_encoder else None
+        return TrainingTables.of(own, training_data)
 
     def tune(
         parameters: VariantParameters,
@@ -38,9 +45,11 @@ def _model_pipeline(variant: Variant) -> Pipeline:
         study: StudySettings,
         splits: SplitSettings,
         dataset: DatasetSettings,
-        *tables: Any,
+        training_data: Mapping[str, ir.Table],
+        encoder: StoredModel | None = None,
     ) -> tuple[pd.DataFrame, dict[str, Any]]:
-        return nodes.tune(variant, parameters, cross_validation, study, splits, dataset, *read(dataset, tables))
+        tables = read(dataset, training_data)
+        return nodes.tune(variant, parameters, cross_validation, study, splits, dataset, tables, encoder)
 
     def derive(
         parameters: DerivedParameters,
@@ -62,10 +71,12 @@ def _model_pipeline(variant: Variant) -> Pipeline:
         dataset: DatasetSettings,
         engine: str,
         spark: SparkSettings,
-        *tables: Any,
+        training_data: Mapping[str, ir.Table],
+        encoder: StoredModel | None = None,
     ) -> tuple[StoredModel, pd.DataFrame, pd.DataFrame, dict[str, Any]]:
         launcher = SparkLauncher(spark) if engine == "spark" else None
-        return nodes.fit(variant, chosen, cross_validation, study, splits, *read(dataset, tables), launcher)
+        tables = read(dataset, training_data)
+        return nodes.fit(variant, chosen, cross_validation, study, splits, tables, encoder, launcher)
 
     def predict(
         chosen: dict[str, Any],
@@ -73,15 +84,15 @@ def _model_pipeline(variant: Variant) -> Pipeline:
         cross_validation: CrossValidationSettings,
         splits: SplitSettings,
         dataset: DatasetSettings,
-        evaluation: EvaluationSettings,
+        list_lengths: list[int],
         validation_rows: ir.Table,
         test_pairs: ir.Table,
-        *tables: Any,
+        training_data: Mapping[str, ir.Table],
+        encoder: StoredModel | None = None,
     ) -> tuple[Spool, Spool, dict[str, Any]]:
-        own, encoder = read(dataset, tables)
-        known = (validation_rows, test_pairs)
+        own, known = read(dataset, training_data), (validation_rows, test_pairs)
         return nodes.predict(
-            variant, chosen, splits, own, weights, encoder, evaluation, *known, cross_validation.workers
+            variant, chosen, splits, own, weights, encoder, list_lengths, *known, cross_validation.workers
         )
 
     def recommend(
@@ -91,12 +102,18 @@ def _model_pipeline(variant: Variant) -> Pipeline:
         dataset: DatasetSettings,
         engine: str,
         spark: SparkSettings,
-        *tables: Any,
+        training_data: Mapping[str, ir.Table],
+        encoder: StoredModel | None = None,
     ) -> Spool:
-        own, encoder = read(dataset, tables)
-        return nodes.recommend(variant, chosen, weights, encoder, study, own, spark if engine == "spark" else None)
+        executors = spark if engine == "spark" else None
+        return nodes.recommend(variant, chosen, weights, encoder, study, read(dataset, training_data), executors)
 
-    learnt_from = [*_DATA, "user_embedding.weights"] if variant.user_encoder else _DATA
+    # The viewer shows what stands in the docstrings of the functions.
+    for step, described in ((tune, nodes.tune), (derive, nodes.derive), (fit, nodes.fit)):
+        step.__doc__ = described.__doc__
+    predict.__doc__, recommend.__doc__ = nodes.predict.__doc__, nodes.recommend.__doc__
+
+    learnt_from = ["training_data", *(["user_embedding.weights"] if variant.user_encoder else [])]
     study = ["params:study", "params:splits", "params:dataset"]
     engine = ["params:engine", "params:spark"]
     parameters = f"params:models.{variant.block}"
@@ -128,7 +145,7 @@ def _model_pipeline(variant: Variant) -> Pipeline:
                 "params:cross_validation",
                 "params:splits",
                 "params:dataset",
-                "params:evaluation",
+                "params:evaluation.ks",
                 "validation_rows",
                 "test_pairs",
                 *learnt_from,
@@ -146,13 +163,16 @@ def _model_pipeline(variant: Variant) -> Pipeline:
                 name="recommend",
             )
         )
-    return Pipeline(
+    handed_over = [*_EVALUATED, "learning_curve", *(["recommendations"] if variant.recommends else [])]
+    steps.append(node(bundle, {name: name for name in handed_over}, "outputs", name="hand_over"))
+    own = Pipeline(
         steps,
         namespace=variant.name,
         inputs=inputs,
-        parameters={parameters, "params:cross_validation", "params:evaluation", *study, *engine},
+        parameters={parameters, "params:cross_validation", "params:evaluation.ks", *study, *engine},
         tags=["recommender", variant.kind],
     )
+    return Pipeline([own], namespace=variant.namespace.rpartition(".")[0], prefix_datasets_with_namespace=False)
 
 
 def _task_affinity_pipeline() -> Pipeline:
@@ -162,15 +182,31 @@ def _task_affinity_pipeline() -> Pipeline:
         [
             node(
                 task_affinity.measure_task_affinity,
-                [base, *shared, *_DATA],
+                [base, *shared, "training_data"],
                 ["task_affinity", "task_pair_gains"],
                 name="measure_task_affinity",
             )
         ],
+        namespace=NAMESPACE,
+        prefix_datasets_with_namespace=False,
         tags="recommender",
     )
 
 
+def collecting_pipeline(variants: Sequence[Variant]) -> Pipeline:
+    """Build the nodes that hand over the outputs of some models: family by family, then all as one."""
+    families = list(dict.fromkeys(variant.family for variant in variants))
+    steps = []
+    for family in families:
+        own = {one.name: f"{one.name}.outputs" for one in variants if one.family == family}
+        collect = node(bundle_models, own, f"{family}.models", name="hand_over")
+        steps.append(Pipeline([collect], namespace=family, prefix_datasets_with_namespace=False))
+    steps.append(
+        Pipeline([node(join_families, [f"{family}.models" for family in families], "model_outputs", name="hand_over")])
+    )
+    return Pipeline(steps, namespace=NAMESPACE, prefix_datasets_with_namespace=False, tags="recommender")
+
+
 def create_pipeline(variants: Sequence[Variant]) -> Pipeline:
-    """Build the pipelines of some models, and that of the tasks' affinity."""
-    return sum(map(_model_pipeline, variants), _task_affinity_pipeline())
+    """Build the pipelines of some models, that of the tasks' affinity, and what hands their outputs over."""
+    return Pipeline([*map(_model_pipeline, variants), _task_affinity_pipeline(), collecting_pipeline(variants)])

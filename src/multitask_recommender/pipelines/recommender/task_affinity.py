@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from itertools import combinations
 from typing import Any
 
@@ -22,6 +23,11 @@ from multitask_recommender.models.variants import AFFINITY_BASE, VARIANTS
 
 COSINE_COLUMNS = ["split", "fold", "epoch", "task", "other", "cosine"]
 GAIN_COLUMNS = ["split", "fold", "task", "trained_with", "error", "error_alone", "gain"]
+NOT_MEASURED = {
+    "task_affinity": pd.DataFrame(columns=COSINE_COLUMNS),
+    "task_pair_gains": pd.DataFrame(columns=GAIN_COLUMNS),
+}
+"""The two tables where the affinity has not been measured."""
 
 
 def measure_task_affinity(
@@ -30,7 +36,7 @@ def measure_task_affinity(
     study: StudySettings,
     splits: SplitSettings,
     dataset: DatasetSettings,
-    *tables: ir.Table,
+    training_data: Mapping[str, ir.Table],
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Train every task alone, every pair of tasks and all together, and measure each on held-out folds.
 
@@ -42,7 +48,7 @@ def measure_task_affinity(
         per task and the tasks it was trained with the error on the fold, the error of the task trained alone, and the
         gain, the relative decrease of the error (``GAIN_COLUMNS``; errors as in ``validation_errors``).
     """
-    variant, everything = VARIANTS[AFFINITY_BASE], TrainingTables(dataset, *tables)
+    variant, everything = VARIANTS[AFFINITY_BASE], TrainingTables.of(dataset, training_data)
     names = list(dataset.tasks)
     if not chosen or len(names) < 2:
         return pd.DataFrame(columns=COSINE_COLUMNS), pd.DataFrame(columns=GAIN_COLUMNS)

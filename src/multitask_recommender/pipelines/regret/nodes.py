@@ -11,9 +11,9 @@ import pandas as pd
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
 from multitask_recommender.data.interactions import IntArray, pair_matrix
 from multitask_recommender.data.splits import candidate_items
-from multitask_recommender.evaluation import metrics
 from multitask_recommender.evaluation.parameters import EvaluationSettings
 from multitask_recommender.foundation.errors import DataError
+from multitask_recommender.models import ranking
 from multitask_recommender.simulation.bookstore import TASKS, Arrays, GroundTruth
 from multitask_recommender.simulation.regret import list_values
 
@@ -95,7 +95,7 @@ def measure_regret(
                 continue
             keys, lists = [], []
             for key, own in of_task.groupby(["model", "seed"], sort=False):
-                table = np.full((len(judged), max(settings.ks)), metrics.PADDING, dtype=np.int64)
+                table = np.full((len(judged), max(settings.ks)), ranking.PADDING, dtype=np.int64)
                 table[np.searchsorted(judged, own["user"]), own["rank"] - 1] = own["item"]
                 keys.append(key)
                 lists.append(table)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import ibis.expr.types as ir
 import pandas as pd
@@ -10,29 +10,29 @@ from kedro.pipeline import Pipeline, node
 
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
 from multitask_recommender.evaluation.parameters import EvaluationSettings
-from multitask_recommender.models.variants import Variant
+from multitask_recommender.pipelines.bundles import ModelOutputs, in_order
 from multitask_recommender.pipelines.regret import nodes
 from multitask_recommender.simulation.bookstore import Arrays
 
 
-def create_pipeline(variants: Sequence[Variant]) -> Pipeline:
-    """Build the pipeline for some models."""
-    names = [variant.name for variant in variants]
+def measure_regret(
+    dataset: DatasetSettings,
+    settings: EvaluationSettings,
+    splits: SplitSettings,
+    ground_truth: Arrays,
+    training_data: Mapping[str, ir.Table],
+    validation_rows: ir.Table,
+    model_outputs: ModelOutputs,
+) -> pd.DataFrame:
+    """Compare the lists of all models with those of an oracle: see ``nodes.measure_regret``."""
+    names = in_order(model_outputs)
+    tables = (*(training_data[name] for name in ("users", "items", "behaviour_sequences")), validation_rows)
+    lists = (model_outputs[name]["ranked_lists"] for name in names)
+    return nodes.measure_regret(names, dataset, settings, splits, ground_truth, *tables, *lists)
 
-    def measure_regret(
-        dataset: DatasetSettings,
-        settings: EvaluationSettings,
-        splits: SplitSettings,
-        ground_truth: Arrays,
-        users: ir.Table,
-        items: ir.Table,
-        behaviour_sequences: ir.Table,
-        validation_rows: ir.Table,
-        *ranked_lists: pd.DataFrame,
-    ) -> pd.DataFrame:
-        tables = (users, items, behaviour_sequences, validation_rows)
-        return nodes.measure_regret(names, dataset, settings, splits, ground_truth, *tables, *ranked_lists)
 
+def create_pipeline() -> Pipeline:
+    """Build the pipeline."""
     return Pipeline(
         [
             node(
@@ -42,11 +42,9 @@ def create_pipeline(variants: Sequence[Variant]) -> Pipeline:
                     "params:evaluation",
                     "params:splits",
                     "ground_truth",
-                    "users",
-                    "items",
-                    "behaviour_sequences",
+                    "training_data",
                     "validation_rows",
-                    *(f"{name}.ranked_lists" for name in names),
+                    "model_outputs",
                 ],
                 "regret",
                 name="measure_regret",

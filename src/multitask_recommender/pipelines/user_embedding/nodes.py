@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -48,18 +49,14 @@ def tune_user_embedding(
     study: StudySettings,
     dataset: DatasetSettings,
     splits: SplitSettings,
-    behaviour_sequences: ir.Table,
-    users: ir.Table,
-    items: ir.Table,
-    user_features: ir.Table,
-    item_features: ir.Table,
+    training_data: Mapping[str, ir.Table],
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Choose the searched parameters by how well hidden folds of the histories are reconstructed.
 
     Returns:
         Table of all fits; chosen settings by split.
     """
-    tables = TrainingTables(dataset, behaviour_sequences, users, items, user_features, item_features)
+    tables = TrainingTables.of(dataset, training_data)
     results = []
     chosen: dict[str, Any] = {}
     for split in splits.names:
@@ -76,14 +73,14 @@ def tune_user_embedding(
 
 def _fit_without(
     settings: UserEmbeddingSettings, rows: Interactions, side: SideInformation, seed: int, split: SplitRule, fold: int
-) -> tuple[UserEmbeddingModel, list[dict[str, float]]]:
+) -> tuple[State, list[dict[str, float]]]:
     model = UserEmbeddingModel(settings)
     if fold == NO_FOLD:
         pairs = as_pairs(rows, pair_rules(side.tasks))
     else:
         pairs = fold_pairs(split, rows, fold, side.tasks).train
     curve = model.fit(pairs, side, derive_seed(seed, USER_EMBEDDING.name, split.name, fold))
-    return model, curve.epochs
+    return model.state(), curve.epochs
 
 
 def train_user_embedding(
@@ -92,11 +89,7 @@ def train_user_embedding(
     study: StudySettings,
     dataset: DatasetSettings,
     splits: SplitSettings,
-    behaviour_sequences: ir.Table,
-    users: ir.Table,
-    items: ir.Table,
-    user_features: ir.Table,
-    item_features: ir.Table,
+    training_data: Mapping[str, ir.Table],
 ) -> tuple[StoredModel, ir.Table, pd.DataFrame]:
     """Train on every split, and on the complement of every fold so that cross-validation of what follows stays honest.
 
@@ -104,7 +97,7 @@ def train_user_embedding(
         The model, by split and left-out fold (-1: none); vectors of the users by the model that left out no fold
         (split, user, vector); learning curve (split, epoch, value).
     """
-    tables = TrainingTables(dataset, behaviour_sequences, users, items, user_features, item_features)
+    tables = TrainingTables.of(dataset, training_data)
     state: State = {}
     made_from = start_record(tables.dataset.model_dump(mode="json"), *tables.identifiers)
     vectors, curves = [], []
@@ -115,8 +108,9 @@ def train_user_embedding(
         folds = [NO_FOLD] if split == EVERYTHING else [NO_FOLD, *range(splits.folds)]
         fit = partial(_fit_without, settings, events, side, study.seed, splits.rule(split))
         results = run_jobs(fit, folds, cross_validation.workers, f"user_embedding, {split}: training")
-        state[split] = {str(fold): model.state() for fold, (model, _) in zip(folds, results, strict=True)}
-        whole, epochs = results[0]
+        state[split] = {str(fold): own for fold, (own, _) in zip(folds, results, strict=True)}
+        whole, epochs = UserEmbeddingModel(settings), results[0][1]
+        whole.restore(results[0][0], side)
         own = whole.encode(Histories(rows, side.user_features).of(np.arange(side.users)))
         vectors.append(pd.DataFrame({"split": split, "user": np.arange(side.users), "vector": list(own)}))
         curves += [

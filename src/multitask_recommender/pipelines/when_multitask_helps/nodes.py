@@ -92,7 +92,8 @@ def run_sweep(settings: SweepSettings) -> tuple[pd.DataFrame, pd.DataFrame]:
     """
     cells = [Cell(*values) for values in itertools.product(settings.relatedness, settings.sparsity, settings.users)]
     jobs = list(itertools.product(cells, range(settings.repeats)))
-    results = run_jobs(lambda job: run_repeat(settings, *job), jobs, settings.workers, "sweep")
+    found = run_jobs(lambda job: vars(run_repeat(settings, *job)), jobs, settings.workers, "sweep")
+    results = [Repeat(**values) for values in found]
     # The smallest p-value of a permutation test is 2 / (resamples + 1); times the number of tests it has to stay small.
     resamples = max(settings.resamples, 100 * len(cells) * len(results[0].model))
     repeats: list[dict[str, Any]] = []

@@ -43,6 +43,8 @@ class SweepSettings(Settings):
         seed: Seed of everything random.
     """
 
+    without_effect = frozenset({"workers"})
+
     relatedness: list[Annotated[float, Field(ge=0, le=1)]] = Field(min_length=1)
     sparsity: list[Share] = Field(min_length=1)
     users: list[Annotated[int, Field(ge=10)]] = Field(min_length=1)

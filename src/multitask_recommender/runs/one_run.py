@@ -1,0 +1,101 @@
+"""One run at a time in a folder, and an end that leaves no process and no file behind."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from kedro.framework.hooks import hook_impl
+from kedro.io import CatalogProtocol
+
+from multitask_recommender.foundation.errors import StudyError
+from multitask_recommender.foundation.jobs import stop_workers
+from multitask_recommender.runs.reuse import run_folder
+
+_ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+LOCK = ".lock"
+
+
+class BusyFolderError(StudyError):
+    """Another run is writing into the folder."""
+
+
+class OneRun:
+    """Hook: refuses a second run in one folder, and ends a run that is told to end within seconds."""
+
+    def __init__(self) -> None:
+        self._lock: int | None = None
+        self._handlers: dict[int, Any] = {}
+
+    @hook_impl(tryfirst=True)
+    def before_pipeline_run(self, catalog: CatalogProtocol) -> None:
+        """Take the lock of the folder.
+
+        Raises:
+            BusyFolderError: If another run has it.
+        """
+        self._release()
+        folder = run_folder(catalog)
+        if folder is None:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(folder / LOCK)
+        for number in _ENDING:
+            # Python refuses handlers outside its main thread, as in some notebooks; there its own stay.
+            try:
+                self._handlers[number] = signal.signal(number, _end)
+            except ValueError:
+                break
+
+    @hook_impl(trylast=True)
+    def after_pipeline_run(self) -> None:
+        """Give the lock back."""
+        self._release()
+
+    @hook_impl(trylast=True)
+    def on_pipeline_error(self) -> None:
+        """Give the lock back."""
+        self._release()
+
+    def _release(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers.clear()
+        if self._lock is not None:
+            # The file stays: removing it would let two runs hold the locks of two files of one name.
+            os.ftruncate(self._lock, 0)
+            os.close(self._lock)
+            self._lock = None
+
+
+def _lock(path: Path) -> int:
+    """Lock a file for as long as this process lives, however it ends, and write its number into it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = os.read(descriptor, 32).decode(errors="replace").strip()
+        os.close(descriptor)
+        raise BusyFolderError(
+            f"Another run is writing into the folder: process {holder or 'unknown'}.\n"
+            f"  where: {path.parent}\n"
+            "  what to do: wait for it or end it; or write elsewhere: another --env, or 'folder' in conf/*/globals.yml."
+        ) from error
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"{os.getpid()}\n".encode())
+    return descriptor
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    """End the run: no worker goes on, and open files are closed on the way out."""
+    for other in _ENDING:
+        signal.signal(other, signal.SIG_IGN)
+    name = signal.Signals(number).name
+    print(f"\nStopped by {name}: what is finished is kept; the same command goes on from there.", file=sys.stderr)
+    stop_workers()
+    raise SystemExit(128 + number)

@@ -1,0 +1,153 @@
+"""Runs that are killed, told to end, or started twice: nothing is lost, torn or left behind."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from commands import start_kedro
+from conftest import Project, with_few_models
+from multitask_recommender.foundation import jobs
+from multitask_recommender.foundation.errors import StudyError
+from multitask_recommender.foundation.kept_values import NotPlainError, read_values, write_values
+
+ENVIRONMENT = {**os.environ, "KEDRO_DISABLE_TELEMETRY": "1"}
+KILLS = 20
+
+
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(few_models: Project, tmp_path: Path) -> None:
+    project = with_few_models(Project(tmp_path / "killed"))
+    moments = random.Random(5)
+    streams = [tmp_path / name for name in ("stdout", "stderr")]
+    kills = 0
+    while kills < KILLS:
+        process = start_kedro(["run", "--env", "test"], project.folder, ENVIRONMENT, streams)
+        # The clock starts when the run does: how long Python takes to begin is not its matter.
+        while process.is_alive() and "INFO" not in (streams[1].read_text() if streams[1].exists() else ""):
+            time.sleep(0.02)
+        process.join(moments.uniform(0.0, 1.2))
+        if not process.is_alive():
+            # It was finished before it could be killed: the outputs of some models go, and it begins again.
+            assert process.exitcode == 0, streams[1].read_text()
+            for model in moments.sample(["ease", "shared_bottom", "item_mean"], 2):
+                shutil.rmtree(project.outputs / "06_models" / model)
+        else:
+            assert process.pid is not None
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+            kills += 1
+        streams[1].unlink(missing_ok=True)
+    result = project.run()
+    assert result.returncode == 0, result.stderr
+    assert project.files() == few_models.files()
+    assert not list(project.outputs.rglob(".partial*"))
+    unfinished = project.outputs / ".provenance" / "unfinished"
+    assert not unfinished.exists() or not list(unfinished.iterdir())
+
+
+def start(project: Project, *options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "kedro", "run", "--env", "test", *options]
+    return subprocess.Popen(command, cwd=project.folder, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Wait for the processes that work for a run."""
+    for _ in range(600):
+        found = [
+            child
+            for child in psutil.Process(process.pid).children(recursive=True)
+            if any("LokyProcess" in part for part in child.cmdline())
+        ]
+        if len(found) >= 2:
+            return found
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        time.sleep(0.1)
+    raise AssertionError("no processes were started")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
+def test_no_process_outlives_a_run(project: Project, number: signal.Signals) -> None:
+    process = start(project, "--params", "cross_validation.workers=2")
+    workers = workers_of(process)
+    every = psutil.Process(process.pid).children(recursive=True)
+    # Another run is refused meanwhile, by the number of the process.
+    second = project.run()
+    assert second.returncode != 0
+    assert f"process {process.pid}" in second.stderr
+    assert "Traceback" not in second.stderr
+    process.send_signal(number)
+    process.wait(60)
+    gone, alive = psutil.wait_procs(every, timeout=30)
+    assert not alive
+    assert len(gone) >= len(workers)
+    assert process.stderr is not None
+    said = process.stderr.read()
+    assert "Traceback" not in said
+    if number != signal.SIGKILL:
+        assert process.returncode == 128 + number
+        assert f"Stopped by {number.name}" in said
+    assert not list(Path("/dev/shm").glob(f"*loky-{process.pid}-*"))
+
+
+def test_a_worker_that_is_killed_ends_the_run_with_a_message(project: Project) -> None:
+    process = start(project, "--params", "cross_validation.workers=2")
+    workers_of(process)[0].kill()
+    assert process.wait(120) != 0
+    assert process.stderr is not None
+    said = process.stderr.read()
+    assert "A process of the run was killed" in said
+    assert "Traceback" not in said
+    assert "cross_validation.workers=1" in said
+
+
+def test_finished_jobs_are_not_done_again(tmp_path: Path) -> None:
+    done: list[int] = []
+
+    def job(number: int) -> dict[str, float]:
+        if number == 3 and len(done) < 4:
+            raise StudyError("stopped")
+        done.append(number)
+        return {"a number": number / 3}
+
+    try:
+        jobs.keep_results(tmp_path / "kept")
+        with pytest.raises(StudyError):
+            jobs.run_jobs(job, range(5), 1, "jobs")
+        done.append(-1)
+        jobs.keep_results(tmp_path / "kept")
+        assert jobs.run_jobs(job, range(5), 1, "jobs") == [{"a number": number / 3} for number in range(5)]
+        assert done == [0, 1, 2, -1, 3, 4]
+        jobs.keep_results(None)
+        assert not (tmp_path / "kept").exists()
+    finally:
+        jobs.keep_results(None)
+
+
+def test_kept_values_are_the_same(tmp_path: Path) -> None:
+    import numpy as np
+
+    value = {
+        "tree": [{"a": 0.1 + 0.2, "b": float("inf")}, (1, None, True, "text")],
+        "arrays": (np.arange(6, dtype=np.float32).reshape(2, 3).T, np.array(3), np.float32(0.1), np.zeros((0, 2))),
+        "empty": {},
+    }
+    write_values(tmp_path / "values", value)
+    found = read_values(tmp_path / "values")
+    assert repr(found) == repr(value)
+    assert [type(one) for one in found["arrays"]] == [type(one) for one in value["arrays"]]
+    for wrong in ({1: 2}, {1, 2}, [object()], np.array(["text"])):
+        with pytest.raises(NotPlainError):
+            write_values(tmp_path / "wrong", wrong)
+    assert [path.name for path in tmp_path.iterdir()] == ["values"]
+    (tmp_path / "damaged").write_bytes((tmp_path / "values").read_bytes()[:20])
+    with pytest.raises(OSError, match="damaged"):
+        read_values(tmp_path / "damaged")
