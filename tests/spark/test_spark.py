@@ -118,14 +118,15 @@ def test_every_node_runs_once(local_study: Project) -> None:
     assert f"{MODEL}.fit" in json.loads(records[0])["seconds_per_node"]
 
 
-def test_duckdb_reads_what_spark_wrote(local_study: Project, tmp_path: Path) -> None:
-    """A run may go on with the other engine: the weights know their data by what it is, not by who wrote it."""
-    project = Project(tmp_path).configure(lambda parameters: parameters["study"].update(models=MODEL))
+def test_duckdb_goes_on_from_what_spark_wrote(local_study: Project, tmp_path: Path) -> None:
+    """Tables are the same whoever makes them, so that nothing of them is made again."""
+    project = Project(tmp_path)
     shutil.copytree(local_study.outputs, project.outputs)
-    (project.outputs / "07_model_output" / MODEL / "recommendations.parquet").unlink()
-    result = project.run("--nodes", f"{MODEL}.recommend")
+    result = project.run("--pipelines", "data_engineering", "--params", f"study.models={MODEL}")
     assert result.returncode == 0, result.stderr
-    pd.testing.assert_frame_equal(lists(project), lists(local_study))
+    assert "Reusing the outputs of" in result.stdout + result.stderr
+    before, after = local_study.files(), project.files()
+    assert all(after[f"{name}.parquet"] == before[f"{name}.parquet"] for name in TABLES)
 
 
 class Cluster:
@@ -226,4 +227,29 @@ def test_cluster_of_two_workers_and_one_that_dies(finished_project: Project, tmp
         kept = {name: own for name, own in before.items() if not any(name.startswith(place) for place in touched)}
         after = project.files()
         assert kept == {name: after[name] for name in kept}
-        assert not list(shared.iterdir())
+        assert not list(shared.glob("*/share_*"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"master": "spark://127.0.0.1:1"}, "No Spark master answers at 'spark://127.0.0.1:1'"),
+        ({"master": "local[1]", "num_processes": 2}, "write 'spark.master: local[2]', or fewer processes"),
+        ({"masters": "local[2]"}, "spark.masters: Extra inputs are not permitted"),
+    ],
+)
+def test_what_keeps_spark_from_starting_is_said(project: Project, settings: dict, said: str) -> None:
+    result = on_spark(project, **settings).run("--pipelines", "data_engineering")
+    assert result.returncode != 0
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not list(project.outputs.rglob("*.parquet"))
+
+
+def test_without_java_it_is_said(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(project.folder))
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    result = on_spark(project).run("--pipelines", "data_engineering")
+    assert result.returncode != 0
+    assert "Spark needs Java" in result.stderr
+    assert "Traceback" not in result.stderr
