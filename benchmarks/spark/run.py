@@ -1,8 +1,9 @@
 """Measures how much faster two processes train than one, on Spark with two threads of this machine.
 
 ``python benchmarks/spark/run.py [--rows N] [--users N] [--items N] [--repeats N]`` trains the shared-bottom towers on
-made-up interactions by one and by two processes, in turns, each on one thread, and writes ``results/spark.json``: the
-seconds of the training itself, without the start of Spark and of Python, on the clock and of CPU. On a machine that
+made-up interactions by one and by two processes, in turns, each on one thread, and writes ``results/spark.json`` and
+the table of ``docs/scale.md``: the seconds of the training itself, without the start of Spark and of Python, on the
+clock and of CPU. On a machine that
 others use as well the seconds of CPU say more: the ratio of those of one process to those of the slower of two is what
 the clock would show with two cores for the two alone, as far as neither waits for the other.
 """
@@ -16,6 +17,7 @@ import os
 import re
 import statistics
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -28,7 +30,9 @@ from multitask_recommender.models.training.loop import TrainingSettings
 from multitask_recommender.spark.settings import SparkSettings
 from multitask_recommender.spark.training import SparkLauncher
 
-RESULTS = Path(__file__).resolve().parents[1] / "results" / "spark.json"
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS, DOCS = ROOT / "benchmarks" / "results" / "spark.json", ROOT / "docs" / "scale.md"
+BEGIN, END = "<!-- spark: written by benchmarks/spark/run.py -->", "<!-- end of spark -->"
 TASKS = {
     "watch": Task(kind="retrieval"),
     "like": Task(kind="binary", label="rating >= 4"),
@@ -101,7 +105,36 @@ def main() -> None:
         "largest_difference_of_losses": float(np.abs(one - two).max() / np.abs(one).max()),
     }
     RESULTS.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
+    text = DOCS.read_text()
+    before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
+    DOCS.write_text(f"{before}\n\n{table(result)}\n\n{after}")
+    print(table(result))
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return the figures in words and as a table."""
+    median = statistics.median
+    rows = [
+        (name, median(result[key][1]), median(result[key][2]), result[ratio])
+        for name, key, ratio in (
+            ("seconds on the clock", "seconds", "ratio"),
+            ("seconds of CPU, of the slower process", "cpu_seconds_of_the_slower", "cpu_ratio"),
+        )
+    ]
+    lines = [f"| {name} | {one:.1f} | {two:.1f} | {ratio:.2f} |" for name, one, two, ratio in rows]
+    return "\n".join(
+        [
+            f"`make bench-spark`: {result['rows']:,} interactions of {result['users']:,} users with {result['items']:,} items, "
+            f"vectors of {result['dimension']},",
+            f"three tasks, {result['epochs']} epochs of 8 steps, on two cores with a load of {result['load']:.0f} by others "
+            "when it ended; medians of",
+            f"{len(result['seconds'][1])} in turns. Losses differ by {result['largest_difference_of_losses']:.0e} of the largest.",
+            "",
+            "| | one process | two processes | ratio |",
+            "|---|---|---|---|",
+            *lines,
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -49,6 +49,7 @@ TABLES = [
     "05_model_input/test_labels",
 ]
 MODEL = "shared_bottom"
+NODE = f"recommender.multi_task.{MODEL}"
 TOLERANCE = 1e-5
 """Largest difference of losses, over the largest loss, that comes from another order of summation."""
 
@@ -85,7 +86,7 @@ def assert_same_training(one: Project, other: Project) -> None:
 @pytest.fixture(scope="session")
 def local_study(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Tables, a training by two processes, and lists on two threads of this machine."""
-    goal = f"{MODEL}.recommend"
+    goal = f"{NODE}.recommend"
     return made_once(
         tmp_path_factory,
         "local_spark",
@@ -115,7 +116,7 @@ def test_every_node_runs_once(local_study: Project) -> None:
     """Launchers that start the script again in every process would run the pipeline again."""
     records = (local_study.outputs / "08_reporting" / "runs.jsonl").read_text().splitlines()
     assert len(records) == 1
-    assert f"{MODEL}.fit" in json.loads(records[0])["seconds_per_node"]
+    assert f"{NODE}.fit" in json.loads(records[0])["seconds_per_node"]
 
 
 def test_duckdb_goes_on_from_what_spark_wrote(local_study: Project, tmp_path: Path) -> None:
@@ -210,7 +211,7 @@ def test_cluster_of_two_workers_and_one_that_dies(finished_project: Project, tmp
         for name in ("weights.safetensors", "learning_curve.csv"):
             (project.outputs / "06_models" / MODEL / name).unlink()
         results = []
-        run = threading.Thread(target=lambda: results.append(project.run("--nodes", f"{MODEL}.fit,{MODEL}.recommend")))
+        run = threading.Thread(target=lambda: results.append(project.run("--nodes", f"{NODE}.fit,{NODE}.recommend")))
         run.start()
         begun: list[Path] = []
         while run.is_alive() and not begun:

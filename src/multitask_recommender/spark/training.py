@@ -81,7 +81,8 @@ class SparkLauncher:
         for attempt in range(1, tries + 1):
             try:
                 distributor = TorchDistributor(self.settings.num_processes, local_mode=False, use_gpu=False)
-                return distributor.run(train_in_process, *arguments)
+                found: Any = distributor.run(train_in_process, *arguments)
+                return found
             except Exception as error:  # Of Py4J or of the distributor, which raises RuntimeError.
                 said = last_words(error)
                 if attempt == tries:
