@@ -122,13 +122,14 @@ def table(result: dict[str, Any]) -> str:
         )
     ]
     lines = [f"| {name} | {one:.1f} | {two:.1f} | {ratio:.2f} |" for name, one, two, ratio in rows]
+    sizes = tuple(f"{result[name]:,}" for name in ("rows", "users", "items"))
+    difference = f"{result['largest_difference_of_losses']:.0e}"
     return "\n".join(
         [
-            f"`make bench-spark`: {result['rows']:,} interactions of {result['users']:,} users with {result['items']:,} items, "
-            f"vectors of {result['dimension']},",
-            f"three tasks, {result['epochs']} epochs of 8 steps, on two cores with a load of {result['load']:.0f} by others "
-            "when it ended; medians of",
-            f"{len(result['seconds'][1])} in turns. Losses differ by {result['largest_difference_of_losses']:.0e} of the largest.",
+            "`make bench-spark`: {} interactions of {} users with {} items,".format(*sizes),
+            f"vectors of {result['dimension']}, three tasks, {result['epochs']} epochs of 8 steps, on two cores with a load",
+            f"of {result['load']:.0f} in all when it ended; medians of {len(result['seconds'][1])} in turns.",
+            f"Losses differ by {difference} of the largest.",
             "",
             "| | one process | two processes | ratio |",
             "|---|---|---|---|",
