@@ -73,7 +73,13 @@ class Listener(logging.Handler):
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    for name, default in (("rows", 1_000_000), ("users", 30_000), ("items", 10_000), ("epochs", 5), ("repeats", 3)):
+    for name, default in (
+        ("rows", 10_000_000),
+        ("users", 250_000),
+        ("items", 20_000),
+        ("epochs", 2),
+        ("repeats", 3),
+    ):
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
     rows, side = draw(options.rows, options.users, options.items)
@@ -127,8 +133,8 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(
         [
             "`make bench-spark`: {} interactions of {} users with {} items,".format(*sizes),
-            f"vectors of {result['dimension']}, three tasks, {result['epochs']} epochs of 8 steps, on two cores with a load",
-            f"of {result['load']:.0f} in all when it ended; medians of {len(result['seconds'][1])} in turns.",
+            f"vectors of {result['dimension']}, three tasks, {result['epochs']} epochs of 8 steps, on two cores with a",
+            f"load of {result['load']:.0f} in all when it ended; medians of {len(result['seconds'][1])} in turns.",
             f"Losses differ by {difference} of the largest.",
             "",
             "| | one process | two processes | ratio |",

@@ -123,7 +123,7 @@ def test_duckdb_goes_on_from_what_spark_wrote(local_study: Project, tmp_path: Pa
     """Tables are the same whoever makes them, so that nothing of them is made again."""
     project = Project(tmp_path)
     shutil.copytree(local_study.outputs, project.outputs)
-    result = project.run("--pipelines", "data_engineering", "--params", f"study.models={MODEL}")
+    result = project.run("--to-nodes", "data_engineering.separate_parts", "--params", f"study.models={MODEL}")
     assert result.returncode == 0, result.stderr
     assert "Reusing the outputs of" in result.stdout + result.stderr
     before, after = local_study.files(), project.files()
