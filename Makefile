@@ -10,7 +10,7 @@ DATA_WHEEL := recbole==1.2.1
 export KEDRO_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run study test lint data new-dataset lab viz map notebooks provenance bench-quality bench-speed bench-scale bench-spark confirm clean
+.PHONY: help run study test lint data new-dataset lab viz map notebooks provenance bench-quality bench-speed bench-scale bench-spark confirm audit mutate clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -76,13 +76,22 @@ bench-speed: $(VENV)/.runtime $(VENV)/.data ## seconds of this project and its p
 confirm: $(VENV)/.runtime $(VENV)/.data ## the core study on fresh splits, after everything is fixed; see benchmarks/README.md
 	$(BIN)/python benchmarks/confirmation/run.py $(if $(ENV),--env '$(ENV)')
 
-bench-scale: $(VENV)/.runtime ## memory and time for 200,000 users and 50,000 items; see benchmarks/README.md
+bench-scale: $(VENV)/.runtime ## time and memory of the pipelines by size of the data; see docs/scale.md
 	$(BIN)/python benchmarks/scale/run.py
 
 bench-spark: $(VENV)/.development ## one and two processes that train on Spark; see docs/scale.md
 	$(BIN)/python benchmarks/spark/run.py
 
+audit: $(BIN)/python ## known vulnerabilities of the pinned packages; needs an index that offers vulnerability data
+	$(PIP) '.[audit]'
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
+
+mutate: $(VENV)/.development ## mutation testing of metrics, statistics and splits: about an hour, not part of the tests
+	$(PIP) --editable '.[dev,mutation]'
+	nice -n 15 $(BIN)/mutmut run
+	$(BIN)/mutmut results
+
 clean: ## remove outputs of runs and caches; data/01_raw and the environment stay
 	find data -mindepth 2 -not -path 'data/01_raw*' -not -name .gitkeep -type f -delete
 	find data -mindepth 2 -type d -empty -delete
-	rm -rf build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build mutants .pytest_cache .mypy_cache .ruff_cache

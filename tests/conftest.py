@@ -23,7 +23,6 @@ from multitask_recommender.data.interactions import Interactions, SideInformatio
 from multitask_recommender.data.queries import Histories, Queries
 from multitask_recommender.data.tasks import Task
 from multitask_recommender.foundation.jobs import single_threaded
-from multitask_recommender.models.variants import VARIANTS
 from multitask_recommender.use.recommender import LoadedRecommender
 
 ROOT = Path(__file__).parents[1]
@@ -148,15 +147,10 @@ class Project:
     def files(self) -> dict[str, bytes]:
         """Contents of all outputs save those that hold times."""
         timed = {"runs.jsonl", "costs.csv", "fit_costs.json", "predict_costs.json", "cost.png"}
-        # Lists of files with their digests, the costs among them.
-        timed |= {"outputs.json", "model_outputs.json", "results.json"}
-        timed |= {f"{variant.family}.json" for variant in VARIANTS.values()}
         return {
             str(path.relative_to(self.outputs)): path.read_bytes()
             for path in sorted(self.outputs.rglob("*"))
-            if path.is_file()
-            and path.name not in timed
-            and path.relative_to(self.outputs).parts[0] not in (".provenance", ".lock")
+            if path.is_file() and path.name not in timed and path.relative_to(self.outputs).parts[0] != ".provenance"
         }
 
     def edit(self, table: str, change: object) -> None:

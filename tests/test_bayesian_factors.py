@@ -13,6 +13,7 @@ from scipy import sparse
 from multitask_recommender.data.interactions import Interactions, SideInformation
 from multitask_recommender.data.queries import Histories
 from multitask_recommender.data.tasks import Task
+from multitask_recommender.models.baselines import bayesian_factors
 from multitask_recommender.models.baselines.bayesian_factors import (
     BayesianFactors,
     BayesianFactorsSettings,
@@ -218,3 +219,20 @@ def test_a_matrix_that_rounding_made_indefinite_is_factorised() -> None:
     assert torch.allclose(factors[1] @ factors[1].T, poor, atol=1e-3 * float(poor.max()))
     with pytest.raises(RuntimeError, match="not positive-definite"):
         factorise(-good)
+
+
+def test_equal_links_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The seeds and candidates of a study share the links of their rows; other rows have others."""
+    known, asked, side = _study(seed=4)
+    made: list[Links] = []
+    monkeypatch.setattr(bayesian_factors, "_links_made", {})
+    monkeypatch.setattr(bayesian_factors, "Links", lambda design: made.append(Links(design)) or made[-1])
+    settings = BayesianFactorsSettings(dimension=2, windows=(), sweeps=4, burn_in=1)
+    states = []
+    for rows in (known, known, asked):
+        model = BayesianFactors(settings)
+        model.fit(rows, side, seed=1)
+        states.append(array(branch(model.state(), "rating"), "items"))
+    assert len(made) == 4  # Of users and of items, for the known and for the other rows.
+    assert np.array_equal(states[0], states[1])
+    assert len(bayesian_factors._links_made) <= 4

@@ -341,3 +341,10 @@ def test_a_table_is_read_again_when_its_file_is_another(tmp_path: Path) -> None:
         tables = TrainingTables(DATASET, items, users, items, items, items)
         assert tables.identifiers == (names, ["x"])
         assert tables.shape == (2, 1)
+
+
+def test_no_test_pair_is_in_the_history_that_answers_it(prepared: dict[str, pd.DataFrame]) -> None:
+    key = ["split", "user", "item"]
+    known = pd.concat([prepared["sequences"][key], prepared["validation"][key]])
+    assert len(prepared["pairs"])
+    assert known.merge(prepared["pairs"][key], on=key).query("split != 'everything'").empty

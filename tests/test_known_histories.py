@@ -103,8 +103,8 @@ def test_stored_weights_refuse_other_settings(fitted: Project) -> None:
     result = fitted.run("--nodes", "recommender.multi_task.shared_bottom.predict")
     path.write_text(before)
     assert result.returncode != 0
-    assert "'shared_bottom' do not fit" in result.stderr
-    assert "settings.random.penalty" in result.stderr
+    assert "'shared_bottom.chosen_settings' does not fit" in result.stderr
+    assert "chosen_settings.json is gone or was changed afterwards" in result.stderr
     assert "Traceback" not in result.stderr
     assert outputs(fitted, "shared_bottom") == kept
 
@@ -128,7 +128,7 @@ def test_stored_weights_refuse_other_users(fitted: Project, option: list[str], m
     kept = outputs(fitted, model)
     result = fitted.run(*option)
     assert result.returncode != 0, result.stdout
-    assert f"'{model}' do not fit" in result.stderr
-    assert "identifiers.users" in result.stderr
+    assert f"'{model}.chosen_settings' does not fit" in result.stderr
+    assert "'training_data'" in result.stderr
     assert "Traceback" not in result.stderr
     assert outputs(fitted, model) == kept

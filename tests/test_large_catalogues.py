@@ -130,6 +130,7 @@ def test_kept_weights_of_item_ridge_are_the_largest_of_all(
     every = item_ridge.item_ridge_weights(*problem)
     assert isinstance(every, np.ndarray)
     kept = item_ridge.item_ridge_weights(*problem, neighbours=5)
+    assert not isinstance(kept, np.ndarray)
     assert np.array_equal(kept.toarray(), item_item.keep_largest_weights(every, 5).toarray())
     assert kept.nnz <= 5 * ITEMS
 

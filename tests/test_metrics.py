@@ -214,3 +214,36 @@ def test_a_catalogue_of_which_nothing_can_be_shown_has_no_coverage() -> None:
         assert np.isnan(metrics.gini(lists, none))
         assert np.isnan(metrics.gini(lists, ~none))
     assert metrics.catalogue_coverage(lists, ~none) == 0
+
+
+def test_errors_and_losses_worked_by_hand() -> None:
+    assert metrics.squared_errors([3, 5], [1.5, 5]).tolist() == [2.25, 0.0]
+    assert metrics.absolute_errors([3, 5], [4.5, 5]).tolist() == [1.5, 0.0]
+    # What does not fit into float32 is not lost.
+    assert metrics.absolute_errors(np.array([2**24 + 1]), np.array([2**24])).tolist() == [1.0]
+    certain = metrics.log_losses([1, 0, 1, 0], [1.0, 0.0, 0.0, 1.0])
+    np.testing.assert_allclose(certain, [1e-7, 1e-7, -np.log(1e-7), -np.log(1e-7)], rtol=1e-6)
+    assert metrics.right_answers([1, 1, 0, 0], [0.5, 0.49, 0.5, 0.0]).tolist() == [1.0, 0.0, 0.0, 1.0]
+    assert metrics.hit_rate(np.array([[True, True], [False, False]])).tolist() == [1.0, 0.0]
+
+
+def test_areas_worked_by_hand() -> None:
+    assert metrics.auc([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8]) == 0.75
+    assert metrics.auc([0, 1, 1], [0.5, 0.5, 0.5]) == 0.5
+    assert metrics.auc([0, 1], [1.0, 0.0]) == 0.0
+    assert np.isnan(metrics.auc([0, 0], [0.1, 0.2]))
+    assert np.isnan(metrics.auc([1, 1], [0.1, 0.2]))
+    users, areas = metrics.auc_by_user(
+        [0, 1, 1, 0, 0, 1, 1], [0.2, 0.1, 0.9, 0.3, 0.3, 0.3, 0.5], np.array([7, 7, 3, 3, 5, 5, 9])
+    )
+    assert users.tolist() == [3, 5, 7]
+    assert areas.tolist() == [1.0, 0.5, 0.0]
+
+
+def test_calibration_worked_by_hand() -> None:
+    # Of two bins: 0.5 belongs to the first, both ends to the bins at the ends.
+    found = metrics.expected_calibration_error([0, 1, 1, 0], [0.0, 0.5, 1.0, 0.7], bins=2)
+    assert found == pytest.approx((abs(1 - 0.5) + abs(1 - 1.7)) / 4)
+    assert metrics.expected_calibration_error([1, 1], [1.0, 1.0]) == 0.0
+    # Of fifteen bins by default, 0.06 and 0.07 are in two.
+    assert metrics.expected_calibration_error([1, 0], [0.06, 0.07]) == pytest.approx((0.94 + 0.07) / 2)

@@ -86,7 +86,9 @@ def test_the_recommender_opens_into_families_and_these_into_models(levels: dict[
         own = {variant.namespace for variant in VARIANTS.values() if variant.namespace.startswith(f"{family}.")}
         assert levels[family].boxes == own
         assert own
-    assert VARIANTS["shared_bottom"].namespace == "recommender.multi_task.shared_bottom"
+    boxes = {"baseline": "baselines", "single_task": "single_task", "multi_task": "multi_task", "ablation": "ablations"}
+    for name, variant in VARIANTS.items():
+        assert variant.namespace == f"recommender.{boxes[variant.kind]}.{name}"
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -155,10 +157,10 @@ def test_a_bundle_reads_its_parts_when_asked(tmp_path: Path) -> None:
     )
     bundle.save({"one": None, "two": None})
     assert json.loads((tmp_path / "new" / "both.json").read_text()) == ["one", "two"]
+    (tmp_path / "one.csv").unlink()  # Nobody asks for it.
     loaded = bundle.load()
     assert list(loaded) == ["one", "two"]
     assert "three" not in loaded
-    (tmp_path / "one.csv").unlink()  # Nobody has asked for it.
     assert loaded["two"]["a"].tolist() == ["two"]
     with pytest.raises(KeyError):
         loaded["three"]

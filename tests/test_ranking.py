@@ -139,3 +139,13 @@ def test_blocks_hold_what_the_memory_allows() -> None:
     own, other, known, catalogue = vectors(3, 400)
     with pytest.raises(SettingsError, match=r"need 0\.0 MB, and 0\.001 MB are allowed(.|\n)*at least 1 MB"):
         ranking.top_items_by_vectors(own, other, known, catalogue, 12, np.arange(3), memory_mb=0.001)
+
+
+def test_equals_at_the_end_of_a_list_are_drawn_from_all_groups() -> None:
+    """The second place is open between items of three groups, of which two are not searched."""
+    score = np.zeros((200, 27), np.float32)
+    score[:, 0], score[:, 1:4] = 2.0, 1.0
+    nothing, everything = sparse.csr_matrix(score.shape), np.ones(27, bool)
+    lists = ranking.top_items(score, nothing, everything, 2, np.arange(200))
+    assert (lists[:, 0] == 0).all()
+    assert lists[:, 1].tolist() == [min((1, 2, 3), key=lambda item: tie_order(user, item)) for user in range(200)]

@@ -11,7 +11,7 @@ import pytest
 
 from multitask_recommender.data.description import SplitSettings
 from multitask_recommender.data.folds import fold_masks
-from multitask_recommender.data.splits import assign_splits, check_splits
+from multitask_recommender.data.splits import assign_splits, candidate_items, check_splits
 from multitask_recommender.foundation.errors import SettingsError
 
 FOLDS = 3
@@ -162,3 +162,11 @@ def test_the_order_of_the_file_matters_for_random_rows_alone() -> None:
         for own in (rows, turned)
     )
     pd.testing.assert_frame_equal(one, other)
+
+
+def test_candidates_are_those_that_a_split_declares() -> None:
+    trained = np.array([0, 2, 2])
+    assert candidate_items("trained", trained, 4).tolist() == [True, False, True, False]
+    assert candidate_items("new", trained, 4).tolist() == [False, True, False, True]
+    assert candidate_items("all", trained, 4).tolist() == [True] * 4
+    assert candidate_items("trained", np.array([], dtype=np.int64), 2).tolist() == [False, False]

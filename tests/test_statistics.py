@@ -173,3 +173,29 @@ def test_two_users_have_an_interval_and_no_verdict() -> None:
 def test_what_cannot_be_compared_is_an_error(value: float, resamples: int) -> None:
     with pytest.raises(ValueError, match=r"finite|resamples"):
         compare_paired(np.array([value, 1.0]), np.ones(2), np.ones(2), False, resamples, np.random.default_rng(1))
+
+
+@pytest.mark.parametrize("root", [False, True])
+def test_the_p_value_is_the_share_of_all_exchanges_that_differ_as_much(root: bool) -> None:
+    rng = np.random.default_rng(5)
+    model, control = rng.exponential(1.0, 9), rng.exponential(4.0, 9)
+    count = rng.integers(1, 6, 9)
+
+    def difference(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        means = one.sum(-1) / count.sum(), other.sum(-1) / count.sum()
+        return np.sqrt(means[0]) - np.sqrt(means[1]) if root else means[0] - means[1]
+
+    swaps = (np.arange(2**9)[:, None] >> np.arange(9)) & 1 == 1
+    every = difference(np.where(swaps, control, model), np.where(swaps, model, control))
+    exact = (np.abs(every) >= abs(difference(model, control)) - 1e-12).mean()
+    found = compare_paired(model[None], control[None], count, root, 40_000, np.random.default_rng(1))
+    assert found.p_value == pytest.approx(exact, abs=0.01)
+
+
+def test_equal_models_and_models_without_users() -> None:
+    same = np.array([[1.0, 2.0, 3.0]])
+    found = compare_paired(same, same, np.array([1, 1, 1]), False, 99, np.random.default_rng(0))
+    assert found == Comparison(0.0, 0.0, 0.0, 0.0, 1.0, 2.0)
+    nothing = compare_paired(0 * same, 0 * same, np.array([1, 1, 1]), False, 99, np.random.default_rng(0))
+    assert (nothing.difference, nothing.p_value, nothing.base) == (0.0, 1.0, 0.0)
+    assert np.isnan(nothing.relative)

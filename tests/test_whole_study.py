@@ -333,7 +333,7 @@ def test_bad_input_is_one_clear_message(
     assert "Traceback" not in result.stderr
     for text in said:
         assert text in result.stderr
-    assert [p.name for p in project.outputs.rglob("*") if p.is_file()] == ["metrics.csv"]
+    assert list(project.files()) == ["08_reporting/metrics.csv"]
     assert kept.read_text() == "earlier"
 
 

@@ -1,7 +1,8 @@
 """Measures seconds and peak memory of every pipeline on simulated bookstores of growing size.
 
 A size is a folder with a configuration of its own, made of ``conf/base`` and ``conf/bookstore``; every pipeline is a
-``kedro run`` in a process of its own, and what it took is written beside it, so that an interrupted benchmark goes on.
+``kedro run`` in a process of its own, and what it took is written beside it, so that an interrupted benchmark goes on
+with the size at which it was.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ ROOT = Path(__file__).resolve().parents[2]
 FIRST, SIZES = 10**5, (10**5, 10**6, 10**7, 3 * 10**7)
 """The smallest size, and all: numbers of interactions."""
 MODEL = "shared_bottom"
+MEMORY_GB = 6.0
+"""What a run is told that it may take."""
 PIPELINES = {
     "simulation": ["--pipelines", "simulation"],
     "data_engineering": ["--pipelines", "data_engineering"],
     "user_embedding": ["--pipelines", "user_embedding"],
-    "recommender": ["--pipelines", "recommender", "--namespaces", MODEL],
+    "recommender": ["--pipelines", "recommender", "--namespaces", f"recommender.multi_task.{MODEL}"],
     "evaluation": ["--pipelines", "evaluation"],
 }
 """Pipeline to the options of ``kedro run``, in the order in which they need each other."""
@@ -53,7 +56,7 @@ def parameters(interactions: int) -> dict[str, Any]:
     """
     tree = yaml.safe_load((ROOT / "conf" / "bookstore" / "parameters.yml").read_text())
     tree["simulation"] |= store(interactions)
-    tree["study"] = {"models": [MODEL], "repeats": 1}
+    tree["study"] = {"models": [MODEL], "repeats": 1, "memory_gb": MEMORY_GB}
     tree["cross_validation"] = {"candidates": 1, "workers": 1}
     # As many steps at every size: a step moves the vectors of all users, so that more of them would not be linear.
     training = {"epochs": 5, "batches": 40}
@@ -91,7 +94,7 @@ def tree_mb(process: int) -> float:
     return total
 
 
-def measure(command: list[str], folder: Path, log: Path) -> Record:
+def measure(command: list[str], log: Path) -> Record:
     """Run a command; return its seconds, CPU seconds, and peak memory in MB with that of its workers.
 
     The peak is the larger of what the system noted for the process and of what was seen of all processes together, four
@@ -130,24 +133,32 @@ def seconds_per_node(folder: Path) -> dict[str, float]:
 def measure_size(folder: Path, interactions: int, pipelines: list[str], again: bool = False) -> list[Record]:
     """Measure the pipelines on a store; what has been measured is read from its file.
 
+    A store on which a measurement was interrupted is begun again: what its run had finished would be reused, and not be
+    measured.
+
     Args:
         folder: Where the store and all outputs go.
         interactions: Size of the store.
         pipelines: Names of the pipelines.
         again: Whether to measure once more what has been measured.
     """
+    interrupted = folder / "interrupted"
+    if again or interrupted.exists():
+        shutil.rmtree(folder, ignore_errors=True)
     configure(folder, interactions)
     found = []
     for name in pipelines:
         target = folder / f"measured_{name}.json"
-        if again or not target.exists():
+        if not target.exists():
             print(f"{interactions:,} interactions: {name}", flush=True)
             options = ["--conf-source", str(folder / "conf"), "--env", "scale", *PIPELINES[name]]
             command = [sys.executable, "-m", "kedro", "run", *options]
             record = {"pipeline": name, **store(interactions)}
-            record |= measure(command, folder, folder / f"{name}.log")
+            interrupted.touch()
+            record |= measure(command, folder / f"{name}.log")
             record["nodes"] = seconds_per_node(folder)
             target.write_text(json.dumps(record))
+            interrupted.unlink()
             print(json.dumps(record), flush=True)
         found.append(json.loads(target.read_text()))
     return found
@@ -180,14 +191,10 @@ def draw(records: list[Record], target: Path) -> None:
             own = sorted((r["interactions"], r[key]) for r in records if r["pipeline"] == name)
             label = f"{name} (slope {steep[name]:.2f})" if name in steep else name
             axis.plot(*zip(*own, strict=True), color=colour, marker=marker, label=label)
-        low, high = axis.get_xlim()
-        bottom = axis.get_ylim()[0]
         sizes = np.array(sorted({own["interactions"] for own in records}))
         start = min(own[key] for own in records)
         axis.plot(sizes, start * sizes / sizes[0], color="#888888", linestyle=":", label="linear growth (slope 1)")
-        axis.set(xscale="log", yscale="log", title=title, xlabel="interactions", ylabel=unit, xlim=(low, high))
-        axis.set_ylim(bottom=bottom)
-        axis.set_xscale("log")
+        axis.set(xscale="log", yscale="log", title=title, xlabel="interactions", ylabel=unit)
         axis.grid(which="major", color="#dddddd")
         axis.legend(fontsize=8)
     figure.savefig(target, dpi=120)

@@ -234,8 +234,9 @@ at which the best that the peer ever reaches is looked for."""
 MULTI_TASK = ("deepctr_torch.mmoe", "deepctr_torch.ple", "torch_rechub.mmoe", "torch_rechub.ple")
 QUICK_PEERS = ("torch_rechub.ple", "recbole.ease")
 BUDGETS: list[dict[str, Any]] = [
-    {"training.epochs": 2, "wide_labels.sweeps": 8, "wide_labels.burn_in": 2, "wide_labels.samples": 6},
-    {"training.epochs": 3, "wide_labels.sweeps": 14, "wide_labels.burn_in": 4, "wide_labels.samples": 10},
+    {"training.epochs": 1, "wide_labels.sweeps": 10, "wide_labels.burn_in": 3, "wide_labels.samples": 8},
+    {"training.epochs": 1, "wide_labels.sweeps": 14, "wide_labels.burn_in": 4, "wide_labels.samples": 10},
+    {"training.epochs": 3, "wide_labels.sweeps": 18, "wide_labels.burn_in": 5, "wide_labels.samples": 12},
     {"training.epochs": 5, "wide_labels.sweeps": 24, "wide_labels.burn_in": 8, "wide_labels.samples": 16},
     {"training.epochs": 10, "wide_labels.sweeps": 45, "wide_labels.burn_in": 10},
     {"training.epochs": 15, "wide_labels.sweeps": 70, "wide_labels.burn_in": 10},
@@ -355,7 +356,7 @@ def evaluation(quick: bool, again: bool) -> list[Any]:
         },
     )
     peers = {"recbole": "RecBole", "rectools": "RecTools", "ranx": "ranx"}
-    what = {"file": str(file), "threads": 2}
+    what = {"file": str(file), "threads": 1}
     repeats = 3 if quick else 21
 
     def find() -> Any:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from kedro.config import OmegaConfigLoader
+from kedro.config import MissingConfigException, OmegaConfigLoader
 from pydantic import ValidationError
 
+from multitask_recommender.configuration_files import check_files, explain
 from multitask_recommender.data.folds import IN_TIME
-from multitask_recommender.foundation.errors import SettingsError
+from multitask_recommender.foundation.errors import SettingsError, StudyError
 from multitask_recommender.spark.settings import ENGINES, SparkSettings
 
 logger = logging.getLogger(__name__)
@@ -98,11 +100,28 @@ def _spark_settings(parameters: Mapping[str, Any]) -> SparkSettings:
 
 
 class StudyConfigLoader(OmegaConfigLoader):
-    """Kedro's loader, with :func:`without_base_data` before an overlay is merged and :func:`with_engine` after it."""
+    """Kedro's loader with :func:`without_base_data`, :func:`with_engine`, and readable errors."""
 
     def __getitem__(self, key: str) -> dict[str, Any]:
-        found = super().__getitem__(key)
-        return with_engine(found, self["parameters"]) if key == "catalog" else found
+        """Return the merged configuration of a kind.
+
+        Raises:
+            SettingsError: If one of its files is faulty, or refers to something that is not there.
+        """
+        folders = [Path(self.conf_source) / env for env in (self.base_env, self.env or self.default_run_env) if env]
+        # A reference to globals is looked up while another kind is read.
+        kinds = {key: self.config_patterns.get(key, ()), "globals": self.config_patterns.get("globals", ())}
+        for folder in folders:
+            if folder.is_dir():
+                for patterns in kinds.values():
+                    check_files(folder, patterns)
+        try:
+            found = super().__getitem__(key)
+            return with_engine(found, self["parameters"]) if key == "catalog" else found
+        except (StudyError, MissingConfigException, KeyError):
+            raise
+        except Exception as error:
+            raise explain(key, error, folders) from error
 
     def _merge_configs(
         self, config: dict[str, Any], env_config: dict[str, Any], key: str, env_path: str

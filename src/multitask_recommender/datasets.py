@@ -223,9 +223,11 @@ class Bundle(_WholeFile, AbstractDataset[Mapping[str, Any], Parts]):
 
     def save(self, data: Mapping[str, Any]) -> None:
         """List the parts."""
-        text = json.dumps(list(data), indent=2) + "\n"
         Path(self._filepath).parent.mkdir(parents=True, exist_ok=True)
-        self._replace(lambda: Path(self._filepath).write_text(text))
+        self._replace(lambda: self._write(json.dumps(list(data), indent=2) + "\n"))
+
+    def _write(self, text: str) -> None:
+        Path(self._filepath).write_text(text)
 
     def preview(self) -> JSONPreview:
         """Show the list."""

@@ -2,52 +2,65 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import duckdb
 import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 from kedro_datasets.ibis import FileDataset
 
+from multitask_recommender.foundation.resources import tables_limit
 from multitask_recommender.spark.settings import SparkSettings
 
 _SHARE, _LEAST_GB = 8, 1.0
 """Without a declared limit the engine takes one part in so many of the machine's memory, and at least so much."""
-_limit_gb: float | None = None
+_PREFIX, _LOCK = "multitask-recommender-", "lock"
 _connections: list[duckdb.DuckDBPyConnection] = []
 
 
-def limit_memory(gigabytes: float | None) -> None:
-    """Declare how much memory the engine may take, for connections that are open and those to come.
-
-    Args:
-        gigabytes: In GB (10^9 bytes); None: an eighth of the machine's memory, at least 1 GB.
-    """
-    global _limit_gb
-    _limit_gb = gigabytes
+def renew_limits() -> None:
+    """Give connections that are open the limit of memory that holds now, see ``foundation/resources.py``."""
     for connection in _connections:
         connection.execute(f"SET memory_limit = '{_memory_limit()}'")
 
 
 def _memory_limit() -> str:
+    stated = tables_limit()
+    if stated is not None:
+        return stated
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
-    gigabytes = _limit_gb or max(machine / _SHARE, _LEAST_GB)
-    return f"{round(gigabytes * 1000)}MB"
-
-
-@cache
-def _folder() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="multitask-recommender-")
+    return f"{round(max(machine / _SHARE, _LEAST_GB) * 1000)}MB"
 
 
 def spill_folder() -> Path:
-    """Return the folder of this process for what does not fit into memory; it vanishes with the process."""
-    return Path(_folder().name)
+    """Return the folder of this process for what does not fit into memory.
+
+    It vanishes with the process; that of a process that was killed vanishes when the next one needs such a folder.
+    """
+    return Path(_folder()[0].name)
+
+
+@cache
+def _folder() -> tuple[tempfile.TemporaryDirectory[str], IO[str]]:
+    """Make the folder, with a file that is locked as long as the process lives."""
+    for other in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_LOCK}"):
+        # Another process may remove it at the same time, and a folder of another user is not ours to remove.
+        with suppress(OSError), other.open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(other.parent, ignore_errors=True)
+    folder = tempfile.TemporaryDirectory(prefix=_PREFIX)
+    unlocked = Path(folder.name) / "unlocked"
+    lock = unlocked.open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    unlocked.rename(unlocked.with_name(_LOCK))
+    return folder, lock
 
 
 def _settings() -> dict[str, Any]:

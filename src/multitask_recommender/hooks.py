@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import logging
+import math
 import os
 import re
 import subprocess
@@ -25,7 +26,10 @@ from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 from kedro.validation import ParameterValidationError
 
-from multitask_recommender.foundation.errors import DataError, SettingsError, find_study_error
+from multitask_recommender.configuration_files import check_mappings
+from multitask_recommender.duckdb_engine import renew_limits
+from multitask_recommender.foundation.errors import DataError, SettingsError, did_you_mean, find_study_error
+from multitask_recommender.foundation.resources import lacking, limit_memory
 from multitask_recommender.runs.files import file_digest, local_files
 from multitask_recommender.runs.reuse import Reuse
 
@@ -59,7 +63,10 @@ _RECORDED_PACKAGES = ("duckdb", "ibis-framework", "kedro", "numpy", "pandas", "s
 
 
 class ParameterNames:
-    """Refuses a top-level parameter that nothing reads; names inside a group are checked by their settings class."""
+    """Refuses parameters that nothing reads: groups, and models; names inside are checked by their settings class."""
+
+    def __init__(self) -> None:
+        self._models: list[str] = []
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
@@ -71,13 +78,39 @@ class ParameterNames:
         parameters = context.config_loader["parameters"]
         # What was read stays: Kedro would read and merge all files again.
         context.config_loader["parameters"] = parameters
-        names = set(parameters) | set(context._runtime_params or {})
-        unknown = sorted(names - PARAMETER_GROUPS)
+        given = {**parameters, **(context._runtime_params or {})}
+        unknown = sorted(map(str, set(given) - PARAMETER_GROUPS))
         if unknown:
             raise SettingsError(
-                f"Unknown parameter '{unknown[0]}'.\n  where: conf/*/parameters*.yml or --params\n"
+                f"Unknown parameter '{unknown[0]}'{did_you_mean(unknown[0], PARAMETER_GROUPS)}\n"
+                "  where: conf/*/parameters*.yml or --params\n"
                 f"  what to do: remove it; known groups are {', '.join(sorted(PARAMETER_GROUPS))}."
             )
+        check_mappings(given, PARAMETER_GROUPS)
+        # The numbers themselves are checked by their settings class, before any node runs.
+        limit = given.get("study", {}).get("memory_gb")
+        limit_memory(limit if isinstance(limit, int | float) and 0 < limit < math.inf else None)
+        renew_limits()
+        self._models = list(map(str, given.get("models", {})))
+
+    @hook_impl
+    def before_pipeline_run(self) -> None:
+        """Refuse parameters of a model that does not exist, which nothing would read.
+
+        Raises:
+            SettingsError: Names the nearest model.
+        """
+        # Here, because the models need PyTorch, and other commands of Kedro do not.
+        from multitask_recommender.models.variants import VARIANTS
+
+        known = {variant.block for variant in VARIANTS.values()}
+        for name in self._models:
+            if name not in known:
+                raise SettingsError(
+                    f"'models.{name}' holds parameters of no model{did_you_mean(name, known)}\n"
+                    "  where: 'models' in conf/*/parameters*.yml or --params\n"
+                    "  what to do: correct the name, or remove the block; the models are listed in models/variants.py."
+                )
 
 
 class TrainingDevice:
@@ -151,11 +184,8 @@ class ReadableErrors:
 
     def __init__(self) -> None:
         self._datasets: dict[str, Any] = {}
-
-    @hook_impl
-    def after_context_created(self, context: KedroContext) -> None:
-        """Install the short form of errors for the command line."""
-        if sys.excepthook is sys.__excepthook__ or sys.excepthook is _show_error:
+        # At once, because the configuration is read before any hook is called.
+        if sys.excepthook is sys.__excepthook__:
             sys.excepthook = _show_error
 
     @hook_impl
@@ -182,8 +212,9 @@ class ReadableErrors:
             raise error
 
     @hook_impl
-    def on_node_error(self, error: Exception) -> None:
-        """Complete the error with the file of its table."""
+    def on_node_error(self, error: Exception, node: Node) -> None:
+        """Complete the error with the node, and with the file of its table."""
+        error.add_note(f"node '{node.name}'")
         found = find_study_error(error)
         dataset = self._datasets.get(found.table) if isinstance(found, DataError) else None
         if isinstance(found, DataError) and dataset is not None:
@@ -237,8 +268,11 @@ def _show_error(kind: type[BaseException], error: BaseException, trace: Tracebac
     found = find_study_error(error)
     if found is not None:
         print(f"Error: {found}", file=sys.stderr)
+    elif (lack := lacking(error, _doing(error))) is not None:
+        print(f"Error: {lack}", file=sys.stderr)
     elif isinstance(error, DatasetError):
-        print(f"Error: {error}\n  what to do: check the file, and its entry in conf/*/catalog*.yml.", file=sys.stderr)
+        said = _OF_PYDANTIC.sub("", str(error)).strip()
+        print(f"Error: {said}\n  what to do: check the file, and its entry in conf/*/catalog*.yml.", file=sys.stderr)
     elif isinstance(error, ParameterValidationError):
         said = _OF_PYDANTIC.sub("", str(error))
         print(f"Error: {said}\n  what to do: correct conf/*/parameters_*.yml or --params.", file=sys.stderr)
@@ -258,6 +292,13 @@ def _known_namespaces(unknown: str) -> str:
     if meant:
         return f"write them with the boxes around them: --namespaces {','.join(meant)}"
     return f"name boxes of the pipeline map, as {', '.join(sorted(name for name in known if name.count('.') < 2))}"
+
+
+def _doing(error: BaseException) -> str:
+    """Say what failed: the node, or the data set that was loaded or saved."""
+    if isinstance(error, DatasetError):
+        return str(error).strip().splitlines()[0]
+    return ", ".join(getattr(error, "__notes__", [])) or "starting the run"
 
 
 class RunReport:
@@ -297,14 +338,11 @@ class RunReport:
         outputs = pipeline.all_outputs()
         written = {name for node in pipeline.nodes if node.name not in self._reuse.reused for name in node.outputs}
         if "headline" in outputs:
-            for split, rows in catalog.load("headline").groupby("split", sort=False):
-                table = rows.drop(columns="split").set_index("model")
-                tasks = dict.fromkeys(column.rsplit(" ", 1)[0] for column in table)
-                for task in tasks:
-                    own = table[[column for column in table if column.rsplit(" ", 1)[0] == task]].dropna(how="all")
-                    print(f"\n{task}, {split} split")
-                    print(own.rename(columns=lambda name: name.rsplit(" ", 1)[1]).to_string(na_rep=""))
-            print()
+            # Here, because the models need PyTorch, and other commands of Kedro do not.
+            from multitask_recommender.runs.headline import headline_lines, shown_models
+
+            table = catalog.load("headline")
+            print("\n".join(headline_lines(table, shown_models(table))), end="\n\n")
         shown = [name for name in self._SHOWN if name in outputs]
         lists = (name for name in sorted(outputs) if name.endswith(".recommendations"))
         # A model that the study left out has an empty table.

@@ -5,6 +5,7 @@ With ``FROM``, a folder, file or archive, the files there are looked at and the 
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 from pathlib import Path
@@ -108,7 +109,15 @@ def write_starting_point(name: str, project: Path, source: Path | None = None) -
 
 def main() -> None:
     """Write the starting point that the command line names."""
-    name, source = [*sys.argv[1:], "", ""][:2]
+    parser = argparse.ArgumentParser(
+        prog="python -m multitask_recommender.new_dataset",
+        description="Write a commented starting point for a data set of your own into conf/NAME.",
+        epilog="example: make new-dataset NAME=my_books FROM=path/to/files",
+    )
+    parser.add_argument("name", metavar="NAME", help="name of the data set: letters, digits and underscores")
+    parser.add_argument("source", metavar="FROM", nargs="?", default="", help="folder of your files, to describe them")
+    asked = parser.parse_args()
+    name, source = asked.name, asked.source
     try:
         written = write_starting_point(name, Path.cwd(), Path(source) if source else None)
     except (ValueError, OSError) as error:

@@ -8,19 +8,19 @@ import html
 import io
 import itertools
 import json
-import lzma
 import mmap
+import os
 import re
 import shutil
+import stat
 import tarfile
 import tempfile
 import zipfile
-import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple
+from typing import IO, Annotated, Any, Literal, NamedTuple, NoReturn
 
 import duckdb
 import fsspec
@@ -31,10 +31,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from kedro.io import AbstractDataset, DatasetError
+from pydantic import ConfigDict, Field, StrictBool, field_validator
 
 from multitask_recommender.data.raw_columns import FAULT, FILE, ROW
 from multitask_recommender.duckdb_engine import EngineFile, connect, spill_folder
 from multitask_recommender.foundation.errors import DataError
+from multitask_recommender.foundation.resources import lacking
+from multitask_recommender.foundation.settings_base import Settings
 
 _CHUNK = 1 << 20
 _ROWS = 1 << 17
@@ -52,6 +55,26 @@ _SIGNATURES = {
     b"\xfe\xff": ("text in UTF-16", "set 'encoding: utf-16'"),
 }
 """How files begin that are often taken for text: what they are, and what to do."""
+_PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz"}
+"""How packed files begin, and what fsspec calls the packing."""
+_GRACE = 64 * 10**6
+"""Bytes that may be unpacked from a file of any size: the ratio is that of large files."""
+_DEEPEST = 100
+"""Most arrays and objects of JSON inside each other; the engine's stack has an end."""
+_NO_TEXTS = frozenset({"idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined"})
+"""Encodings of Python that no table is written in."""
+_UNREADABLE = (
+    duckdb.Error,
+    pa.ArrowException,
+    csv.Error,
+    UnicodeError,
+    ValueError,
+    LookupError,
+    RuntimeError,
+    ImportError,
+    AttributeError,
+)
+"""What libraries raise on a file or an option that they cannot work with."""
 FileFormat = Literal["csv", "json_lines", "parquet"]
 
 
@@ -77,6 +100,42 @@ class NoTable(AbstractDataset[None, None]):
 
     def _describe(self) -> dict[str, Any]:
         return {}
+
+
+class _Layout(Settings):
+    """The options of :class:`RawTable` that say how a file is read, checked."""
+
+    model_config = ConfigDict(title="the options of the raw table")
+
+    file_format: FileFormat
+    delimiter: str = Field(min_length=1, max_length=4)
+    encoding: str
+    quote: str = Field(max_length=1)
+    escape: str | None = Field(max_length=1)
+    columns: Annotated[list[str], Field(min_length=1)] | None
+    skip_lines: int = Field(ge=0, le=10**6)
+    unescape_html: StrictBool
+    unreadable: Literal["refuse", "drop"]
+    largest_unpacked_gb: float = Field(gt=0, le=10**6)
+    largest_ratio: float = Field(ge=1, le=10**6)
+
+    @field_validator("delimiter", "quote", "escape")
+    @classmethod
+    def _no_line_end(cls, value: str | None) -> str | None:
+        if value is not None and not {"\n", "\r", "\0"}.isdisjoint(value):
+            raise ValueError("a line break or a null byte ends a line or a file, and divides no values")
+        return value
+
+    @field_validator("encoding")
+    @classmethod
+    def _of_text(cls, value: str) -> str:
+        try:
+            found = codecs.lookup(value)
+        except (LookupError, ValueError):
+            raise ValueError(f"'{value}' is no encoding that is known; common are utf-8, latin-1 and cp1252") from None
+        if not found._is_text_encoding or found.name in _NO_TEXTS:
+            raise ValueError(f"'{value}' is no encoding of texts; common are utf-8, latin-1 and cp1252")
+        return value
 
 
 class RawTable(AbstractDataset[None, ir.Table]):
@@ -107,6 +166,9 @@ class RawTable(AbstractDataset[None, ir.Table]):
         missing_values: Texts that stand for no value, such as ``NULL``; an empty value always does.
         unescape_html: Whether ``&amp;`` and the like become the character they stand for.
         unreadable: ``refuse`` a text with rows that do not fit, or ``drop`` (and count) such rows.
+        largest_unpacked_gb: Most GB (10^9 bytes) that a packed file or an archive is unpacked to.
+        largest_ratio: Most bytes that a byte of a packed file may become, beyond the first 64 MB: a few thousand bytes
+            can be made to unpack without end.
         storage_options: Arguments of the fsspec file system.
         connection: The engine, as for ``ibis.FileDataset``; DuckDB in memory by default.
         metadata: Not used by the data set; for other tools such as Kedro-Viz.
@@ -129,15 +191,30 @@ class RawTable(AbstractDataset[None, ir.Table]):
         missing_values: Sequence[str | int | float] = (),
         unescape_html: bool = False,
         unreadable: Literal["refuse", "drop"] = "refuse",
+        largest_unpacked_gb: float = 100.0,
+        largest_ratio: float = 250.0,
         storage_options: Mapping[str, Any] | None = None,
         connection: dict[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         if member is not None and files is not None:
             raise ValueError("a raw table has either 'member' or 'files'")
-        if file_format not in ("csv", "json_lines", "parquet"):
-            raise ValueError(f"file_format is csv, json_lines or parquet, not '{file_format}'")
-        codecs.lookup(encoding)
+        columns = _no_other_types("columns", columns, str) if isinstance(columns, list | tuple) else columns
+        layout = _Layout(
+            file_format=file_format,
+            delimiter=delimiter,
+            encoding=encoding,
+            quote=quote,
+            escape=escape,
+            columns=columns,
+            skip_lines=skip_lines,
+            unescape_html=unescape_html,
+            unreadable=unreadable,
+            largest_unpacked_gb=largest_unpacked_gb,
+            largest_ratio=largest_ratio,
+        )
+        if "\0" in filepath or not filepath:
+            raise ValueError(f"'filepath' names no file: {filepath!r}")
         self._fs_prefix = "" if "://" not in filepath else filepath.split("://", 1)[0] + "://"
         if member and not self._fs_prefix and not Path(filepath).exists() and (Path(filepath).parent / member).exists():
             filepath, member = str(Path(filepath).parent / member), None
@@ -147,8 +224,11 @@ class RawTable(AbstractDataset[None, ir.Table]):
         self._delimiter, self._quote = delimiter, quote
         self._escape = quote if escape is None else escape
         self._encoding = "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
-        self._columns = _no_other_types("columns", columns, str) if columns is not None else None
-        self._skip_lines, self._rename = skip_lines, dict(rename or {})
+        self._columns, self._skip_lines = layout.columns, layout.skip_lines
+        self._most_bytes, self._largest_ratio = layout.largest_unpacked_gb * 1e9, layout.largest_ratio
+        if not isinstance(rename or {}, Mapping):
+            raise ValueError("'rename' is a name to another name, such as {Id: id_2}")
+        self._rename = dict(rename or {})
         _no_other_types("rename", [*self._rename, *self._rename.values()], str)
         self._missing_values = _no_other_types("missing_values", missing_values, str | int | float)
         self._unescape_html, self._unreadable = unescape_html, unreadable
@@ -186,8 +266,11 @@ class RawTable(AbstractDataset[None, ir.Table]):
         folder = spill_folder()
         parts = [folder / f"{self._table}.{number}.parquet" for number in range(len(self._files))]
         for target, (name, inside) in zip(parts, self._files.items(), strict=True):
-            with self._local_copy(inside) as path:
-                found = self._read(path, inside, _Rows(target, start, name or None))
+            try:
+                with self._local_copy(inside) as path:
+                    found = self._read(path, inside, _Rows(target, start, name or None))
+            except (OSError, MemoryError, *_UNREADABLE) as error:
+                self._refuse(error, inside)
             # Lines are rows as long as no value holds a line break.
             self._places.append((start, inside or Path(self._filepath).name, None if found.broken else found.line))
             start += found.rows
@@ -196,7 +279,10 @@ class RawTable(AbstractDataset[None, ir.Table]):
         absent = [name for name, other in self._rename.items() if other not in names]
         if absent:
             raise self._error(f"'rename' names the column '{absent[0]}', which no file has.", "correct 'rename'")
-        return self._engine.read_file(path, self._table)
+        try:
+            return self._engine.read_file(path, self._table)
+        except (OSError, MemoryError, *_UNREADABLE) as error:
+            self._refuse(error, "")
 
     def save(self, data: None) -> None:
         """Refuse: raw tables are never written."""
@@ -210,36 +296,99 @@ class RawTable(AbstractDataset[None, ir.Table]):
         error.file = f"{self._filepath}{' > ' if self._is_archive() else '/'}{inside}" if inside else self._filepath
         return error
 
+    def _refuse(self, error: BaseException, inside: str) -> NoReturn:
+        """Say why a file cannot be read: what the computer lacks, or what is wrong with the file or its description."""
+        place = f"{self._filepath}{' > ' if self._is_archive() else '/'}{inside}" if inside else self._filepath
+        lack = lacking(error, f"reading {place} (unpacked in {tempfile.gettempdir()})")
+        if lack is not None:
+            raise lack from error
+        said = (str(error).splitlines() or [type(error).__name__])[0][:300]
+        remedy = "correct the options"
+        raise self._error(f"The file cannot be read: {said}", remedy, inside) from error
+
+    def _check_regular(self, address: str) -> None:
+        """Refuse what never ends, such as a pipe or a device, and folders."""
+        if self._fs_prefix not in ("", "file://", "local://"):
+            return
+        path = Path(address.removeprefix(self._fs_prefix))
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise self._error("It is a folder.", "name a file in 'filepath', or files inside the folder in 'files'")
+        if not stat.S_ISREG(mode):
+            raise self._error("It is no regular file, but a pipe, a socket or a device.", "name a file in 'filepath'")
+
     @contextmanager
     def _local_copy(self, inside: str) -> Iterator[Path]:
         """Give a local copy of a file, unpacked and, if it is text, in UTF-8 with plain line ends."""
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder) / "table"
             address = self._filepath if self._is_archive() or not inside else f"{self._filepath}/{inside}"
-            compression = None if self._is_archive() else "infer"
             try:
-                with fsspec.open(address, "rb", compression=compression, **self._storage_options) as file:
-                    if not self._is_archive():
-                        self._write_copy(file, target, inside)
-                    elif self._filepath.lower().endswith(".zip"):
-                        with zipfile.ZipFile(file) as archive:
-                            member = self._member(archive.namelist(), inside)
-                            with archive.open(member) as source:
-                                self._write_copy(source, target, inside)
-                    else:
-                        with tarfile.open(fileobj=file) as packed:
-                            names = [entry.name for entry in packed if entry.isfile()]
-                            opened = packed.extractfile(self._member(names, inside))
-                            assert opened is not None
-                            with opened:
-                                self._write_copy(opened, target, inside)
-            except (FileNotFoundError, IsADirectoryError):
+                self._check_regular(address)
+                if self._is_archive():
+                    self._unpack_member(address, target, inside)
+                else:
+                    opened = fsspec.open(address, "rb", compression="infer", **self._storage_options)
+                    with opened as file:
+                        packed = _size(opened) if opened.compression else None
+                        self._write_copy(self._bounded(file, packed, inside), target, inside)
+            except (FileNotFoundError, NotADirectoryError):
                 raise self._error("The file does not exist.", "correct 'filepath'", inside) from None
             except (zipfile.BadZipFile, tarfile.TarError) as error:
                 raise self._error(f"The archive cannot be read: {error}.", "correct 'filepath'", inside) from None
-            except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+            except (DataError, MemoryError, *_UNREADABLE):
+                raise
+            except Exception as error:
+                # Every packing has a library with errors of its own.
+                if lacking(error, "") is not None:
+                    raise
                 raise self._error(f"The file cannot be unpacked: {error}.", "correct 'filepath'", inside) from None
             yield target
+
+    def _unpack_member(self, address: str, target: Path, inside: str) -> None:
+        """Copy one regular file out of an archive."""
+        with fsspec.open(address, "rb", **self._storage_options) as file:
+            begin = file.read(6)
+            file.seek(0)
+            if self._filepath.lower().endswith(".zip"):
+                with zipfile.ZipFile(file) as archive:
+                    regular = {entry.filename: entry for entry in archive.infolist() if _is_regular(entry)}
+                    member = self._member(list(regular), inside)
+                    with archive.open(member) as source:
+                        packed = regular[member].compress_size
+                        self._write_copy(self._bounded(source, packed, inside), target, inside)
+                return
+        packing = next((name for sign, name in _PACKED.items() if begin.startswith(sign)), None)
+        opened = fsspec.open(address, "rb", compression=packing, **self._storage_options)
+        with opened as file:
+            # Of the whole archive, because all of it is unpacked on the way to a member.
+            bounded = self._bounded(file, _size(opened) if packing else None, inside)
+            with tarfile.open(fileobj=bounded, mode="r:") as archive:
+                names = [entry.name for entry in archive if entry.isreg()]
+                found = archive.extractfile(self._member(names, inside))
+                assert found is not None
+                with found:
+                    self._write_copy(found, target, inside)
+
+    def _bounded(self, source: Any, packed: int | None, inside: str) -> Any:
+        """Return what reads a packed file and refuses to go beyond the limits; ``source`` itself if none is packed."""
+        if packed is None:
+            return source
+        beyond = self._largest_ratio * packed
+        limits = [
+            (self._most_bytes, f"{self._most_bytes / 1e9:g} GB", "largest_unpacked_gb"),
+            (max(beyond, _GRACE), f"{self._largest_ratio:g} times its size", "largest_ratio"),
+        ]
+        most, said, option = min(limits)
+
+        def refuse() -> NoReturn:
+            raise self._error(
+                f"The packed file unpacks to more than {said} ({most / 1e6:,.0f} MB).",
+                f"make sure that it is what you think it is, and raise '{option}'",
+                inside,
+            )
+
+        return _Bounded(source, int(most), refuse)
 
     def _member(self, names: list[str], inside: str) -> str:
         names = [name for name in names if not name.endswith("/")]
@@ -312,6 +461,13 @@ class RawTable(AbstractDataset[None, ir.Table]):
                 kinds = ["VARCHAR[]" if kind.id in ("list", "array") else "VARCHAR" for kind in found.types]
                 columns = [f"{_name(column)}::{kind}" for column, kind in zip(found.columns, kinds, strict=True)]
             else:
+                deep = _line_of_nesting(path, _DEEPEST)
+                if deep is not None:
+                    raise self._error(
+                        f"Line {deep} holds JSON of more than {_DEEPEST} arrays and objects inside each other.",
+                        "correct 'file_format'",
+                        inside,
+                    )
                 with path.open(encoding="utf-8") as file:
                     lines = not file.read(_CHUNK).lstrip().startswith("[")
                 layout = "newline_delimited" if lines else "array"
@@ -320,6 +476,8 @@ class RawTable(AbstractDataset[None, ir.Table]):
             names = self._renamed(names, inside)
             broken = self._write(found.project(", ".join([*columns, "1"])), names, target)
         except (duckdb.Error, pa.ArrowException) as error:
+            if lacking(error, "") is not None:
+                raise
             if lines:
                 self._refuse_first_bad_json(path, inside)
             message = str(error).replace(str(path), "the file").splitlines()[0]
@@ -341,6 +499,16 @@ class RawTable(AbstractDataset[None, ir.Table]):
         """Give the columns their other names, and refuse names that are equal or differ in case alone."""
         names = [self._rename.get(name, name) for name in names]
         seen: dict[str, str] = {}
+        if not names:
+            raise self._error("The file has no columns.", "correct 'file_format' or 'skip_lines'", inside)
+        for place, name in enumerate(names, start=1):
+            if not name or name in (ROW, FILE, FAULT):
+                what = f"is called '{name}', a name that the project's own tables use" if name else "has no name"
+                raise self._error(
+                    f"Column {place} {what}.",
+                    "give it another name in 'rename'" if name else "correct 'file_format'",
+                    inside,
+                )
         for name in names:
             other = seen.setdefault(name.casefold(), name)
             if seen[name.casefold()] is not name:
@@ -381,7 +549,9 @@ class RawTable(AbstractDataset[None, ir.Table]):
     def _pass_over(self, path: Path, inside: str) -> int:
         """Take the lines before the heading off a text; return how many there were."""
         with path.open(encoding="utf-8", newline="") as file:
-            skipped = sum(1 for _ in range(self._skip_lines) if file.readline())
+            skipped = 0
+            while skipped < self._skip_lines and file.readline():
+                skipped += 1
             begin = file.tell()
             declared = _SEPARATOR_LINE.fullmatch(file.readline())
             if declared is not None:
@@ -426,6 +596,8 @@ class RawTable(AbstractDataset[None, ir.Table]):
             relation = connection.sql(f"SELECT * FROM read_csv({_sql(str(path))}, {shown})")
             broken = self._write(relation, names, target)
         except (duckdb.Error, pa.ArrowException) as error:
+            if lacking(error, "") is not None:
+                raise
             message = str(error).replace(str(path), "the file").splitlines()[0]
             raise self._error(
                 f"The file cannot be read: {message}", "correct 'delimiter', 'quote' or 'escape'", inside
@@ -506,6 +678,89 @@ class RawTable(AbstractDataset[None, ir.Table]):
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": self._filepath, "files": self._files, "file_format": self._file_format}
+
+
+class _Bounded(io.RawIOBase):
+    """A file that is read up to a limit.
+
+    Args:
+        source: The file.
+        most: Number of bytes after which nothing more is read.
+        refuse: What raises the error then.
+    """
+
+    def __init__(self, source: Any, most: int, refuse: Callable[[], NoReturn]) -> None:
+        self._source, self._most, self._refuse, self._place = source, most, refuse, 0
+
+    def readable(self) -> bool:
+        """Return true."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return true: of packed files everything before the place is read again."""
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """Read at most ``size`` bytes, and never many more than are allowed."""
+        room = self._most - self._place + 1
+        found = self._source.read(room if size is None or size < 0 else min(size, room))
+        self._place += len(found)
+        if self._place > self._most:
+            self._refuse()
+        return found
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a place counted from the beginning or from here."""
+        place = offset + (self._place if whence == os.SEEK_CUR else 0)
+        if place > self._most:
+            self._refuse()
+        self._place = self._source.seek(place)
+        return self._place
+
+    def tell(self) -> int:
+        """Return the place."""
+        return self._place
+
+
+def _size(opened: Any) -> int | None:
+    """Return the size in bytes of a file as it is stored; None where its system does not tell."""
+    try:
+        return int(opened.fs.size(opened.path))
+    except (OSError, TypeError, ValueError, NotImplementedError):
+        return None
+
+
+def _is_regular(entry: zipfile.ZipInfo) -> bool:
+    """Return whether an entry of a zip archive is a file: no folder, and no link to another place."""
+    kind = stat.S_IFMT(entry.external_attr >> 16)
+    return not entry.is_dir() and kind in (0, stat.S_IFREG)
+
+
+_ESCAPED = re.compile(rb"\\.", re.DOTALL)
+
+
+def _line_of_nesting(path: Path, most: int) -> int | None:
+    """Return the first line of a JSON text at which more than ``most`` arrays and objects are open, or None."""
+    depth, in_text, lines, rest = 0, False, 0, b""
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            chunk = rest + chunk
+            # A backslash at the end belongs to what follows.
+            odd = (len(chunk) - len(chunk.rstrip(b"\\"))) % 2
+            chunk, rest = chunk[: len(chunk) - odd], chunk[len(chunk) - odd :]
+            signs = np.frombuffer(_ESCAPED.sub(b"  ", chunk), np.uint8)
+            quotes = np.cumsum(signs == ord('"')) + in_text
+            outside = quotes % 2 == 0
+            opening = ((signs == ord("[")) | (signs == ord("{"))) & outside
+            closing = ((signs == ord("]")) | (signs == ord("}"))) & outside
+            open_ = depth + np.cumsum(opening.astype(np.int64) - closing)
+            over = np.flatnonzero(open_ > most)
+            if len(over):
+                return lines + int((signs[: over[0]] == ord("\n")).sum()) + 1
+            if len(signs):
+                depth, in_text = int(open_[-1]), bool(quotes[-1] % 2)
+            lines += int((signs == ord("\n")).sum())
+    return None
 
 
 def _row_and_line(line: int, row: int) -> str:

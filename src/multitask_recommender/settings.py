@@ -14,6 +14,7 @@ from multitask_recommender.hooks import (
     TrainingDevice,
 )
 from multitask_recommender.runs.one_run import OneRun
+from multitask_recommender.runs.progress import Progress
 from multitask_recommender.runs.reuse import Reuse, ReusingSession, StudyContext
 
 
@@ -37,6 +38,7 @@ HOOKS = (
     TrainingDevice(),
     Runners(),
     RunReport(_REUSE),
+    Progress(_REUSE),
     RunRecord(_REUSE),
     _REUSE,
     ReadableErrors(),

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from deepctr_torch.models.multitask import MMOE, PLE
 
 from peers.common import read_training
-from peers.deepctr_torch import feature_columns, model_inputs
+from peers.deepctr_torch import MMOE, PLE, feature_columns, model_inputs
 from workers.common import Arguments, Run, serve
 
 

@@ -22,14 +22,20 @@ def evaluate(arguments: Arguments) -> Task:
 
     def run() -> None:
         users, lists = top_lists(given, max(METRICS_AT))
-        names = pd.DataFrame({"q_id": given["test_user"].astype(str), "doc_id": given["test_item"].astype(str)})
-        relevant = Qrels.from_df(names.assign(score=1))
+        relevant = Qrels.from_df(_names(given["test_user"], given["test_item"]).assign(score=1))
         places = lists.shape[1]
-        found = pd.DataFrame({"q_id": np.repeat(users, places).astype(str), "doc_id": lists.ravel().astype(str)})
+        found = _names(np.repeat(users, places), lists.ravel())
         scored = Run.from_df(found.assign(score=np.tile(np.arange(places, 0, -1), len(users)).astype(float)))
         measure(relevant, scored, wanted)
 
     return run
+
+
+def _names(users: np.ndarray, items: np.ndarray) -> pd.DataFrame:
+    """Return pairs as the library wants them: names, as objects."""
+    return pd.DataFrame(
+        {"q_id": users.astype(str).astype(object), "doc_id": items.astype(str).astype(object)}, dtype=object
+    )
 
 
 if __name__ == "__main__":

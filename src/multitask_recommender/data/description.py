@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable
 from datetime import date
-from typing import Literal
+from typing import Annotated, Literal
 
 import duckdb
-from pydantic import Field, field_validator, model_validator
+from pydantic import AllowInfNan, Field, field_validator, model_validator
 
 from multitask_recommender.data.dates import check_formats
 from multitask_recommender.data.folds import IN_TIME, Candidates, Folding, SplitRule
 from multitask_recommender.data.label_expressions import NOT_NAMES
 from multitask_recommender.data.tasks import Task
-from multitask_recommender.foundation.settings_base import Described, Settings
+from multitask_recommender.foundation.settings_base import Settings
 
 SplitName = Literal["random", "chronological", "temporal", "leave_last_out", "given", "cold_items", "cold_users"]
 
 
 TimeUnit = Literal["days", "hours", "minutes", "seconds", "milliseconds", "microseconds", "nanoseconds", "order"]
 Missing = list[str | int | float]
+_LARGEST = sys.float_info.max
 RowHandling = Literal["refuse", "drop"]
 Duplicates = Literal["refuse", "first", "last"]
 MERGED = ("maximum", "minimum", "sum", "mean", "count")
 """Ways to make one row of the rows that repeat a pair."""
 
 
-class Signal(Described):
+class Signal(Settings):
     """A numeric column of the interactions, such as the rating.
 
     Attributes:
@@ -43,8 +45,8 @@ class Signal(Described):
     """
 
     column: str
-    minimum: float = -math.inf
-    maximum: float = math.inf
+    minimum: Annotated[float, AllowInfNan(True)] = -math.inf
+    maximum: Annotated[float, AllowInfNan(True)] = math.inf
     missing_values: Missing = Field(default_factory=list)
     optional: bool = False
     true_values: list[str] = Field(default_factory=list)
@@ -66,7 +68,7 @@ class Signal(Described):
         return self.optional or bool(self.missing_values)
 
 
-class Events(Described):
+class Events(Settings):
     """Rows that are events of several kinds, such as view, cart and purchase; pairs get one 0/1 signal per kind.
 
     Attributes:
@@ -80,7 +82,7 @@ class Events(Described):
     others: RowHandling = "refuse"
 
 
-class GivenParts(Described):
+class GivenParts(Settings):
     """Which rows the data itself divides into training, validation and test rows.
 
     Attributes:
@@ -111,7 +113,7 @@ class GivenParts(Described):
         return {name: getattr(self, name) for name in ("train", "validation", "test", "unused")}
 
 
-class InteractionTable(Described):
+class InteractionTable(Settings):
     """Which column of ``raw_interactions`` is what.
 
     Attributes:
@@ -144,8 +146,8 @@ class InteractionTable(Described):
 
     user_id: str
     item_id: str
-    user_id_length: int | None = Field(default=None, ge=1)
-    item_id_length: int | None = Field(default=None, ge=1)
+    user_id_length: int | None = Field(default=None, ge=1, le=1000)
+    item_id_length: int | None = Field(default=None, ge=1, le=1000)
     user_id_integer: bool = False
     item_id_integer: bool = False
     decimal: Literal[".", ","] = "."
@@ -182,7 +184,7 @@ class InteractionTable(Described):
         return [*self.signals, *(self.events.kinds if self.events else []), *counted]
 
 
-class Feature(Described):
+class Feature(Settings):
     """A feature of a user or an item.
 
     Attributes:
@@ -213,18 +215,18 @@ class Feature(Described):
     columns: list[str] | None = Field(default=None, min_length=1)
     relation: str | None = None
     separator: str = " "
-    part: int | None = None
-    pattern: str | None = None
-    bins: int = Field(default=8, ge=2)
-    minimum: float | None = None
-    maximum: float | None = None
+    part: int | None = Field(default=None, ge=-1000, le=1000)
+    pattern: str | None = Field(default=None, max_length=1000)
+    bins: int = Field(default=8, ge=2, le=10_000)
+    minimum: float | None = Field(default=None, ge=-_LARGEST, le=_LARGEST)
+    maximum: float | None = Field(default=None, ge=-_LARGEST, le=_LARGEST)
     missing_values: Missing = Field(default_factory=list)
     formats: list[str] = Field(default_factory=list)
     of_date: Literal["year", "age"] = "year"
     reference: date | None = None
     hash_columns: int | None = Field(default=None, ge=1, le=2**20)
-    first_characters: int | None = Field(default=None, ge=1)
-    minimum_count: int = Field(default=2, ge=1)
+    first_characters: int | None = Field(default=None, ge=1, le=10_000)
+    minimum_count: int = Field(default=2, ge=1, le=10**9)
     unreadable: Literal["refuse", "missing"] = "refuse"
 
     _check_formats = field_validator("formats")(check_formats)
@@ -248,6 +250,8 @@ class Feature(Described):
             raise ValueError("'hash_columns' belongs to features of kind 'text'")
         if not self.is_number and (self.minimum is not None or self.maximum is not None):
             raise ValueError("'minimum' and 'maximum' belong to features of kind 'numeric' or 'date'")
+        if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
+            raise ValueError(f"minimum {self.minimum:g} is not below maximum {self.maximum:g}: all would be missing")
         return self
 
     @property
@@ -271,7 +275,7 @@ def _check_pattern(pattern: str) -> None:
     with duckdb.connect() as engine:
         try:
             engine.execute("SELECT regexp_extract('', $1)", [pattern])
-        except duckdb.Error as error:
+        except (duckdb.Error, RuntimeError, ValueError) as error:
             raise ValueError(
                 f"'pattern: {pattern}' cannot be used: {str(error).split(': ', 1)[-1]}. Patterns are those of RE2, "
                 "which looks neither ahead nor behind: match what surrounds the value, and put the value in brackets"
@@ -283,7 +287,7 @@ def _check_pattern(pattern: str) -> None:
             raise ValueError(f"'pattern: {pattern}' has no group: put the value in round brackets") from None
 
 
-class UserTable(Described):
+class UserTable(Settings):
     """Which column of ``raw_users`` is what.
 
     Attributes:
@@ -300,7 +304,7 @@ class UserTable(Described):
     """
 
     user_id: str | None = None
-    id_length: int | None = Field(default=None, ge=1)
+    id_length: int | None = Field(default=None, ge=1, le=1000)
     id_integer: bool = False
     decimal: Literal[".", ","] = "."
     features: dict[str, Feature] = Field(default_factory=dict)
@@ -315,6 +319,9 @@ class UserTable(Described):
             raise ValueError("features of users need the column 'user_id' of raw_users")
         single = [name for name, one in self.features.items() if one.kind in ("numeric", "category", "date")]
         single += [self.activity] if self.activity is not None else []
+        twice = [name for name in self.groups if self.groups.count(name) > 1]
+        if twice:
+            raise ValueError(f"'groups' names '{twice[0]}' twice")
         unknown = [name for name in self.groups if name not in single]
         if unknown:
             raise ValueError(
@@ -323,7 +330,7 @@ class UserTable(Described):
         return self
 
 
-class ItemTable(Described):
+class ItemTable(Settings):
     """Which column of ``raw_items`` is what.
 
     Attributes:
@@ -341,7 +348,7 @@ class ItemTable(Described):
     """
 
     item_id: str | None = None
-    id_length: int | None = Field(default=None, ge=1)
+    id_length: int | None = Field(default=None, ge=1, le=1000)
     id_integer: bool = False
     decimal: Literal[".", ","] = "."
     title: str | None = None
@@ -363,7 +370,7 @@ class ItemTable(Described):
         return self
 
 
-class ItemGraph(Described):
+class ItemGraph(Settings):
     """A knowledge graph of the items: ``raw_item_links`` names an item's entity, ``raw_item_graph`` its relations.
 
     Attributes:
@@ -381,7 +388,7 @@ class ItemGraph(Described):
     tail: str
 
 
-class DatasetSettings(Described):
+class DatasetSettings(Settings):
     """The description of a data set.
 
     Attributes:
@@ -502,7 +509,7 @@ class SplitSettings(Settings):
     random_test_share: float = Field(default=0.1, gt=0, lt=1)
     test_share: float = Field(default=0.2, gt=0, lt=1)
     validation_share: float = Field(default=0.1, ge=0, lt=1)
-    folds: int = Field(ge=2)
+    folds: int = Field(ge=2, le=10_000)
     hidden_share: float = Field(default=0.2, gt=0, lt=1)
     leave_last_out: str | None = None
     folding: dict[Literal["given"], Literal["random", "forward"]] = Field(default_factory=dict)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 
@@ -43,10 +43,15 @@ def as_pairs(rows: Interactions, rules: Mapping[str, PairRule], order: Order = "
     Returns:
         The pairs, sorted by user.
     """
-    if len(rows) > _ROWS:
-        # By parts that end with a user: what is sorted is as small as a part.
-        parts = [as_pairs(part, rules, order) for part in _parts(rows)]
-        return rows if order == "time" and sum(map(len, parts)) == len(rows) else concatenated(parts)
+    if len(rows) <= _ROWS:
+        return _pairs_of(rows, rules, order)
+    # By parts that end with a user: what is sorted is as small as a part.
+    parts = [_pairs_of(part, rules, order) for part in _parts(rows)]
+    return rows if order == "time" and sum(map(len, parts)) == len(rows) else concatenated(parts)
+
+
+def _pairs_of(rows: Interactions, rules: Mapping[str, PairRule], order: Order) -> Interactions:
+    """Return :func:`as_pairs` of rows that are few enough to be sorted together."""
     key = rows.user * (int(rows.item.max(initial=0)) + 1) + rows.item
     by_pair = np.argsort(key, kind="stable")
     starts = np.flatnonzero(np.append(True, np.diff(key[by_pair]) != 0)[: len(key)])
@@ -79,18 +84,18 @@ def concatenated(parts: Sequence[Interactions]) -> Interactions:
     """Put rows behind each other."""
     first = parts[0]
 
-    def together(column: Callable[[Interactions], np.ndarray | None]) -> Any:
-        columns = [column(part) for part in parts]
-        return None if columns[0] is None else np.concatenate(cast(list[np.ndarray], columns))
+    def together(columns: Sequence[np.ndarray | None]) -> Any:
+        known = [column for column in columns if column is not None]
+        return np.concatenate(known) if known else None
 
     return Interactions(
-        user=together(lambda part: part.user),
-        item=together(lambda part: part.item),
-        labels={name: together(lambda part, name=name: part.labels[name]) for name in first.labels},
-        relevant={name: together(lambda part, name=name: part.relevant[name]) for name in first.relevant},
-        fold=together(lambda part: part.fold),
-        time=together(lambda part: part.time),
-        weight=together(lambda part: part.weight),
+        user=together([part.user for part in parts]),
+        item=together([part.item for part in parts]),
+        labels={name: together([part.labels[name] for part in parts]) for name in first.labels},
+        relevant={name: together([part.relevant[name] for part in parts]) for name in first.relevant},
+        fold=together([part.fold for part in parts]),
+        time=together([part.time for part in parts]),
+        weight=together([part.weight for part in parts]),
     )
 
 

@@ -149,22 +149,21 @@ def read_interactions(table: ir.Table, split: str, tasks: dict[str, Task], mostl
         The rows, sorted by user and by position in the behaviour sequence.
     """
     own = table.filter(table.split == split)
-    kinds: dict[str, type[np.generic]] = {"user": np.int64, "position": np.int32, "item": np.int64, "time": np.float64}
+    kinds: dict[str, type[np.generic]] = {"user": np.int64, "position": np.int32, "item": np.int64}
     kinds |= dict.fromkeys(tasks, np.float32) | dict.fromkeys((f"relevant_{name}" for name in tasks), np.bool_)
-    if "fold" in table.columns:
-        kinds["fold"] = np.int16
+    kinds |= {name: kind for name, kind in (("fold", np.int16), ("time", np.float64)) if name in table.columns}
     count = int(own.count().execute())
     rows = read_arrays(own if mostly_sorted else own.order_by("user", "position"), kinds, count)
     if not _in_order(rows["user"], rows["position"]):
         rows = read_arrays(own.order_by("user", "position"), kinds, count)
-    time = rows["time"]
+    time = rows.get("time")
     return Interactions(
         user=rows["user"],
         item=rows["item"],
         labels={name: rows[name] for name in tasks},
         relevant={name: rows[f"relevant_{name}"] for name in tasks},
         fold=rows.get("fold"),
-        time=None if np.isnan(time).any() else time,
+        time=None if time is None or np.isnan(time).any() else time,
     )
 
 

@@ -52,6 +52,10 @@ _FUNCTIONS: dict[str, tuple[int, Callable[..., ir.Value]]] = {
     "is_missing": (1, lambda value: value.isnull()),
 }
 _LARGEST = sys.float_info.max
+_LONGEST = 2000
+"""Most characters of an expression."""
+_DEEPEST = 60
+"""Most operations inside each other: what turns them into SQL calls itself for each."""
 _WORDS = re.compile(r"`([^`]*)`|'[^']*'|\"[^\"]*\"|\d[\w.]*|[^\W\d]\w*")
 _KNOWN = (
     "columns, numbers, comparisons, + - * /, 'and' / 'or' / 'not' and the functions "
@@ -127,6 +131,27 @@ def evaluate_label_expression(text: str, table: ir.Table, key: str) -> ir.Value:
     return parse_label_expression(text, table, key).value
 
 
+_SHORTER = "make a signal of it in the table, or write it shorter."
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 160 else f"{text[:100]} ... {text[-40:]}"
+
+
+def _depth(tree: ast.expr) -> int:
+    """Number of operations inside each other, counted without calling itself."""
+    deepest, waiting = 0, [(tree, 1)]
+    while waiting:
+        node, depth = waiting.pop()
+        deepest = max(deepest, depth)
+        parts = [part for part in ast.iter_child_nodes(node) if isinstance(part, ast.expr)]
+        # Of 'a or b or c', SQL is made one step after the other.
+        steps = len(parts) if isinstance(node, ast.BoolOp | ast.Compare) else 1
+        deepest = max(deepest, depth + steps // 8)
+        waiting += [(part, depth + 1) for part in parts]
+    return deepest
+
+
 class _Reader:
     """Reads one expression. Names are exchanged for placeholders first, so that ``return`` or ``a.b`` can be a name."""
 
@@ -135,14 +160,21 @@ class _Reader:
         self.names: dict[str, str] = {}
 
     def read(self) -> ir.Value:
+        if len(self.expression.text) > _LONGEST:
+            length = len(self.expression.text)
+            raise self._error(f"is too long: {length:,} characters, of which {_LONGEST:,} are allowed", "", _SHORTER)
         text = _WORDS.sub(self._placeholder, " ".join(self.expression.text.split()))
         try:
             tree = ast.parse(text, mode="eval").body
+            if _depth(tree) > _DEEPEST:
+                raise self._error(f"has more than {_DEEPEST} operations inside each other", "", _SHORTER)
             return self._build(tree)
         except SyntaxError as error:
             # At the end of the text, the offset may be 0.
             before = self._shown(text[: (error.offset or len(text) + 1) - 1])
-            raise self._error(f"is not an expression: {error.msg}", before and f"after '{before}'") from None
+            raise self._error(
+                f"is not an expression: {_shortened(str(error.msg))}", before and f"after '{_shortened(before)}'"
+            ) from None
         except (ValueError, RecursionError, MemoryError):
             raise self._error("is not an expression", "") from None
 
@@ -164,6 +196,7 @@ class _Reader:
     def _error(self, problem: str, place: str | ast.expr, remedy: str = "correct the expression.") -> SettingsError:
         where = f"in '{self._shown(ast.unparse(place))}'" if isinstance(place, ast.expr) else place
         key, text = self.expression.key, self.expression.text
+        text, where = _shortened(text), _shortened(where)
         return SettingsError(
             f"'{key}: {text}' {problem}{where and ', ' + where}.\n  where: '{key}'\n  what to do: {remedy}"
         )

@@ -25,9 +25,9 @@ class Recency(Settings):
         duration: Hours over which it falls by the factor e; null: the clock is not looked at.
     """
 
-    weight: float = Field(default=0.0, ge=0)
-    reach: float = Field(default=5.0, gt=0)
-    duration: float | None = Field(default=None, gt=0)
+    weight: float = Field(default=0.0, ge=0, le=1e9)
+    reach: float = Field(default=5.0, gt=0, le=1e9)
+    duration: float | None = Field(default=None, gt=0, le=1e12)
 
     def weights(self, owner: IntArray, owners: int, time: NDArray[np.float64] | None = None) -> FloatArray | None:
         """Weigh the rows of histories.

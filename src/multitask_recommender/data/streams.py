@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import ibis.expr.types as ir
 import numpy as np
+
+if TYPE_CHECKING:
+    # Requests to a fitted model do without the engine of tables.
+    import ibis.expr.types as ir
 
 _ROWS = 2**18
 

@@ -6,13 +6,13 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from multitask_recommender.foundation.settings_base import Described
+from multitask_recommender.foundation.settings_base import Settings
 
 TaskKind = Literal["retrieval", "binary", "regression"]
 PairRule = Literal["first", "last", "any", "sum", "maximum", "minimum", "mean"]
 
 
-class Task(Described):
+class Task(Settings):
     """One thing to predict of a user-item pair.
 
     Attributes:

@@ -24,6 +24,7 @@ from multitask_recommender.evaluation import metrics
 from multitask_recommender.foundation.errors import StudyError, TrainingError
 from multitask_recommender.foundation.jobs import run_jobs
 from multitask_recommender.foundation.randomness import derive_seed
+from multitask_recommender.foundation.resources import scores_at_once
 from multitask_recommender.foundation.settings_base import Settings
 from multitask_recommender.models import ranking
 from multitask_recommender.models.recommender import ASKED_WITH, Part, Recommender
@@ -32,6 +33,8 @@ from multitask_recommender.models.variants import Variant, VariantParameters
 
 logger = logging.getLogger(__name__)
 _BLOCK = 1024
+_CELLS = 2**62
+"""Scores that are held at a time: bounded by the block alone, unless memory is limited."""
 _K = 10
 FIT_COLUMNS = ["candidate", "parameters", "fold", "task", "error"]
 CV_COLUMNS = ["model", "split", *FIT_COLUMNS]
@@ -48,8 +51,8 @@ class CrossValidationSettings(Settings):
 
     without_effect = frozenset({"workers"})
 
-    candidates: int = Field(ge=1)
-    workers: int = Field(ge=1)
+    candidates: int = Field(ge=1, le=10_000)
+    workers: int = Field(ge=1, le=1024)
 
 
 def candidates(search: dict[str, list[Any]], limit: int, seed: int) -> list[dict[str, Any]]:
@@ -113,7 +116,8 @@ def validation_errors(
     every_way = [None] if ways is None else list(ways)
     predicted: list[dict[str, FloatArray]] = [{} for _ in every_way]
     ndcg: list[dict[str, list[metrics.Values]]] = [{} for _ in every_way]
-    for block in np.array_split(np.arange(side.users), math.ceil(side.users / _BLOCK)):
+    size = int(np.clip(scores_at_once(_CELLS) // max(side.items * len(side.tasks), 1), 1, _BLOCK))
+    for block in np.array_split(np.arange(side.users), math.ceil(side.users / size)):
         rows = slice(*np.searchsorted(held_out.user, [block[0], block[-1] + 1]))
         # All ways ask the same queries in turn, so that a model need not solve again what they share.
         queries = histories.of(block)
@@ -425,5 +429,5 @@ def cross_validate(
         best[place] = grid[number]
     chosen: dict[str, Any] = dict(zip(tasks, best, strict=True)) if variant.per_task else best[0]
     if len(table):
-        logger.info("%s, %s: chose %s", variant.name, split.name, json.dumps(chosen))
+        logger.debug("%s, %s: chose %s", variant.name, split.name, json.dumps(chosen))
     return Choice(chosen, table)

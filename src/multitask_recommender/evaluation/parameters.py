@@ -19,13 +19,16 @@ class EvaluationSettings(Settings):
         smallest_effect: The smallest effect of interest, relative to the control; declared before looking.
     """
 
-    ks: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
-    headline_k: int = 10
-    resamples: int = Field(default=1999, ge=99)
-    smallest_effect: float = Field(default=0.01, gt=0)
+    ks: list[Annotated[int, Field(ge=1, le=10_000)]] = Field(min_length=1, max_length=100)
+    headline_k: int = Field(default=10, ge=1, le=10_000)
+    resamples: int = Field(default=1999, ge=99, le=1_000_000)
+    smallest_effect: float = Field(default=0.01, gt=0, le=1)
 
     @model_validator(mode="after")
     def _check(self) -> EvaluationSettings:
+        twice = [k for k in self.ks if self.ks.count(k) > 1]
+        if twice:
+            raise ValueError(f"ks lists {twice[0]} twice")
         if self.headline_k not in self.ks:
             raise ValueError(f"headline_k {self.headline_k} is not among ks {self.ks}")
         return self

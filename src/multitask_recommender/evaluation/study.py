@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from typing import ClassVar
 
@@ -14,7 +13,7 @@ from pydantic import Field, field_validator
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
 from multitask_recommender.data.folds import IN_TIME
 from multitask_recommender.evaluation.metric_records import ALL, METRICS, ListMetric, RowMetric, compared_metrics
-from multitask_recommender.foundation.errors import SettingsError
+from multitask_recommender.foundation.errors import SettingsError, did_you_mean
 from multitask_recommender.foundation.settings_base import Settings
 from multitask_recommender.models.variants import VARIANTS, Variant
 
@@ -44,6 +43,9 @@ class StudySettings(Settings):
         recommendations: Length of the lists of recommendations per user and task.
         recommend_with: Name of the model that answers new events; null: ``wide_shared_bottom`` or, where it was not
             run, the first multi-task model.
+        memory_gb: Most memory that a run may take, in GB (10^9 bytes): the engine of the tables takes at most half of
+            it, blocks of users are smaller, and fewer workers run at the same time where it has no room for all. Null:
+            all there is.
         train_again_share: Share of new events of users, or on items, that the training did not know, above which the
             report advises to train again.
         index_above: Number of items above which the lists for new events come from an approximate index (faiss, the
@@ -53,17 +55,18 @@ class StudySettings(Settings):
     """
 
     not_of_models: ClassVar[frozenset[str]] = frozenset(
-        {"models", "core_only", "quick", "recommend_with", "train_again_share", "index_above"}
+        {"models", "core_only", "quick", "recommend_with", "train_again_share", "index_above", "memory_gb"}
     )
 
-    seed: int = Field(ge=0)
-    repeats: int = Field(ge=1)
+    seed: int = Field(ge=0, le=2**63 - 1)
+    repeats: int = Field(ge=1, le=1000)
     models: list[str] | None = Field(default=None, min_length=1)
     core_only: bool = False
     quick: bool = False
-    affinity_folds: int = Field(default=3, ge=1)
-    recommendations: int = Field(default=10, ge=1)
+    affinity_folds: int = Field(default=3, ge=1, le=1000)
+    recommendations: int = Field(default=10, ge=1, le=10_000)
     recommend_with: str | None = None
+    memory_gb: float | None = Field(default=None, ge=0.5, le=100_000)
     train_again_share: float = Field(default=0.2, ge=0, le=1)
     index_above: int | None = Field(default=None, ge=0)
 
@@ -78,12 +81,19 @@ class StudySettings(Settings):
         known = [*FAMILIES, *VARIANTS]
         for name in value or ():
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-                meant = f": did you mean '{near[0]}'?" if near else "."
                 raise ValueError(
-                    f"'study.models' names '{name}', which is no model{meant} Families are {', '.join(FAMILIES)}; "
-                    "the models are listed in models/variants.py."
+                    f"'study.models' names '{name}', which is no model{did_you_mean(name, known)} "
+                    f"Families are {', '.join(FAMILIES)}; the models are listed in models/variants.py."
                 )
+        return value
+
+    @field_validator("recommend_with")
+    @classmethod
+    def _check_one(cls, value: str | None) -> str | None:
+        if value is not None and value not in VARIANTS:
+            raise ValueError(
+                f"'study.recommend_with' names '{value}', which is no model{did_you_mean(value, VARIANTS)}"
+            )
         return value
 
     def wants(self, variant: Variant) -> bool:

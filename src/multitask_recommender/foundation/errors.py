@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Iterable
 
 
 class StudyError(Exception):
@@ -110,3 +111,9 @@ def find_study_error(error: BaseException | None) -> StudyError | None:
         seen.add(id(error))
         error = error.__cause__ or error.__context__
     return None
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the end of a sentence that asks whether the nearest of the known names was meant, or a full stop."""
+    near = difflib.get_close_matches(name, [*known], n=1, cutoff=0.4)
+    return f": did you mean '{near[0]}'?" if near else "."

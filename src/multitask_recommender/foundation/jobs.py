@@ -23,8 +23,10 @@ from tqdm import tqdm
 
 from multitask_recommender.foundation.errors import StudyError
 from multitask_recommender.foundation.kept_values import NotPlainError, read_values, write_values
+from multitask_recommender.foundation.resources import affordable_workers
 
 logger = logging.getLogger(__name__)
+
 # Without its thread that looks after bars: at the end of a process such a thread may be met inside the database, whose
 # code does not survive it (duckdb issue 13904).
 tqdm.monitor_interval = 0
@@ -83,6 +85,15 @@ def keep_results(folder: Path | None) -> None:
     _kept = None if folder is None else _Kept(folder)
 
 
+_watcher: Callable[[], None] | None = None
+
+
+def after_each_job(watcher: Callable[[], None] | None) -> None:
+    """Call something after every job from now on, such as what shows how far a whole run is; None: nothing more."""
+    global _watcher
+    _watcher = watcher
+
+
 def _die_with(parent: int) -> None:
     """End this process soon after its parent, however that ended."""
 
@@ -108,7 +119,7 @@ def run_jobs(function: Callable[[T], R], jobs: Sequence[T], workers: int, title:
     Args:
         function: What to do with a job.
         jobs: The jobs.
-        workers: Processes at the same time; 1 stays in this process.
+        workers: Processes at the same time, or fewer where memory is limited; 1 stays in this process.
         title: What the progress bar says.
 
     Returns:
@@ -117,6 +128,7 @@ def run_jobs(function: Callable[[T], R], jobs: Sequence[T], workers: int, title:
     Raises:
         StudyError: If one of the processes is killed.
     """
+    workers = affordable_workers(workers)
     folder = None
     if _kept is not None:
         folder = _kept.folder / str(_kept.calls)
@@ -147,6 +159,8 @@ def run_jobs(function: Callable[[T], R], jobs: Sequence[T], workers: int, title:
     try:
         for number, result in zip(left, bar, strict=True):
             results[number] = result
+            if _watcher is not None:
+                _watcher()
             if folder is not None and len(jobs) > 1:
                 with suppress(NotPlainError):
                     write_values(folder / f"{number}.safetensors", result)

@@ -11,10 +11,12 @@ import numpy as np
 from multitask_recommender.data.digests import digest_arrays, digest_names, digest_rows
 from multitask_recommender.data.folds import IN_TIME
 from multitask_recommender.data.interactions import NO_FOLD, FloatArray, Interactions, SideInformation
+from multitask_recommender.data.queries import Histories
 from multitask_recommender.models.document.user_embedding import UserEmbeddingModel, UserEmbeddingSettings
 from multitask_recommender.models.recommender import Recommender
+from multitask_recommender.models.soundness import check_scores, check_stored
 from multitask_recommender.models.state import branch
-from multitask_recommender.models.stored import StoredModel, check_fit, flatten, versions
+from multitask_recommender.models.stored import StaleModelError, StoredModel, check_fit, flatten, versions
 from multitask_recommender.models.variants import Variant
 
 COMPARED = ("tasks", "data", "settings")
@@ -105,7 +107,8 @@ def restored(
         rows: The training rows as they are now.
 
     Raises:
-        StaleModelError: If their settings or their data are no longer the same.
+        StaleModelError: If their settings or their data are no longer the same, or if what is stored is not finite or
+            not of the shape that the settings ask for.
     """
     side = with_encoder(side, user_embedding, split, NO_FOLD)
     settings = settings_for(chosen, split)
@@ -115,6 +118,18 @@ def restored(
     models = {}
     for seed in branch(stored.state, split):
         model = variant.make(variant.read_settings(settings), side.tasks)
-        model.restore(branch(branch(stored.state, split), seed), side)
+        own = branch(branch(stored.state, split), seed)
+        where = f"{variant.name}.weights, {split} split, seed number {seed}"
+        check_stored(flatten(own), where)
+        try:
+            model.restore(own, side)
+            scores = model.score(Histories(rows, side.user_features).of(np.zeros(1, dtype=np.int64)))
+        except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+            said = (str(error).splitlines() or [type(error).__name__])[0]
+            raise StaleModelError(
+                f"The stored weights of model '{variant.name}' do not fit its settings: {said}.\n"
+                f"  where: {where}\n  what to do: fit the model again."
+            ) from error
+        check_scores(scores, (1, side.items), variant.name, where)
         models[seed] = model
     return models, side

@@ -6,6 +6,7 @@ list everywhere.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from math import isqrt
 
 import numpy as np
@@ -16,6 +17,7 @@ from scipy import sparse
 from multitask_recommender.data.interactions import BoolArray, FloatArray, IntArray
 from multitask_recommender.foundation.errors import SettingsError
 from multitask_recommender.foundation.randomness import scramble
+from multitask_recommender.foundation.resources import scores_at_once
 
 Codes = NDArray[np.uint64]
 PADDING = -1
@@ -33,7 +35,8 @@ def users_at_a_time(items: int, tasks: int = 1, memory_mb: float | None = None) 
     Args:
         items: Number of items.
         tasks: Number of tasks.
-        memory_mb: Most memory for the scores, in units of 2^20 bytes; None: ``MEMORY_MB``, or what one user needs.
+        memory_mb: Most memory for the scores, in units of 2^20 bytes; None: ``MEMORY_MB``, less
+            where the memory of the run is limited, or what one user needs.
 
     Raises:
         SettingsError: If the scores of one user need more than is allowed.
@@ -45,8 +48,8 @@ def users_at_a_time(items: int, tasks: int = 1, memory_mb: float | None = None) 
             f"{memory_mb:g} MB are allowed.\n  where: the memory limit of the lists\n"
             f"  what to do: allow at least {np.ceil(needed / 2**20):.0f} MB."
         )
-    allowed = MEMORY_MB if memory_mb is None else memory_mb
-    return min(max(int(allowed * 2**20) // needed, 1), _MOST_USERS)
+    allowed = 4 * scores_at_once(MEMORY_MB * 2**18) if memory_mb is None else int(memory_mb * 2**20)
+    return min(max(allowed // needed, 1), _MOST_USERS)
 
 
 def top_items(
@@ -96,15 +99,30 @@ def top_items_by_vectors(
     Raises:
         SettingsError: If the scores of one user need more memory than is allowed.
     """
-    size = users_at_a_time(len(item_vectors), 1, memory_mb)
+    threads = torch.get_num_threads()
+    size = max(users_at_a_time(len(item_vectors), 1, memory_mb) // threads, 1)
     result = np.full((len(user_vectors), k), PADDING, dtype=np.int64)
     own = torch.from_numpy(np.ascontiguousarray(user_vectors))
     others = torch.from_numpy(np.ascontiguousarray(item_vectors)).t()
-    held = torch.empty((min(size, len(own)), len(item_vectors)))
-    for begin in range(0, len(own), size):
-        block = slice(begin, min(begin + size, len(own)))
-        score = torch.mm(own[block], others, out=held[: block.stop - begin])
-        result[block] = _ranked(score, excluded[block], catalogue, k, users[block])
+
+    def rank(first: int) -> None:
+        """Rank every so many blocks, from one on."""
+        held = torch.empty((min(size, len(own)), len(item_vectors)))
+        for begin in range(first, len(own), size * threads):
+            block = slice(begin, min(begin + size, len(own)))
+            score = torch.mm(own[block], others, out=held[: block.stop - begin])
+            result[block] = _ranked(score, excluded[block], catalogue, k, users[block])
+
+    if threads == 1:
+        rank(0)
+        return result
+    # Threads that each do all steps of a block need not wait for each other after every step.
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            list(pool.map(rank, range(0, size * threads, size)))
+    finally:
+        torch.set_num_threads(threads)
     return result
 
 

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from multitask_recommender.foundation.errors import StudyError
+from multitask_recommender.foundation.resources import lacking
 from multitask_recommender.models.state import State
 
 _FORMAT = "2"
@@ -92,11 +93,13 @@ def _read(path: Path, wanted: Callable[[str], bool]) -> tuple[dict[str, Any], di
         with safe_open(path, framework="numpy") as file:
             record = json.loads((file.metadata() or {}).get("record", "{}"))
             arrays = {name: file.get_tensor(name) for name in file.keys() if wanted(name)}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, MemoryError, ValueError) as error:
+        if (lack := lacking(error, f"reading {path}")) is not None:
+            raise lack from error
         raise StaleModelError(
             f"The model file cannot be read: {error}.\n  where: {path}\n  what to do: fit the model again."
         ) from error
-    if record.get("format") != _FORMAT:
+    if not isinstance(record, dict) or record.get("format") != _FORMAT:
         raise StaleModelError(
             "The model file was written by another version of this project.\n"
             f"  where: {path}\n  what to do: fit the model again."

@@ -6,12 +6,13 @@ To add a model: write its module, add one line here and one block in ``conf/base
 from __future__ import annotations
 
 import importlib.util
+import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
-from pydantic import Field, create_model, model_validator
+from pydantic import AfterValidator, Field, create_model, model_validator
 
 from multitask_recommender.data.folds import SplitRule
 from multitask_recommender.data.interactions import Interactions
@@ -66,6 +67,8 @@ class DataSize(NamedTuple):
         return cls(len(train), len(train) / max(len(np.unique(train.item)), 1))
 
 
+_COMBINATIONS = 1_000_000
+"""Most combinations of searched values: all of them are listed before some are drawn."""
 REFERENCE_SIZE = DataSize(80_000, 48)
 """The size for which the values in the YAML files are meant where they follow the size: that of MovieLens-100k."""
 
@@ -79,9 +82,9 @@ class BySize(Settings):
         most: Largest value; null: none.
     """
 
-    rows: float = 0.0
-    rows_per_item: float = 0.0
-    most: float | None = Field(default=None, gt=0)
+    rows: float = Field(default=0.0, ge=-10, le=10)
+    rows_per_item: float = Field(default=0.0, ge=-10, le=10)
+    most: float | None = Field(default=None, gt=0, le=1e12)
 
     def scaled(self, value: float, size: DataSize) -> float:
         """Return a value for data of this size, to three digits; a whole number stays one, of eights beyond 16."""
@@ -127,12 +130,20 @@ class VariantParameters(Settings):
         for path in self.by_size:
             if path.split(".")[0] not in type(self.settings).model_fields:
                 raise ValueError(f"'by_size' names an unknown parameter '{path}'")
-        for search in (self.search or {}, self.in_time.search):
+        for search in (self.search or {}, {**(self.search or {}), **self.in_time.search}):
             for name, values in search.items():
                 if values is not None and not values:
                     raise ValueError(f"search of '{name}' lists no value")
+                twice = [value for place, value in enumerate(values or ()) if value in (values or [])[:place]]
+                if twice:
+                    raise ValueError(f"search of '{name}' lists {twice[0]} twice")
                 for value in values or ():
                     self.with_values({name: value})
+            combinations = math.prod(len(values) for values in search.values() if values)
+            if combinations > _COMBINATIONS:
+                raise ValueError(
+                    f"search has {combinations:,} combinations of values; at most {_COMBINATIONS:,} are sampled from"
+                )
         return self
 
     def for_split(self, split: SplitRule) -> VariantParameters:
@@ -263,12 +274,21 @@ class Variant:
     def parameters(self) -> type[Settings]:
         """The class of the model's YAML block."""
         if self.based_on is not None:
-            return DerivedParameters
+            return create_model(
+                f"Parameters of {self.name}",
+                __base__=DerivedParameters,
+                changes=(Annotated[dict[str, Any], AfterValidator(self._check_changes)], Field(default_factory=dict)),
+            )
         return create_model(
             f"Parameters of {self.name}",
             __base__=VariantParameters,
             settings=(self.settings, self.settings()),
         )
+
+    def _check_changes(self, changes: dict[str, Any]) -> dict[str, Any]:
+        """Refuse changes that the settings of the model do not take."""
+        with_values(self.settings(), changes)
+        return changes
 
     def make(self, settings: Settings | dict[str, Settings], tasks: dict[str, Task]) -> Recommender:
         """Make the untrained model.

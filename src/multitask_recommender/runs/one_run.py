@@ -15,10 +15,11 @@ from kedro.io import CatalogProtocol
 
 from multitask_recommender.foundation.errors import StudyError
 from multitask_recommender.foundation.jobs import stop_workers
+from multitask_recommender.runs.records import FOLDER
 from multitask_recommender.runs.reuse import run_folder
 
 _ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
-LOCK = ".lock"
+LOCK = "lock"
 
 
 class BusyFolderError(StudyError):
@@ -32,7 +33,7 @@ class OneRun:
         self._lock: int | None = None
         self._handlers: dict[int, Any] = {}
 
-    @hook_impl(tryfirst=True)
+    @hook_impl(trylast=True)
     def before_pipeline_run(self, catalog: CatalogProtocol) -> None:
         """Take the lock of the folder.
 
@@ -43,8 +44,9 @@ class OneRun:
         folder = run_folder(catalog)
         if folder is None:
             return
-        folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(folder / LOCK)
+        place = folder / FOLDER
+        place.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(place / LOCK)
         for number in _ENDING:
             # Python refuses handlers outside its main thread, as in some notebooks; there its own stay.
             try:
@@ -83,7 +85,7 @@ def _lock(path: Path) -> int:
         os.close(descriptor)
         raise BusyFolderError(
             f"Another run is writing into the folder: process {holder or 'unknown'}.\n"
-            f"  where: {path.parent}\n"
+            f"  where: {path.parents[1]}\n"
             "  what to do: wait for it or end it; or write elsewhere: another --env, or 'folder' in conf/*/globals.yml."
         ) from error
     os.ftruncate(descriptor, 0)

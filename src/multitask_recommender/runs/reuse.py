@@ -255,6 +255,11 @@ class Reuse:
 class ReusingSequentialRunner(SequentialRunner):
     """Runs the nodes whose outputs are not there, or were made from something else."""
 
+    @property
+    def _logger(self) -> logging.Logger:
+        """What Kedro says of every node is not said of the project's own accord."""
+        return logging.getLogger(SequentialRunner.__module__)
+
     def run(
         self,
         pipeline: Pipeline,

@@ -102,8 +102,8 @@ class StoreKnobs(Settings):
     activity_skew: float = Field(default=0.8, ge=0, le=2)
     feature_signal: float = Field(default=0.3, ge=0, le=1)
     taste: float = Field(default=0.6, ge=0, le=1)
-    noise: float = Field(default=0.7, gt=0)
-    dimension: int = Field(default=8, ge=1)
+    noise: float = Field(default=0.7, gt=0, le=1e6)
+    dimension: int = Field(default=8, ge=1, le=8192)
     conflict: bool = False
 
 
@@ -122,15 +122,15 @@ class BookstoreSettings(StoreKnobs):
         seed: Seed of everything random.
     """
 
-    users: int = Field(ge=2)
-    books: int = Field(ge=8)
+    users: int = Field(ge=2, le=10**8)
+    books: int = Field(ge=8, le=10**7)
     interactions: int = Field(ge=1, le=10**9)
     relatedness: float = Field(default=0.7, ge=0, le=1)
     sparsity: Sparsity = Sparsity()
     most_visits: int = Field(default=1, ge=1, le=100)
-    days_between: float = Field(default=30.0, gt=0)
-    chunk_rows: int = Field(default=2**20, ge=1)
-    seed: int = Field(ge=0)
+    days_between: float = Field(default=30.0, gt=0, le=1e6)
+    chunk_rows: int = Field(default=2**20, ge=1, le=10**9)
+    seed: int = Field(ge=0, le=2**63 - 1)
 
     @model_validator(mode="after")
     def _check(self) -> BookstoreSettings:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 
 from multitask_recommender.foundation.errors import TrainingError
@@ -116,20 +115,27 @@ def train_in_process(folder: str, name: str, module: Any, settings: Any, tasks: 
     if rank == 0:
         (place / "begun").touch()
     common, share = (read_model(place / name).state for name in ("common", f"share_{rank}"))
+    error: TrainingError | None = None
+    epochs: list[dict[str, float]] = []
     try:
         with single_threaded():
             dist.barrier()  # So that the clock does not count a process that starts later.
             begin, cpu = time.perf_counter(), time.process_time()
-            state, curve = train_share(name, module, settings, tasks, common, share, rank, size)
+            try:
+                state, curve = train_share(name, module, settings, tasks, common, share, rank, size)
+                epochs = curve.epochs
+                partial = place / f".partial_{rank}"
+                write_model(partial, StoredModel(state))
+                partial.replace(place / f"result_{rank}")
+            except TrainingError as found:
+                error = found
             seconds, cpu = time.perf_counter() - begin, time.process_time() - cpu
-        partial = place / f".partial_{rank}"
-        write_model(partial, StoredModel(state))
-        partial.replace(place / f"result_{rank}")
-        # Also waits until every process has written its part.
-        spent = [0.0] * size
-        dist.all_gather_object(spent, cpu)
-        return {"epochs": curve.epochs, "seconds": seconds, "cpu_seconds": spent}
-    except TrainingError as error:
-        return {"problem": error.problem, "remedy": error.remedy}
+        # Also waits until every process has written its part. A weight that is no number may be that of a user of one.
+        ends: list[Any] = [None] * size
+        dist.all_gather_object(ends, (cpu, None if error is None else (error.problem, error.remedy)))
     finally:
-        torch.distributed.destroy_process_group()
+        dist.destroy_process_group()
+    problems = [problem for _, problem in ends if problem is not None]
+    if problems:
+        return {"problem": problems[0][0], "remedy": problems[0][1]}
+    return {"epochs": epochs, "seconds": seconds, "cpu_seconds": [own for own, _ in ends]}

@@ -102,9 +102,10 @@ class ItemIndex:
         kept = (found >= 0) & ~left_out
         # What is kept comes first, in its order.
         first = np.argsort(~kept, axis=1, kind="stable")[:, :k]
-        kept, found, product = (np.take_along_axis(one, first, axis=1) for one in (kept, found, product))
+        listed = np.take_along_axis(np.where(kept, found, ranking.PADDING), first, axis=1)
         result = np.full((len(users), k), ranking.PADDING, dtype=np.int64)
         score = np.full((len(users), k), -np.inf, dtype=np.float32)
-        result[:, : found.shape[1]] = np.where(kept, found, ranking.PADDING)
-        score[:, : found.shape[1]] = np.where(kept, product, -np.inf)
+        result[:, : first.shape[1]] = listed
+        products = np.take_along_axis(product, first, axis=1)
+        score[:, : first.shape[1]] = np.where(listed == ranking.PADDING, -np.inf, products)
         return result, score

@@ -22,6 +22,7 @@ from multitask_recommender.data.interactions import (
 )
 from multitask_recommender.data.tasks import Task
 from multitask_recommender.foundation.errors import RequestError
+from multitask_recommender.foundation.resources import lacking
 from multitask_recommender.models.fitted import restored, start_record
 from multitask_recommender.models.recommender import Recommender
 from multitask_recommender.models.stored import StoredModel, read_model, read_record
@@ -175,7 +176,9 @@ def _table(folder: Path, key: str, columns: Iterable[str], *order: str) -> pa.Ta
         filters = None if key in ("users", "items") else [("split", "=", EVERYTHING)]
         table = pq.read_table(path, columns=list(columns), filters=filters)
         return table.sort_by([(column, "ascending") for column in order]) if order else table
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, MemoryError, pa.ArrowException) as error:
+        if (lack := lacking(error, f"reading {path}")) is not None:
+            raise lack from error
         raise RequestError(
             f"The table cannot be read: {str(error).splitlines()[0]}", str(path), "make it again: kedro run"
         ) from error
@@ -185,6 +188,8 @@ def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
+        if (lack := lacking(error, f"reading {path}")) is not None:
+            raise lack from error
         raise RequestError(
             f"The settings of the model cannot be read: {error}",
             str(path),

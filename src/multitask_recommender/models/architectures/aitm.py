@@ -30,7 +30,7 @@ class AITMSettings(MultiTaskSettings):
         calibrator_weight: Weight of the calibrator, which keeps a step from being likelier than the one before it.
     """
 
-    calibrator_weight: float = Field(default=0.6, ge=0)
+    calibrator_weight: float = Field(default=0.6, ge=0, le=1e9)
 
 
 def _map_of(expert: Experts) -> Tensor:

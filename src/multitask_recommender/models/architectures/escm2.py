@@ -30,7 +30,7 @@ class ESCM2Settings(ESMMSettings):
     """
 
     debiasing: Literal["ips", "doubly_robust"] = "ips"
-    counterfactual_weight: float = Field(default=0.5, ge=0)
+    counterfactual_weight: float = Field(default=0.5, ge=0, le=1e9)
     smallest_propensity: float = Field(default=0.05, gt=0, le=1)
 
 

@@ -36,7 +36,7 @@ class ESMMSettings(MultiTaskSettings):
         negatives: Pairs drawn at random per observed row, on which every step is taken not to have happened.
     """
 
-    negatives: int = Field(default=4, ge=1)
+    negatives: int = Field(default=4, ge=1, le=10_000)
 
 
 def funnel_steps(tasks: dict[str, Task]) -> dict[str, list[str]]:

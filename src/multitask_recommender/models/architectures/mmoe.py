@@ -28,7 +28,7 @@ class MMoESettings(MultiTaskSettings, ExpertSettings):
         experts: Experts shared by all tasks.
     """
 
-    experts: int = Field(default=3, ge=1)
+    experts: int = Field(default=3, ge=1, le=256)
 
 
 class MMoETower(Tower):

@@ -40,7 +40,7 @@ _NUMBERS = 2**24
 """Most numbers of hidden units x pairs that are held at a time when lists are made."""
 _SCALE = 0.05
 """Standard deviation of the initial vectors."""
-Layers = tuple[Annotated[int, Field(ge=1)], ...]
+Layers = tuple[Annotated[int, Field(ge=1, le=65_536)], ...]
 
 
 class PairwiseSettings(HistorySettings):
@@ -62,18 +62,18 @@ class PairwiseSettings(HistorySettings):
         training: Optimiser and schedule.
     """
 
-    embedding: int = Field(default=16, ge=1)
-    experts: int = Field(default=3, ge=1)
+    embedding: int = Field(default=16, ge=1, le=8192)
+    experts: int = Field(default=3, ge=1, le=256)
     expert_layers: Layers = Field(default=(64, 32), min_length=1)
     tower_layers: Layers = (32,)
-    levels: int = Field(default=1, ge=1)
-    negatives: int = Field(default=2, ge=1)
+    levels: int = Field(default=1, ge=1, le=32)
+    negatives: int = Field(default=2, ge=1, le=10_000)
     history_exponent: float = Field(default=0.5, ge=0, le=1)
     history_dropout: float = Field(default=0.5, gt=0, lt=1)
-    penalty: float = Field(default=0.3, ge=0)
-    retrieval_weight: float = Field(default=1.0, gt=0)
-    binary_weight: float = Field(default=1.0, gt=0)
-    regression_weight: float = Field(default=1.0, gt=0)
+    penalty: float = Field(default=0.3, ge=0, le=1e9)
+    retrieval_weight: float = Field(default=1.0, gt=0, le=1e9)
+    binary_weight: float = Field(default=1.0, gt=0, le=1e9)
+    regression_weight: float = Field(default=1.0, gt=0, le=1e9)
     training: TrainingSettings = TrainingSettings(
         optimiser="adam", learning_rate=0.005, expert_rate=1.0, epochs=25, batches=12
     )

@@ -36,9 +36,9 @@ class PLESettings(MultiTaskSettings, ExpertSettings):
         own_experts: Experts of each task alone, per level.
     """
 
-    levels: int = Field(default=1, ge=1)
-    shared_experts: int = Field(default=2, ge=0)
-    own_experts: int = Field(default=1, ge=1)
+    levels: int = Field(default=1, ge=1, le=32)
+    shared_experts: int = Field(default=2, ge=0, le=256)
+    own_experts: int = Field(default=1, ge=1, le=256)
 
 
 class ExtractionLevel(nn.Module):

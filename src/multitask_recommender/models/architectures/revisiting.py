@@ -23,7 +23,7 @@ class RevisitingSettings(HistorySettings):
     """
 
     revisit: RevisitSettings | None = None
-    revisit_weight: float = Field(default=0.3, ge=0)
+    revisit_weight: float = Field(default=0.3, ge=0, le=1e9)
 
 
 R = TypeVar("R", bound=RevisitingSettings)

@@ -114,7 +114,7 @@ class WideSharedBottomSettings(SharedBottomSettings, RevisitingSettings):
     """
 
     wide: EaseSettings | None = None
-    wide_weight: float = Field(default=1.0, gt=0)
+    wide_weight: float = Field(default=1.0, gt=0, le=1e9)
     wide_labels: BayesianFactorsSettings | None = None
     wide_labels_share: float = Field(default=0.7, gt=0, le=1)
 

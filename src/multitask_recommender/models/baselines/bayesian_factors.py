@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
@@ -60,13 +60,13 @@ class BayesianFactorsSettings(HistorySettings):
             ``item_month``, 30 days of an item.
     """
 
-    dimension: int = Field(default=12, ge=1)
-    sweeps: int = Field(default=100, ge=2)
-    burn_in: int = Field(default=10, ge=0)
-    samples: int = Field(default=16, ge=1)
+    dimension: int = Field(default=12, ge=1, le=8192)
+    sweeps: int = Field(default=100, ge=2, le=100_000)
+    burn_in: int = Field(default=10, ge=0, le=100_000)
+    samples: int = Field(default=16, ge=1, le=10_000)
     history_links: bool = True
-    largest_link: int = Field(default=4000, ge=0)
-    windows: tuple[int, ...] = (60, 300, 7200, 86400)
+    largest_link: int = Field(default=4000, ge=0, le=10**6)
+    windows: tuple[Annotated[int, Field(ge=1, le=10**10)], ...] = (60, 300, 7200, 86400)
     calendar: tuple[Period, ...] = ()
 
     @field_validator("windows")

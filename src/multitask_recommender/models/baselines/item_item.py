@@ -50,11 +50,11 @@ class EaseSettings(HistorySettings):
         neighbours: Weights kept per item, the largest in magnitude; null keeps all, which takes items x items numbers.
     """
 
-    penalty: float = Field(default=300.0, gt=0)
-    feature_weight: float = Field(default=0.0, ge=0)
-    sequence_weight: float = Field(default=0.0, ge=0)
-    sequence_reach: float = Field(default=10.0, gt=0)
-    neighbours: int | None = Field(default=None, ge=1)
+    penalty: float = Field(default=300.0, gt=0, le=1e9)
+    feature_weight: float = Field(default=0.0, ge=0, le=1e9)
+    sequence_weight: float = Field(default=0.0, ge=0, le=1e9)
+    sequence_reach: float = Field(default=10.0, gt=0, le=1e9)
+    neighbours: int | None = Field(default=None, ge=1, le=10**7)
 
 
 def sequence_nearness(user: IntArray, item: IntArray, items: int, reach: float) -> sparse.csr_matrix:
@@ -328,10 +328,10 @@ class ImplicitALSSettings(HistorySettings):
         iterations: Alternations.
     """
 
-    dimension: int = Field(default=128, ge=1)
-    positive_weight: float = Field(default=5.0, gt=0)
-    penalty: float = Field(default=30.0, gt=0)
-    iterations: int = Field(default=15, ge=1)
+    dimension: int = Field(default=128, ge=1, le=8192)
+    positive_weight: float = Field(default=5.0, gt=0, le=1e9)
+    penalty: float = Field(default=30.0, gt=0, le=1e9)
+    iterations: int = Field(default=15, ge=1, le=10_000)
 
 
 class ImplicitALS(Recommender[ImplicitALSSettings]):
@@ -422,9 +422,9 @@ class RandomWalkSettings(HistorySettings):
         neighbours: Neighbours kept per item.
     """
 
-    alpha: float = Field(default=0.8, gt=0)
-    beta: float = Field(default=0.4, ge=0)
-    neighbours: int = Field(default=200, ge=1)
+    alpha: float = Field(default=0.8, gt=0, le=1e9)
+    beta: float = Field(default=0.4, ge=0, le=1e3)
+    neighbours: int = Field(default=200, ge=1, le=10**7)
 
 
 class RandomWalk(ItemNeighbours[RandomWalkSettings]):

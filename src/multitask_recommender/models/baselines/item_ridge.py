@@ -34,9 +34,9 @@ class ItemRidgeSettings(BiasSettings):
         neighbours: Weights kept per item, the largest in magnitude; null keeps all, which takes items x items numbers.
     """
 
-    penalty: float = Field(default=1.0, gt=0)
-    users_per_item: int = Field(default=500, ge=1)
-    neighbours: int | None = Field(default=None, ge=1)
+    penalty: float = Field(default=1.0, gt=0, le=1e9)
+    users_per_item: int = Field(default=500, ge=1, le=10**7)
+    neighbours: int | None = Field(default=None, ge=1, le=10**7)
 
 
 def item_ridge_weights(

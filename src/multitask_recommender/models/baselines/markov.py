@@ -23,9 +23,9 @@ class MarkovSettings(Settings):
             latest item alone.
     """
 
-    skip: float = Field(default=3.0, ge=0)
-    smoothing: float = Field(default=10.0, gt=0)
-    memory: float = Field(default=5.0, ge=0)
+    skip: float = Field(default=3.0, ge=0, le=1e9)
+    smoothing: float = Field(default=10.0, gt=0, le=1e9)
+    memory: float = Field(default=5.0, ge=0, le=1e9)
 
 
 def fading(distance: IntArray, reach: float) -> FloatArray:

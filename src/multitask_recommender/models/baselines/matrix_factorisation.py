@@ -33,9 +33,9 @@ class MatrixFactorisationSettings(HistorySettings):
         training: Optimiser and schedule.
     """
 
-    dimension: int = Field(default=64, ge=1)
-    penalty: float = Field(default=0.105, ge=0)
-    bias_penalty: float = Field(default=0.02, ge=0)
+    dimension: int = Field(default=64, ge=1, le=8192)
+    penalty: float = Field(default=0.105, ge=0, le=1e9)
+    bias_penalty: float = Field(default=0.02, ge=0, le=1e9)
     training: TrainingSettings = TrainingSettings(learning_rate=0.01, epochs=30, batches=8)
 
 

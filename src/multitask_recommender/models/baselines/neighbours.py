@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 
 import numpy as np
+from pydantic import Field
 from scipy import sparse
 
 from multitask_recommender.data.interactions import FloatArray, Interactions, SideInformation, pair_matrix
@@ -101,9 +102,9 @@ class ItemKNNSettings(HistorySettings):
         normalisation: Exponent a of the popularity of the item that is scored; 0.5 is the cosine.
     """
 
-    neighbours: int = 200
-    shrinkage: float = 0.0
-    normalisation: float = 0.4
+    neighbours: int = Field(default=200, ge=1, le=10**7)
+    shrinkage: float = Field(default=0.0, ge=0, le=1e9)
+    normalisation: float = Field(default=0.4, ge=0, le=10)
 
 
 class ItemKNN(ItemNeighbours[ItemKNNSettings]):
@@ -138,7 +139,7 @@ class ContentBasedSettings(HistorySettings):
         neighbours: Neighbours kept per item.
     """
 
-    neighbours: int = 200
+    neighbours: int = Field(default=200, ge=1, le=10**7)
 
 
 class ContentBased(ItemNeighbours[ContentBasedSettings]):

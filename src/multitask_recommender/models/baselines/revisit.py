@@ -27,8 +27,8 @@ class RevisitSettings(HistorySettings):
         user_smoothing: The same for a user's.
     """
 
-    item_smoothing: float = Field(default=10.0, gt=0)
-    user_smoothing: float = Field(default=20.0, gt=0)
+    item_smoothing: float = Field(default=10.0, gt=0, le=1e9)
+    user_smoothing: float = Field(default=20.0, gt=0, le=1e9)
 
 
 def visits(rows: Interactions, tasks: dict[str, Task], name: str) -> tuple[FloatArray, BoolArray]:

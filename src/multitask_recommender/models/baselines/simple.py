@@ -6,6 +6,7 @@ import hashlib
 from abc import abstractmethod
 
 import numpy as np
+from pydantic import Field
 
 from multitask_recommender.data.interactions import FloatArray, IntArray, Interactions, SideInformation
 from multitask_recommender.data.queries import NEW_USER, Queries
@@ -165,8 +166,8 @@ class BiasSettings(HistorySettings):
         item_shrinkage: The same for items.
     """
 
-    user_shrinkage: float = 15.0
-    item_shrinkage: float = 10.0
+    user_shrinkage: float = Field(default=15.0, ge=0, le=1e9)
+    item_shrinkage: float = Field(default=10.0, ge=0, le=1e9)
 
 
 class UserItemBias(Recommender[BiasSettings]):

@@ -48,17 +48,17 @@ class DocumentSystemSettings(HistorySettings):
         training: Optimiser and schedule; the document asks for stochastic gradient descent.
     """
 
-    dimension: int = Field(default=32, ge=1)
-    hidden: int = Field(default=64, ge=1)
+    dimension: int = Field(default=32, ge=1, le=8192)
+    hidden: int = Field(default=64, ge=1, le=65_536)
     activation: Literal["identity", "tanh", "relu"] = "tanh"
-    alpha: float = Field(default=1e-3, ge=0)
+    alpha: float = Field(default=1e-3, ge=0, le=1e9)
     item_identity: bool = False
-    positive_weight: float = Field(default=5.0, ge=0)
-    retrieval_weight: float = Field(default=1.0, gt=0)
-    binary_weight: float = Field(default=1.0, gt=0)
-    regression_weight: float = Field(default=1.0, gt=0)
+    positive_weight: float = Field(default=5.0, ge=0, le=1e9)
+    retrieval_weight: float = Field(default=1.0, gt=0, le=1e9)
+    binary_weight: float = Field(default=1.0, gt=0, le=1e9)
+    regression_weight: float = Field(default=1.0, gt=0, le=1e9)
     user_embedding: UserEmbeddingSettings = UserEmbeddingSettings()
-    user_embedding_weight: float = Field(default=1.0, gt=0)
+    user_embedding_weight: float = Field(default=1.0, gt=0, le=1e9)
     training: TrainingSettings = TrainingSettings(
         optimiser="sgd", learning_rate=0.5, epochs=25, batches=8, gradient_clip=0.3
     )

@@ -43,11 +43,11 @@ class UserEmbeddingSettings(Settings):
         training: Optimiser and schedule; the source document asks for stochastic gradient descent.
     """
 
-    dimension: int = Field(default=32, ge=1)
-    penalty: float = Field(default=0.1, ge=0)
+    dimension: int = Field(default=32, ge=1, le=8192)
+    penalty: float = Field(default=0.1, ge=0, le=1e9)
     context: bool = True
     encoder: EncoderName = "linear"
-    sequence_length: int = Field(default=32, ge=1)
+    sequence_length: int = Field(default=32, ge=1, le=100_000)
     history_dropout: float = Field(default=0.0, ge=0, lt=1)
     training: TrainingSettings = TrainingSettings(optimiser="sgd", learning_rate=1.0, epochs=40, batches=8)
 

@@ -23,8 +23,8 @@ class ExpertSettings(Settings):
         gate_layers: The same of a gate.
     """
 
-    expert_layers: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    gate_layers: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    expert_layers: tuple[Annotated[int, Field(ge=1, le=65_536)], ...] = ()
+    gate_layers: tuple[Annotated[int, Field(ge=1, le=65_536)], ...] = ()
 
 
 class _HiddenLayers(nn.Module):

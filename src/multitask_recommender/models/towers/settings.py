@@ -55,17 +55,17 @@ class MultiTaskSettings(HistorySettings):
         training: Optimiser and schedule; ``encoder_rate`` also holds for the towers.
     """
 
-    dimension: int = Field(default=64, ge=1)
+    dimension: int = Field(default=64, ge=1, le=8192)
     user_features: bool = True
     item_features: bool = True
     user_embedding: Literal["joint", "pretrained", "none"] = "joint"
     encoder: EncoderName = "linear"
-    sequence_length: int = Field(default=32, ge=1)
-    sequence_dimension: int = Field(default=64, ge=1)
-    sequence_reach: float = Field(default=5.0, gt=0)
-    next_items_weight: float = Field(default=4.0, ge=0)
-    sequence_blocks: int = Field(default=1, ge=1)
-    sequence_heads: int = Field(default=2, ge=1)
+    sequence_length: int = Field(default=32, ge=1, le=100_000)
+    sequence_dimension: int = Field(default=64, ge=1, le=8192)
+    sequence_reach: float = Field(default=5.0, gt=0, le=1e9)
+    next_items_weight: float = Field(default=4.0, ge=0, le=1e9)
+    sequence_blocks: int = Field(default=1, ge=1, le=64)
+    sequence_heads: int = Field(default=2, ge=1, le=256)
     sequence_hidden: float = Field(default=0.5, ge=0, lt=1)
     history_exponent: float = Field(default=0.75, ge=0, le=1)
     history_dropout: float = Field(default=0.5, ge=0, lt=1)
@@ -73,14 +73,14 @@ class MultiTaskSettings(HistorySettings):
     seen_recency: Recency = Recency()
     item_dropout: float = Field(default=0.0, ge=0, lt=1)
     retrieval_loss: RetrievalLoss = "squared"
-    positive_weight: float = Field(default=4.0, ge=0)
-    retrieval_penalty: float = Field(default=30.0, ge=0)
-    penalty: float = Field(default=0.12, ge=0)
+    positive_weight: float = Field(default=4.0, ge=0, le=1e9)
+    retrieval_penalty: float = Field(default=30.0, ge=0, le=1e9)
+    penalty: float = Field(default=0.12, ge=0, le=1e9)
     penalise: Literal["identity", "task_vectors"] = "identity"
-    bias_penalty: float = Field(default=0.02, ge=0)
-    encoder_penalty: float = Field(default=1.0, ge=0)
-    retrieval_weight: float = Field(default=1.0, gt=0)
-    binary_weight: float = Field(default=0.5, gt=0)
-    regression_weight: float = Field(default=1.25, gt=0)
-    task_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    bias_penalty: float = Field(default=0.02, ge=0, le=1e9)
+    encoder_penalty: float = Field(default=1.0, ge=0, le=1e9)
+    retrieval_weight: float = Field(default=1.0, gt=0, le=1e9)
+    binary_weight: float = Field(default=0.5, gt=0, le=1e9)
+    regression_weight: float = Field(default=1.25, gt=0, le=1e9)
+    task_weights: dict[str, Annotated[float, Field(gt=0, le=1e9)]] = Field(default_factory=dict)
     training: TrainingSettings = TrainingSettings(learning_rate=0.015, encoder_rate=0.1, epochs=25, batches=8)

@@ -43,12 +43,12 @@ class TrainingSettings(Settings):
     """
 
     optimiser: Literal["sgd", "adam"] = "adam"
-    learning_rate: float = Field(default=0.01, gt=0)
-    encoder_rate: float = Field(default=0.1, gt=0)
-    expert_rate: float = Field(default=0.015, gt=0)
-    epochs: int = Field(default=30, ge=1)
-    batches: int = Field(default=8, ge=1)
-    gradient_clip: float | None = Field(default=None, gt=0)
+    learning_rate: float = Field(default=0.01, gt=0, le=1e6)
+    encoder_rate: float = Field(default=0.1, gt=0, le=1e6)
+    expert_rate: float = Field(default=0.015, gt=0, le=1e6)
+    epochs: int = Field(default=30, ge=1, le=100_000)
+    batches: int = Field(default=8, ge=1, le=10**6)
+    gradient_clip: float | None = Field(default=None, gt=0, le=1e9)
     balancing: Balancing = "static"
     averaging: float | None = Field(default=None, gt=0, lt=1)
 
@@ -345,7 +345,7 @@ def train(
         The mean of every loss per epoch.
 
     Raises:
-        TrainingError: If a loss is not finite; names model, loss and epoch.
+        TrainingError: If a loss is not finite, or a weight in the end; names model, loss, epoch and step.
     """
     device = device_now()
     if device.type == "cpu":
@@ -435,18 +435,26 @@ def _train(
                 else:
                     average = [weight.clone() for weight in weights]
             number += 1
-            for part, value in parts.items():
-                totals[part] = totals.get(part, 0.0) + value.item()
-        means = {part: total / number for part, total in rows.peers.sums(totals).items()}
-        for part, mean in means.items():
-            if not math.isfinite(mean):
-                raise TrainingError(
-                    f"The loss of '{part}' in model '{name}' is {mean} in epoch {epoch + 1} of {settings.epochs}.",
-                    "lower the model's learning_rate, or check the labels of that task for extreme values.",
-                )
+            # All processes that train together see the same, and stop together.
+            for part, loss in rows.peers.sums({part: value.item() for part, value in parts.items()}).items():
+                if not math.isfinite(loss):
+                    raise TrainingError(
+                        f"The loss of '{part}' in model '{name}' is {loss} in epoch {epoch + 1} of {settings.epochs}, "
+                        f"step {number}.",
+                        "lower the model's learning_rate, or check the labels of that task for extreme values.",
+                    )
+                totals[part] = totals.get(part, 0.0) + loss
+        means = {part: total / number for part, total in totals.items()}
         balancing.end_epoch({name: mean for name, mean in means.items() if name in tasks})
         curve.epochs.append(means)
     for parameter, averaged in zip(parameters, average, strict=False):
         parameter.data.copy_(averaged)
+    for weight, parameter in module.named_parameters():
+        # The last step can lead astray, and no loss is computed after it.
+        if not torch.isfinite(parameter).all():
+            raise TrainingError(
+                f"The weights '{weight}' of model '{name}' are not finite after epoch {settings.epochs}.",
+                "lower the model's learning_rate, or check the labels for extreme values.",
+            )
     module.eval()
     return curve

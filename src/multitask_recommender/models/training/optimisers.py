@@ -27,7 +27,8 @@ class _WithoutCompiler(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> Any:
         """Take a step."""
         with torch.no_grad():
-            return inspect.unwrap(super().step.__func__)(self, closure)
+            step: Any = super().step
+            return inspect.unwrap(step.__func__)(self, closure)
 
 
 class SGD(_WithoutCompiler, torch.optim.SGD):

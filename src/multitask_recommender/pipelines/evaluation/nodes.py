@@ -50,6 +50,7 @@ from multitask_recommender.evaluation.metric_records import (
 from multitask_recommender.evaluation.parameters import EvaluationSettings
 from multitask_recommender.foundation.spool import Spool
 from multitask_recommender.models import ranking
+from multitask_recommender.models.soundness import check_predictions
 from multitask_recommender.models.variants import VARIANTS, Variant
 from multitask_recommender.pipelines.bundles import ModelOutputs, in_order
 
@@ -238,10 +239,10 @@ def _stack(tables: list[pd.DataFrame], columns: list[str], model: str) -> pd.Dat
     return table.assign(model=_repeated(model, len(table), [model]) if "user" in columns else model)[columns]
 
 
-def _repeated(name: str, count: int, names: Iterable[str]) -> pd.Categorical:
+def _repeated(name: str, count: int, names: Iterable[str]) -> pd.Categorical[Any]:
     """Return a name so many times, as a category among some names."""
     known = sorted(names)
-    return pd.Categorical.from_codes(np.full(count, known.index(name), np.int8), known)
+    return pd.Categorical.from_codes(np.full(count, known.index(name), np.int8), dtype=pd.CategoricalDtype(known))
 
 
 def _with_names(totals: pd.DataFrame) -> pd.DataFrame:
@@ -277,6 +278,11 @@ def _stack_totals(found: list[tuple[dict[str, Any], Totals]], tasks: Iterable[st
     return table.assign(**dict(zip(("user", "total", "count"), map(np.concatenate, parts), strict=True)))
 
 
+def _places(table: pd.DataFrame, keys: list[str]) -> dict[Any, IntArray]:
+    """Return where the rows of every combination of keys stand."""
+    return {key: np.asarray(places) for key, places in table.groupby(keys).indices.items()}
+
+
 def measure(
     variant: Variant,
     dataset: DatasetSettings,
@@ -304,9 +310,10 @@ def measure(
     thirds: list[pd.DataFrame] = []
     keys = ["split", "task", "seed"]
     # The places of the rows alone: the rows of one fit and task are taken when they are measured.
-    scored, listed = (dict(table.groupby(keys).indices) for table in (predictions, ranked_lists))
+    scored, listed = _places(predictions, keys), _places(ranked_lists, keys)
     none = np.zeros(0, np.int64)
-    for split in predictions["split"].drop_duplicates():
+    measured_splits = predictions["split"].drop_duplicates().tolist()
+    for split in measured_splits:
         rules = pair_rules(dataset.tasks)
         test = as_pairs(read_interactions(test_labels, split, dataset.tasks), rules, "item")
         train = as_pairs(read_interactions(behaviour_sequences, split, dataset.tasks), rules)
@@ -334,6 +341,9 @@ def measure(
                 part = predictions[["user", "item", "score"]].take(places)
                 if not (np.array_equal(part["user"], test.user) and np.array_equal(part["item"], test.item)):
                     raise AssertionError(f"the predictions of {variant.name} are not in the order of the test rows")
+                where = f"'score' of {variant.name}.predictions, {split} split, seed number {seed}"
+                probable = [name] if variant.predicts(task) else []
+                check_predictions({name: part["score"].to_numpy()}, dataset.tasks, probable, where)
                 labelled = ScoredRows(test.user, test.item, test.labels[name], part["score"].to_numpy()).where(asked)
                 shown = ranked_lists[["user", "rank", "item"]].take(listed.get((split, name, seed), none))
                 table = _list_table(shown, users, max(settings.ks))
@@ -353,7 +363,7 @@ def measure(
                         thirds.append(by_item.assign(split=split, task=name, seed=seed, side="item"))
             if own:
                 together = _stack_totals(own, dataset.tasks)
-                totals.append(together.assign(split=_repeated(split, len(together), splits.names)))
+                totals.append(together.assign(split=_repeated(split, len(together), measured_splits)))
                 by_task[name] = _user_thirds(together, train)
         thirds += [by_task[name].assign(split=split) for name in sorted(by_task)]
     return (

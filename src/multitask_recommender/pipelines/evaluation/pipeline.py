@@ -38,9 +38,10 @@ def group_entities(
     dataset: DatasetSettings, splits: SplitSettings, training_data: Mapping[str, ir.Table], validation_rows: ir.Table
 ) -> pd.DataFrame:
     """Divide users and items into hot, warm and cold ones: see ``nodes.group_entities``."""
-    entities = (training_data[name] for name in ("users", "items", "behaviour_sequences"))
+    users, items, sequences = (training_data[name] for name in ("users", "items", "behaviour_sequences"))
     names = ("user_features", "user_vocabulary", "item_features", "item_vocabulary")
-    return nodes.group_entities(dataset, splits, *entities, validation_rows, *(training_data[name] for name in names))
+    tables = [training_data[name] for name in names]
+    return nodes.group_entities(dataset, splits, users, items, sequences, validation_rows, *tables)
 
 
 def measure_group_gaps(

@@ -38,6 +38,7 @@ from multitask_recommender.models import ranking
 from multitask_recommender.models.asked import queries_state, read_queries
 from multitask_recommender.models.fitted import note_fit, restored, settings_for, start_record, with_encoder
 from multitask_recommender.models.recommender import Recommender
+from multitask_recommender.models.soundness import check_learnt, check_predictions
 from multitask_recommender.models.state import State, array, branch
 from multitask_recommender.models.stored import StoredModel
 from multitask_recommender.models.training.division import Launcher, trained_by
@@ -184,6 +185,7 @@ def fit(
         with measured() as cost, trained_by(launcher):
             try:
                 curve = model.fit(rows[split], sides[split], derive_seed(study.seed, variant.name, split, seed))
+                check_learnt(model.state())
             except TrainingError as error:
                 raise error.within(f"model '{variant.name}', {split} split, seed number {seed}") from error
         # Plain values, which a killed run goes on with.
@@ -217,7 +219,7 @@ def fit(
         own["seconds"].append(cost["seconds"])
         own["peak_mb"].append(cost["peak_mb"])
     seconds = np.mean([cost["seconds"] for *_, cost in results])
-    logger.info("%s: fitted %d times, %.2f s each", variant.name, len(jobs), seconds)
+    logger.debug("%s: fitted %d times, %.2f s each", variant.name, len(jobs), seconds)
     utilisation = pd.concat(used, ignore_index=True).assign(model=variant.name)[UTILISATION_COLUMNS]
     collapsed = utilisation[utilisation["collapsed"].astype(bool)].drop_duplicates(["split", "side", "expert"])
     for row in collapsed.itertuples():
@@ -349,6 +351,7 @@ def _answers(
     pairs: Pairs,
     catalogue: BoolArray,
     length: int,
+    probabilities: list[str],
 ) -> Answers:
     """Yield the predictions of the pairs and the lists of their users, block by block."""
     user, item, time = pairs
@@ -357,6 +360,7 @@ def _answers(
         own = slice(*np.searchsorted(user, [block.users[0], block.users[-1] + 1]))
         place, moment = np.searchsorted(block.users, user[own]), None if time is None else time[own]
         predicted = model.predict(block.queries, block.scores, place, item[own], moment)
+        check_predictions(predicted, side.tasks, probabilities, f"{split} split, seed number {seed}")
         for task, score in predicted.items():
             what: dict[str, Any] = {"split": split, "seed": seed, "task": task}
             part = {"user": user[own], "item": item[own], "score": score}
@@ -405,8 +409,9 @@ def predict(
         pairs = Pairs.of(test_pairs.filter(test_pairs.split == split).order_by("user", "item").to_pyarrow())
         histories = tables.known(split, validation_rows, side)
         length = max(list_lengths)
+        probabilities = [name for name, task in side.tasks.items() if variant.predicts(task)]
         answers = [
-            partial(_answers, model, split, int(seed), side, histories, pairs, catalogue, length)
+            partial(_answers, model, split, int(seed), side, histories, pairs, catalogue, length, probabilities)
             for seed, model in models.items()
         ]
         measures: list[Cost] = []

@@ -31,13 +31,14 @@ _EVALUATED = ["cv_results", "expert_utilisation", "fit_costs", "predictions", "r
 """Outputs of a model that other pipelines read."""
 
 
+def _tables(variant: Variant, dataset: DatasetSettings, training_data: Mapping[str, ir.Table]) -> TrainingTables:
+    """Return the tables, with the tasks of the model alone."""
+    own = dataset.model_copy(update={"tasks": variant.trained_tasks(dataset.tasks)})
+    return TrainingTables.of(own, training_data)
+
+
 def _model_pipeline(variant: Variant) -> Pipeline:
     """Build the nodes of a model inside a namespace with its name, in that of its family."""
-
-    def read(dataset: DatasetSettings, training_data: Mapping[str, ir.Table]) -> TrainingTables:
-        """Return the tables, with the tasks of the model alone."""
-        own = dataset.model_copy(update={"tasks": variant.trained_tasks(dataset.tasks)})
-        return TrainingTables.of(own, training_data)
 
     def tune(
         parameters: VariantParameters,
@@ -48,7 +49,7 @@ def _model_pipeline(variant: Variant) -> Pipeline:
         training_data: Mapping[str, ir.Table],
         encoder: StoredModel | None = None,
     ) -> tuple[pd.DataFrame, dict[str, Any]]:
-        tables = read(dataset, training_data)
+        tables = _tables(variant, dataset, training_data)
         return nodes.tune(variant, parameters, cross_validation, study, splits, dataset, tables, encoder)
 
     def derive(
@@ -75,7 +76,7 @@ def _model_pipeline(variant: Variant) -> Pipeline:
         encoder: StoredModel | None = None,
     ) -> tuple[StoredModel, pd.DataFrame, pd.DataFrame, dict[str, Any]]:
         launcher = SparkLauncher(spark) if engine == "spark" else None
-        tables = read(dataset, training_data)
+        tables = _tables(variant, dataset, training_data)
         return nodes.fit(variant, chosen, cross_validation, study, splits, tables, encoder, launcher)
 
     def predict(
@@ -90,7 +91,7 @@ def _model_pipeline(variant: Variant) -> Pipeline:
         training_data: Mapping[str, ir.Table],
         encoder: StoredModel | None = None,
     ) -> tuple[Spool, Spool, dict[str, Any]]:
-        own, known = read(dataset, training_data), (validation_rows, test_pairs)
+        own, known = _tables(variant, dataset, training_data), (validation_rows, test_pairs)
         return nodes.predict(
             variant, chosen, splits, own, weights, encoder, list_lengths, *known, cross_validation.workers
         )
@@ -105,8 +106,8 @@ def _model_pipeline(variant: Variant) -> Pipeline:
         training_data: Mapping[str, ir.Table],
         encoder: StoredModel | None = None,
     ) -> Spool:
-        executors = spark if engine == "spark" else None
-        return nodes.recommend(variant, chosen, weights, encoder, study, read(dataset, training_data), executors)
+        tables = _tables(variant, dataset, training_data)
+        return nodes.recommend(variant, chosen, weights, encoder, study, tables, spark if engine == "spark" else None)
 
     # The viewer shows what stands in the docstrings of the functions.
     for step, described in ((tune, nodes.tune), (derive, nodes.derive), (fit, nodes.fit)):

@@ -47,10 +47,10 @@ class SweepSettings(Settings):
 
     relatedness: list[Annotated[float, Field(ge=0, le=1)]] = Field(min_length=1)
     sparsity: list[Share] = Field(min_length=1)
-    users: list[Annotated[int, Field(ge=10)]] = Field(min_length=1)
-    repeats: int = Field(ge=2)
-    books: int = Field(ge=40)
-    clicks_per_user: int = Field(ge=4)
+    users: list[Annotated[int, Field(ge=10, le=10**7)]] = Field(min_length=1)
+    repeats: int = Field(ge=2, le=1000)
+    books: int = Field(ge=40, le=10**7)
+    clicks_per_user: int = Field(ge=4, le=10**5)
     store: StoreKnobs = StoreKnobs()
     target: TaskName = "purchase"
     auxiliary: list[TaskName] = Field(default=["click", "read"], min_length=1)
@@ -60,13 +60,17 @@ class SweepSettings(Settings):
     validation_share: float = Field(default=0.12, gt=0, lt=1)
     settings: SharedBottomSettings = SharedBottomSettings()
     search: dict[str, list[Any]] = Field(default_factory=dict)
-    resamples: int = Field(default=499, ge=99)
-    smallest_effect: float = Field(default=0.01, gt=0)
-    workers: int = Field(default=2, ge=1)
-    seed: int = Field(ge=0)
+    resamples: int = Field(default=499, ge=99, le=1_000_000)
+    smallest_effect: float = Field(default=0.01, gt=0, le=1)
+    workers: int = Field(default=2, ge=1, le=1024)
+    seed: int = Field(ge=0, le=2**63 - 1)
 
     @model_validator(mode="after")
     def _check(self) -> SweepSettings:
+        for name in ("relatedness", "sparsity", "users"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise ValueError(f"'{name}' lists a value twice")
         if self.target == "click":
             raise ValueError("the target task has a label per pair: read, rating or purchase")
         if self.target in self.auxiliary or len(set(self.auxiliary)) < len(self.auxiliary):
