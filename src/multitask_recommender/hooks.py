@@ -86,7 +86,7 @@ class ParameterNames:
                 "  where: conf/*/parameters*.yml or --params\n"
                 f"  what to do: remove it; known groups are {', '.join(sorted(PARAMETER_GROUPS))}."
             )
-        check_mappings(given, PARAMETER_GROUPS)
+        check_mappings(given, PARAMETER_GROUPS - {"engine"})
         # The numbers themselves are checked by their settings class, before any node runs.
         limit = given.get("study", {}).get("memory_gb")
         limit_memory(limit if isinstance(limit, int | float) and 0 < limit < math.inf else None)
