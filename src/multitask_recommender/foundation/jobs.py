@@ -134,9 +134,10 @@ def run_jobs(function: Callable[[T], R], jobs: Sequence[T], workers: int, title:
         folder = _kept.folder / str(_kept.calls)
         _kept.calls += 1
     results: dict[int, R] = {}
-    for number in range(len(jobs)) if folder is not None and folder.is_dir() else ():
-        with suppress(OSError):
-            results[number] = read_values(folder / f"{number}.safetensors")
+    if folder is not None and folder.is_dir():
+        for number in range(len(jobs)):
+            with suppress(OSError):
+                results[number] = read_values(folder / f"{number}.safetensors")
     if results:
         logger.info("%s: going on after %d of %d", title, len(results), len(jobs))
     left = [number for number in range(len(jobs)) if number not in results]

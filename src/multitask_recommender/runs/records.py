@@ -87,9 +87,9 @@ class Records:
         """Record an output that was just made."""
         record = OutputRecord(dataset, run, key, made_from)
         if file is not None:
-            status, place = file.stat(), os.path.relpath(file, self.folder)
-            written = {"sha256": file_digest(file), "size": status.st_size, "modified": status.st_mtime_ns}
-            record = replace(record, file=place, **written)
+            status, sha256 = file.stat(), file_digest(file)
+            record = replace(record, sha256=sha256, size=status.st_size, modified=status.st_mtime_ns)
+            record = replace(record, file=os.path.relpath(file, self.folder))
         path = self._path(dataset)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}")

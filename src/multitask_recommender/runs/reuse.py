@@ -287,8 +287,9 @@ class StudyContext(KedroContext):
 class ReusingSession(KedroSession):
     """A session whose runs reuse what has not changed."""
 
-    def run(self, *args: Any, runner: Any = None, **options: Any) -> dict[str, Any]:
+    def run(self, *args: Any, **options: Any) -> dict[str, Any]:
         """Run a pipeline; without a runner, or with the sequential one, by :class:`ReusingSequentialRunner`."""
+        runner = options.get("runner")
         if runner is None or type(runner) is SequentialRunner:
-            runner = ReusingSequentialRunner(is_async=getattr(runner, "_is_async", False))
-        return super().run(*args, runner=runner, **options)
+            options["runner"] = ReusingSequentialRunner(is_async=getattr(runner, "_is_async", False))
+        return super().run(*args, **options)

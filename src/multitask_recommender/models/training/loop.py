@@ -43,7 +43,7 @@ class TrainingSettings(Settings):
     """
 
     optimiser: Literal["sgd", "adam"] = "adam"
-    learning_rate: float = Field(default=0.01, gt=0, le=1e6)
+    learning_rate: float = Field(default=0.01, gt=0, le=1e38)
     encoder_rate: float = Field(default=0.1, gt=0, le=1e6)
     expert_rate: float = Field(default=0.015, gt=0, le=1e6)
     epochs: int = Field(default=30, ge=1, le=100_000)
