@@ -84,16 +84,19 @@ def assert_same_training(one: Project, other: Project) -> None:
 
 
 @pytest.fixture(scope="session")
-def local_study(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def local_study(tmp_path_factory: pytest.TempPathFactory, finished_project: Project) -> Project:
     """Tables, a training by two processes, and lists on two threads of this machine."""
+
+    def without_tables(project: Project) -> Project:
+        # What does not depend on the engine is reused, and the tables are gone.
+        shutil.copytree(finished_project.outputs, project.outputs)
+        for table in TABLES:
+            (project.outputs / f"{table}.parquet").unlink()
+        (project.outputs / "08_reporting" / "runs.jsonl").unlink()
+        return on_spark(project, master="local[2]", num_processes=2)
+
     goal = f"{NODE}.recommend"
-    return made_once(
-        tmp_path_factory,
-        "local_spark",
-        "--to-nodes",
-        goal,
-        prepare=lambda project: on_spark(project, master="local[2]", num_processes=2),
-    )
+    return made_once(tmp_path_factory, "local_spark", "--to-nodes", goal, prepare=without_tables)
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -135,13 +138,13 @@ class Cluster:
 
     def __init__(self, folder: Path) -> None:
         home = Path(pyspark.__file__).parent
-        self._command = [str(home / "bin" / "spark-class"), "-XX:TieredStopAtLevel=1"]
+        self._command = str(home / "bin" / "spark-class")
         self._environment = {
             **os.environ,
             "SPARK_HOME": str(home),
             "SPARK_LOCAL_IP": "127.0.0.1",
             "SPARK_DAEMON_MEMORY": "256m",
-            "SPARK_NO_DAEMONIZE": "1",
+            "SPARK_DAEMON_JAVA_OPTS": QUICK["spark.driver.extraJavaOptions"],
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         }
         self._folder = folder
@@ -157,7 +160,7 @@ class Cluster:
             self._processes.append(self._start(f"worker_{number}", "Worker", *ports, *given, self.master))
 
     def _start(self, name: str, kind: str, *arguments: str) -> subprocess.Popen[bytes]:
-        command = [self._command[0], f"org.apache.spark.deploy.{kind.lower()}.{kind}", *arguments]
+        command = [self._command, f"org.apache.spark.deploy.{kind.lower()}.{kind}", *arguments]
         with (self._folder / f"{name}.log").open("w") as log:
             return subprocess.Popen(command, stdout=log, stderr=log, env=self._environment)
 

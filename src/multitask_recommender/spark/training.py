@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import logging
 import shutil
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
-
 from multitask_recommender.foundation.errors import TrainingError
-from multitask_recommender.foundation.jobs import single_threaded
 from multitask_recommender.models.recommender import LearningCurve
 from multitask_recommender.models.stored import StoredModel, read_model, write_model
-from multitask_recommender.models.training.division import Training, train_share, without_users
+from multitask_recommender.models.training.division import Training, without_users
 from multitask_recommender.spark.folders import temporary_folder
+from multitask_recommender.spark.process import train_in_process
 from multitask_recommender.spark.session import last_words, start_session
 from multitask_recommender.spark.settings import SparkSettings
 
@@ -73,14 +70,15 @@ class SparkLauncher:
 
     def _run(self, training: Training, folder: Path) -> dict[str, Any]:
         """Run the training, again where a process was lost: Spark itself does not begin such a stage again."""
+        from pyspark import cloudpickle
         from pyspark.ml.torch.distributor import TorchDistributor
 
-        arguments = (str(folder), training.name, training.module, training.settings, list(training.tasks))
+        given = cloudpickle.dumps((training.name, training.module, training.settings, list(training.tasks)))
         tries = 1 + self.settings.training_retries
         for attempt in range(1, tries + 1):
             try:
                 distributor = TorchDistributor(self.settings.num_processes, local_mode=False, use_gpu=False)
-                found: Any = distributor.run(train_in_process, *arguments)
+                found: Any = distributor.run(train_in_process, str(folder), given)
                 return found
             except Exception as error:  # Of Py4J or of the distributor, which raises RuntimeError.
                 said = last_words(error)
@@ -100,42 +98,3 @@ class SparkLauncher:
                     said,
                 )
         raise AssertionError("unreachable")
-
-
-def train_in_process(folder: str, name: str, module: Any, settings: Any, tasks: list[str]) -> dict[str, Any]:
-    """Train one share; runs in every process.
-
-    Returns:
-        The epochs of the learning curve, the seconds on the clock and those of CPU of every process; or the problem and
-        the remedy of a training that cannot go on: Spark would begin again after an error, and come to the same end.
-    """
-    place = Path(folder)
-    dist.init_process_group("gloo")
-    rank, size = dist.get_rank(), dist.get_world_size()
-    if rank == 0:
-        (place / "begun").touch()
-    common, share = (read_model(place / name).state for name in ("common", f"share_{rank}"))
-    error: TrainingError | None = None
-    epochs: list[dict[str, float]] = []
-    try:
-        with single_threaded():
-            dist.barrier()  # So that the clock does not count a process that starts later.
-            begin, cpu = time.perf_counter(), time.process_time()
-            try:
-                state, curve = train_share(name, module, settings, tasks, common, share, rank, size)
-                epochs = curve.epochs
-                partial = place / f".partial_{rank}"
-                write_model(partial, StoredModel(state))
-                partial.replace(place / f"result_{rank}")
-            except TrainingError as found:
-                error = found
-            seconds, cpu = time.perf_counter() - begin, time.process_time() - cpu
-        # Also waits until every process has written its part. A weight that is no number may be that of a user of one.
-        ends: list[Any] = [None] * size
-        dist.all_gather_object(ends, (cpu, None if error is None else (error.problem, error.remedy)))
-    finally:
-        dist.destroy_process_group()
-    problems = [problem for _, problem in ends if problem is not None]
-    if problems:
-        return {"problem": problems[0][0], "remedy": problems[0][1]}
-    return {"epochs": epochs, "seconds": seconds, "cpu_seconds": [own for own, _ in ends]}
