@@ -36,7 +36,20 @@ from multitask_recommender.runs.reuse import Reuse
 logger = logging.getLogger(__name__)
 
 PARAMETER_GROUPS = frozenset(
-    {"dataset", "splits", "study", "user_embedding", "cross_validation", "models", "evaluation", "simulation", "sweep"}
+    {
+        "dataset",
+        "splits",
+        "study",
+        "user_embedding",
+        "cross_validation",
+        "models",
+        "evaluation",
+        "simulation",
+        "sweep",
+        "engine",
+        "spark",
+        "training",
+    }
 )
 """Every top-level name of the ``parameters`` files."""
 
@@ -75,7 +88,7 @@ class ParameterNames:
                 "  where: conf/*/parameters*.yml or --params\n"
                 f"  what to do: remove it; known groups are {', '.join(sorted(PARAMETER_GROUPS))}."
             )
-        check_mappings(given, PARAMETER_GROUPS)
+        check_mappings(given, PARAMETER_GROUPS - {"engine"})
         # The numbers themselves are checked by their settings class, before any node runs.
         limit = given.get("study", {}).get("memory_gb")
         limit_memory(limit if isinstance(limit, int | float) and 0 < limit < math.inf else None)
@@ -100,6 +113,29 @@ class ParameterNames:
                     "  where: 'models' in conf/*/parameters*.yml or --params\n"
                     "  what to do: correct the name, or remove the block; the models are listed in models/variants.py."
                 )
+
+
+class TrainingDevice:
+    """Lets a run train where ``training.device`` says."""
+
+    @hook_impl
+    def before_pipeline_run(self, catalog: Any) -> None:
+        """Choose the device.
+
+        Raises:
+            SettingsError: If there is no such device, or ``training`` has another name in it.
+        """
+        # Here, because it needs PyTorch, and other commands of Kedro do not.
+        from multitask_recommender.models.training.devices import choose_device
+
+        given = dict(catalog.load("params:training")) if catalog.exists("params:training") else {}
+        device = given.pop("device", "auto")
+        if given:
+            raise SettingsError(
+                f"Unknown parameter 'training.{min(given)}'.\n  where: conf/*/parameters*.yml or --params\n"
+                "  what to do: remove it; 'training' has 'device' alone."
+            )
+        choose_device(str(device))
 
 
 class Runners:

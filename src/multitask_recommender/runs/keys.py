@@ -225,7 +225,7 @@ class Keys:
         return self._raw[name]
 
 
-_PLACES = frozenset({"filepath", "metadata", "version", "credentials", "storage_options", "fs_args"})
+_PLACES = frozenset({"connection", "filepath", "metadata", "version", "credentials", "storage_options", "fs_args"})
 """Arguments of a data set that do not change what it holds."""
 
 
