@@ -10,7 +10,7 @@ DATA_WHEEL := recbole==1.2.1
 export KEDRO_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run study test lint data new-dataset lab viz map notebooks provenance bench-quality bench-speed bench-scale confirm audit mutate clean
+.PHONY: help run study test lint data new-dataset lab viz map notebooks provenance bench-quality bench-speed bench-scale bench-spark confirm audit mutate clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -78,6 +78,9 @@ confirm: $(VENV)/.runtime $(VENV)/.data ## the core study on fresh splits, after
 
 bench-scale: $(VENV)/.runtime ## time and memory of the pipelines by size of the data; see docs/scale.md
 	$(BIN)/python benchmarks/scale/run.py
+
+bench-spark: $(VENV)/.development ## one and two processes that train on Spark; see docs/scale.md
+	$(BIN)/python benchmarks/spark/run.py
 
 audit: $(BIN)/python ## known vulnerabilities of the pinned packages; needs an index that offers vulnerability data
 	$(PIP) '.[audit]'

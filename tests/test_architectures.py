@@ -454,9 +454,9 @@ def test_aitm_calibrator_measures_steps_likelier_than_the_one_before() -> None:
     batch = UserRows(rows, side.users).everyone()
     users = {"view": torch.zeros(30, 3), "cart": torch.full((30, 3), 0.5)}
     items = {"view": torch.zeros(20, 3), "cart": torch.ones(20, 3)}
-    assert float(module.task_sums(users, items, batch, batch)["(calibrator)"].mean) == pytest.approx(2.0 * 1.5)
+    assert float(module.task_sums(users, items, batch, batch)["(calibrator)"].mean(batch)) == pytest.approx(2.0 * 1.5)
     swapped = {"view": users["cart"], "cart": users["view"]}, {"view": items["cart"], "cart": items["view"]}
-    assert float(module.task_sums(*swapped, batch, batch)["(calibrator)"].mean) == 0.0
+    assert float(module.task_sums(*swapped, batch, batch)["(calibrator)"].mean(batch)) == 0.0
 
 
 def test_log_complement_is_exact_at_both_ends() -> None:
@@ -478,7 +478,7 @@ def test_esmm_loss_is_the_cross_entropy_of_the_joint_steps(rows: Interactions, s
     module = esmm_module(rows, side)
     batch = UserRows(rows, side.users).batch(torch.arange(side.users), new_generator(1))
     flat = {name: torch.zeros(side.users, 3) for name in FUNNEL}, {name: torch.zeros(side.items, 3) for name in FUNNEL}
-    losses = {name: float(loss.mean) for name, loss in module.task_sums(*flat, batch, batch).items()}
+    losses = {name: float(loss.mean(batch)) for name, loss in module.task_sums(*flat, batch, batch).items()}
     assert list(losses) == list(FUNNEL)
     key = batch.row_user * side.items + batch.row_item
     assert len(torch.unique(key)) == len(rows)
@@ -499,7 +499,7 @@ def test_esmm_judges_all_steps_on_the_same_space(rows: Interactions, side: SideI
     for share in (1.0, 0.25):
         batch = UserRows(rows, side.users).batch(torch.arange(side.users), new_generator(1))
         asked = batch.part(torch.rand(len(rows), generator=new_generator(2)) < share)
-        losses.append(float(module.task_sums(*flat, batch, asked)["like"].mean))
+        losses.append(float(module.task_sums(*flat, batch, asked)["like"].mean(batch)))
     assert losses[1] == pytest.approx(losses[0], rel=0.1)
 
 

@@ -254,6 +254,7 @@ def test_a_study_of_some_models_runs_end_to_end(project: Project) -> None:
     [
         (("--env", "tets"), r"conf/tets\n  what to do: name a folder of conf/"),
         (("--namespaces", "shared_bottom"), r"--namespaces recommender\.multi_task\.shared_bottom\n"),
+        (("--nodes", "shared_bottm.fit"), r"did you mean '[\w.]*shared_bottom\.fit'\?"),
         (("--namespaces", "no_such_model"), r"data_engineering, evaluation, recommender, recommender\.ablations"),
         (("--params", "splits.folds=1"), r"folds\n +Input should be greater than or equal to 2\n  what to do"),
     ],

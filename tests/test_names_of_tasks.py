@@ -131,6 +131,6 @@ def test_a_study_of_odd_names_runs_end_to_end(project: Project) -> None:
     assert f"{odd['like']} auc" in headline
     assert headline.set_index("model").loc["shared_bottom"].notna().all()
     for name in odd.values():
-        assert f"\n{name}, random split\n" in result.stdout
+        assert f"\n{name}, random split (* the best)\n" in result.stdout
     comparisons = pd.read_csv(project.outputs / "08_reporting/comparisons.csv", dtype={"task": str})
     assert set(comparisons["task"]) == set(odd.values())

@@ -14,7 +14,8 @@ ORDER = ["foundation", "data", "models", "evaluation", "simulation", "pipelines"
 """Every wing may import from itself and from those before it."""
 ALLOWED = {wing: set(ORDER[: place + 1]) for place, wing in enumerate(ORDER)}
 ALLOWED["use"] = {"use", "foundation", "data", "models"}
-ALLOWED["pipelines"] |= {"use"}
+ALLOWED["spark"] = {"spark", "foundation", "data", "models"}
+ALLOWED["pipelines"] |= {"use", "spark"}
 ALLOWED["testing"] = {"foundation", "data", "models"}
 
 

@@ -2,14 +2,13 @@
 
 ``python benchmarks/confirmation/run.py [--env ENV]``, after ``kedro run [--env ENV]``. The splits are five random ones
 by new seeds and, where the data has times, two later cuts in time. Every one is a run of its own, with its own choice
-of parameters inside its training rows, in ``benchmarks/.confirmation/``; what is finished is not run again unless the
+of parameters inside its training rows, in ``benchmarks/.confirmation/``; what is finished is not made again unless the
 code, the parameters or the data have changed. Writes ``results/confirmation_<data set>.json`` and prints the table.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import shutil
@@ -80,23 +79,10 @@ def write_configuration(folder: Path, fresh: Fresh, env: str | None) -> Path:
     return target
 
 
-def digest(env: str | None) -> str:
-    """Fingerprint of what a run depends on, but for the raw data."""
-    files = [*sorted((ROOT / "src").rglob("*.py")), *sorted((ROOT / "conf" / "base").glob("*.yml"))]
-    if env is not None:
-        files += sorted((ROOT / "conf" / env).glob("*.yml"))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
-
-
 def run(fresh: Fresh, env: str | None) -> Path:
-    """Run the core study on a split, unless that is done, and return the folder of its reports."""
+    """Run the core study on a split, of which what has not changed is reused, and return the folder of its reports."""
     folder = WORK / (env or "base") / fresh.name
-    marker, current = folder / "finished.json", digest(env)
-    if marker.exists() and json.loads(marker.read_text())["digest"] == current:
-        print(f"{fresh.name}: finished before", flush=True)
-        return folder / "data" / "08_reporting"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     print(f"{fresh.name}: running", flush=True)
     command = [sys.executable, "-m", "kedro", "run", "--env", ENVIRONMENT]
     command += ["--conf-source", str(write_configuration(folder, fresh, env))]
@@ -104,7 +90,6 @@ def run(fresh: Fresh, env: str | None) -> Path:
         code = subprocess.call(command, cwd=ROOT, env={**os.environ, "TQDM_DISABLE": "1"}, stdout=log, stderr=log)
     if code:
         sys.exit(f"{fresh.name} failed:\n{(folder / 'run.log').read_text()[-2000:]}")
-    marker.write_text(json.dumps({"digest": current}))
     return folder / "data" / "08_reporting"
 
 

@@ -11,6 +11,7 @@ import sizes
 HERE = Path(__file__).resolve().parent
 WORK = HERE.parent / ".work" / "scale"
 RESULTS, FIGURE = HERE.parent / "results" / "scale.json", HERE.parent / "results" / "scale.png"
+PICTURE = "![Seconds and peak memory against interactions](../benchmarks/results/scale.png)"
 README, DOCUMENT = HERE.parent / "README.md", sizes.ROOT / "docs" / "scale.md"
 Records = list[dict[str, Any]]
 
@@ -43,7 +44,7 @@ def add_sizes(records: Records) -> None:
     found["memory_slopes"] = sizes.slopes(together, "peak_mb")
     _write(found)
     sizes.draw(together, FIGURE)
-    _put(DOCUMENT, "measurements by size", sizes.table(together))
+    _put(DOCUMENT, "measurements by size", f"{sizes.table(together)}\n\n{PICTURE}")
 
 
 def add_large_catalogue(records: Records, table: str) -> None:

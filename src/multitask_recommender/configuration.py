@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from kedro.config import MissingConfigException, OmegaConfigLoader
+from pydantic import ValidationError
 
 from multitask_recommender.configuration_files import check_files, explain
 from multitask_recommender.data.folds import IN_TIME
-from multitask_recommender.foundation.errors import StudyError
+from multitask_recommender.foundation.errors import SettingsError, StudyError
+from multitask_recommender.spark.settings import ENGINES, SparkSettings
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +47,60 @@ def without_base_data(base: Mapping[str, Any], overlay: Mapping[str, Any], kind:
     return kept
 
 
+_TABLES = frozenset(
+    {
+        "multitask_recommender.datasets.IbisTable",
+        "multitask_recommender.datasets.StreamedTable",
+        "multitask_recommender.raw_tables.RawTable",
+    }
+)
+"""The data sets that are Ibis expressions."""
+
+
+def with_engine(catalog: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Let all tables be those of one engine, so that they can be joined.
+
+    Args:
+        catalog: The merged catalog.
+        parameters: The merged parameters, of which ``engine`` names the engine and ``spark`` says how to reach Spark.
+
+    Returns:
+        With ``engine: spark``, the catalog whose tables have a connection to Spark; otherwise the catalog as it is. An
+        entry with a ``connection`` of its own keeps it.
+
+    Raises:
+        SettingsError: If there is no such engine.
+    """
+    engine = parameters.get("engine", "duckdb")
+    if engine not in ENGINES:
+        raise SettingsError(
+            f"There is no engine '{engine}'.\n  where: 'engine' in conf/*/parameters*.yml or --params\n"
+            f"  what to do: write {' or '.join(ENGINES)}."
+        )
+    if engine != "spark":
+        return dict(catalog)
+    connection = {"backend": "pyspark", "settings": _spark_settings(parameters).model_dump()}
+    return {
+        name: {"connection": connection, **entry} if isinstance(entry, dict) and entry.get("type") in _TABLES else entry
+        for name, entry in catalog.items()
+    }
+
+
+def _spark_settings(parameters: Mapping[str, Any]) -> SparkSettings:
+    try:
+        return SparkSettings.model_validate(parameters.get("spark") or {})
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, ('spark', *fault['loc'])))}: {fault['msg']}" for fault in error.errors()
+        )
+        raise SettingsError(
+            f"Spark cannot be reached so: {faults}.\n  where: 'spark' in conf/*/parameters*.yml or --params\n"
+            "  what to do: correct it."
+        ) from None
+
+
 class StudyConfigLoader(OmegaConfigLoader):
-    """Kedro's loader, with :func:`without_base_data` before an overlay is merged, and readable errors."""
+    """Kedro's loader with :func:`without_base_data`, :func:`with_engine`, and readable errors."""
 
     def __getitem__(self, key: str) -> dict[str, Any]:
         """Return the merged configuration of a kind.
@@ -62,7 +116,8 @@ class StudyConfigLoader(OmegaConfigLoader):
                 for patterns in kinds.values():
                     check_files(folder, patterns)
         try:
-            return super().__getitem__(key)
+            found = super().__getitem__(key)
+            return with_engine(found, self["parameters"]) if key == "catalog" else found
         except (StudyError, MissingConfigException, KeyError):
             raise
         except Exception as error:

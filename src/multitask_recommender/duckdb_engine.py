@@ -1,4 +1,4 @@
-"""The one place where DuckDB is connected: how much memory it takes, and where it puts what does not fit."""
+"""The one place where engines are connected; how much memory DuckDB takes, and where it puts what does not fit."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from ibis.backends.duckdb import Backend
 from kedro_datasets.ibis import FileDataset
 
 from multitask_recommender.foundation.resources import tables_limit
+from multitask_recommender.spark.settings import SparkSettings
 
 _SHARE, _LEAST_GB = 8, 1.0
 """Without a declared limit the engine takes one part in so many of the machine's memory, and at least so much."""
@@ -85,13 +86,30 @@ class SpillingBackend(Backend):
 
 
 class EngineFile(FileDataset):
-    """``ibis.FileDataset``, whose DuckDB has the limit of memory."""
+    """``ibis.FileDataset``, whose DuckDB has the limit of memory, and which knows how to reach Spark.
+
+    A connection ``{backend: pyspark, settings: ...}`` is one to the Spark session of this process, which
+    :class:`SparkSettings` describes. All data sets of one description share it, so that their tables can be joined.
+    """
 
     def _connect(self) -> Any:
         config = dict(self._connection_config)
+        if "settings" in config:
+            # Here, because PySpark is an extra.
+            from multitask_recommender.spark.session import start_session
+            from multitask_recommender.spark.tables import SparkTables
+
+            settings = SparkSettings.model_validate(config["settings"])
+            return SparkTables.over(start_session(settings), settings.shared_folder)
         if config["backend"] != "duckdb":
             return super()._connect()
         del config["backend"]
         backend = SpillingBackend().connect(**{**_settings(), **config})
         _connections.append(backend.con)
         return backend
+
+    def read_file(self, path: Path, name: str) -> ir.Table:
+        """Read a parquet file of the spill folder, where the executors of Spark may not see it."""
+        if "settings" in self._connection_config:
+            path = Path(shutil.move(path, self.connection.folder))
+        return self.connection.read_parquet(path, table_name=name)

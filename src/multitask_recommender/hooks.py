@@ -36,7 +36,20 @@ from multitask_recommender.runs.reuse import Reuse
 logger = logging.getLogger(__name__)
 
 PARAMETER_GROUPS = frozenset(
-    {"dataset", "splits", "study", "user_embedding", "cross_validation", "models", "evaluation", "simulation", "sweep"}
+    {
+        "dataset",
+        "splits",
+        "study",
+        "user_embedding",
+        "cross_validation",
+        "models",
+        "evaluation",
+        "simulation",
+        "sweep",
+        "engine",
+        "spark",
+        "training",
+    }
 )
 """Every top-level name of the ``parameters`` files."""
 
@@ -45,6 +58,8 @@ _OF_PYDANTIC = re.compile(r" \[type=\w+, input_value=.*, input_type=\w+\]|\n *Fo
 
 _UNKNOWN_NAMESPACES = re.compile(r"Pipeline does not contain nodes with the following namespaces: (.*)")
 """What Kedro says of names in ``--namespaces`` that are no box of the pipeline map."""
+_UNKNOWN_NODES = re.compile(r"Pipeline does not contain nodes named \[(.*?)\]")
+"""What it says of names in ``--nodes``, ``--from-nodes`` and ``--to-nodes`` that are no node."""
 
 _RECORDED_PACKAGES = ("duckdb", "ibis-framework", "kedro", "numpy", "pandas", "scipy", "torch")
 
@@ -73,7 +88,7 @@ class ParameterNames:
                 "  where: conf/*/parameters*.yml or --params\n"
                 f"  what to do: remove it; known groups are {', '.join(sorted(PARAMETER_GROUPS))}."
             )
-        check_mappings(given, PARAMETER_GROUPS)
+        check_mappings(given, PARAMETER_GROUPS - {"engine"})
         # The numbers themselves are checked by their settings class, before any node runs.
         limit = given.get("study", {}).get("memory_gb")
         limit_memory(limit if isinstance(limit, int | float) and 0 < limit < math.inf else None)
@@ -98,6 +113,29 @@ class ParameterNames:
                     "  where: 'models' in conf/*/parameters*.yml or --params\n"
                     "  what to do: correct the name, or remove the block; the models are listed in models/variants.py."
                 )
+
+
+class TrainingDevice:
+    """Lets a run train where ``training.device`` says."""
+
+    @hook_impl
+    def before_pipeline_run(self, catalog: Any) -> None:
+        """Choose the device.
+
+        Raises:
+            SettingsError: If there is no such device, or ``training`` has another name in it.
+        """
+        # Here, because it needs PyTorch, and other commands of Kedro do not.
+        from multitask_recommender.models.training.devices import choose_device
+
+        given = dict(catalog.load("params:training")) if catalog.exists("params:training") else {}
+        device = given.pop("device", "auto")
+        if given:
+            raise SettingsError(
+                f"Unknown parameter 'training.{min(given)}'.\n  where: conf/*/parameters*.yml or --params\n"
+                "  what to do: remove it; 'training' has 'device' alone."
+            )
+        choose_device(str(device))
 
 
 class Runners:
@@ -244,6 +282,8 @@ def _show_error(kind: type[BaseException], error: BaseException, trace: Tracebac
         print(f"Error: {error}\n  what to do: name a folder of conf/ in '--env'.", file=sys.stderr)
     elif (unknown := _UNKNOWN_NAMESPACES.search(str(error))) is not None:
         print(f"Error: {error}\n  what to do: {_known_namespaces(unknown[1])}", file=sys.stderr)
+    elif (unknown := _UNKNOWN_NODES.search(str(error))) is not None:
+        print(f"Error: {error}\n  what to do: {_nearest_nodes(unknown[1])}", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
 
@@ -256,6 +296,13 @@ def _known_namespaces(unknown: str) -> str:
     if meant:
         return f"write them with the boxes around them: --namespaces {','.join(meant)}"
     return f"name boxes of the pipeline map, as {', '.join(sorted(name for name in known if name.count('.') < 2))}"
+
+
+def _nearest_nodes(unknown: str) -> str:
+    """Say which nodes of the study were meant."""
+    known = [node.name for node in pipelines["__default__"].nodes]
+    asked = re.findall(r"[^\s',]+", unknown)
+    return "correct the names; " + " ".join(f"'{name}'{did_you_mean(name, known)}" for name in asked)
 
 
 def _doing(error: BaseException) -> str:

@@ -280,7 +280,7 @@ class RawTable(AbstractDataset[None, ir.Table]):
         if absent:
             raise self._error(f"'rename' names the column '{absent[0]}', which no file has.", "correct 'rename'")
         try:
-            return self._engine.connection.read_parquet(path, table_name=self._table)
+            return self._engine.read_file(path, self._table)
         except (OSError, MemoryError, *_UNREADABLE) as error:
             self._refuse(error, "")
 

@@ -4,7 +4,15 @@ import importlib.util
 from pathlib import Path
 
 from multitask_recommender.configuration import StudyConfigLoader
-from multitask_recommender.hooks import FreeDatasets, ParameterNames, ReadableErrors, Runners, RunRecord, RunReport
+from multitask_recommender.hooks import (
+    FreeDatasets,
+    ParameterNames,
+    ReadableErrors,
+    Runners,
+    RunRecord,
+    RunReport,
+    TrainingDevice,
+)
 from multitask_recommender.runs.one_run import OneRun
 from multitask_recommender.runs.progress import Progress
 from multitask_recommender.runs.reuse import Reuse, ReusingSession, StudyContext
@@ -27,6 +35,7 @@ _REUSE = Reuse()
 HOOKS = (
     FreeDatasets(),
     ParameterNames(),
+    TrainingDevice(),
     Runners(),
     RunReport(_REUSE),
     Progress(_REUSE),

@@ -68,7 +68,7 @@ class StudySettings(Settings):
     recommend_with: str | None = None
     memory_gb: float | None = Field(default=None, ge=0.5, le=100_000)
     train_again_share: float = Field(default=0.2, ge=0, le=1)
-    index_above: int | None = Field(default=None, ge=0)
+    index_above: int | None = Field(default=None, ge=0, le=10**9)
 
     @field_validator("models", mode="before")
     @classmethod

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -77,11 +76,9 @@ def keep_results(folder: Path | None) -> None:
     Jobs are told apart by their order alone: the folder must be another one whenever anything that they depend on is.
 
     Args:
-        folder: Where they are kept; None: what was kept is removed, and no more is kept.
+        folder: Where they are kept; None: no more is kept.
     """
     global _kept
-    if folder is None and _kept is not None:
-        shutil.rmtree(_kept.folder, ignore_errors=True)
     _kept = None if folder is None else _Kept(folder)
 
 
@@ -134,9 +131,10 @@ def run_jobs(function: Callable[[T], R], jobs: Sequence[T], workers: int, title:
         folder = _kept.folder / str(_kept.calls)
         _kept.calls += 1
     results: dict[int, R] = {}
-    for number in range(len(jobs)) if folder is not None and folder.is_dir() else ():
-        with suppress(OSError):
-            results[number] = read_values(folder / f"{number}.safetensors")
+    if folder is not None and folder.is_dir():
+        for number in range(len(jobs)):
+            with suppress(OSError):
+                results[number] = read_values(folder / f"{number}.safetensors")
     if results:
         logger.info("%s: going on after %d of %d", title, len(results), len(jobs))
     left = [number for number in range(len(jobs)) if number not in results]

@@ -15,7 +15,7 @@ import importlib.util
 import json
 import platform
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from kedro.io import CatalogProtocol
 from kedro.pipeline.node import Node
 
 from multitask_recommender.evaluation.study import StudySettings
-from multitask_recommender.models.variants import VARIANTS
+from multitask_recommender.models.variants import VARIANTS, Variant
 from multitask_recommender.runs.files import file_digest, local_files
 
 PACKAGE = "multitask_recommender"
@@ -91,6 +91,12 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **found}
 
 
+def variant_of(node: Node) -> Variant | None:
+    """Return the model that a node is a step of."""
+    found = VARIANTS.get((node.namespace or "").rpartition(".")[2])
+    return found if found is not None and found.namespace == node.namespace else None
+
+
 def plain(value: Any) -> Any:
     """Return a parameter as plain values, without the settings that change no output."""
     if isinstance(value, Mapping):
@@ -120,10 +126,14 @@ class Ingredients:
     inputs: dict[str, str]
     outputs: dict[str, Any]
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
         """The key of what is made from them."""
-        return digest(vars(self))
+        return digest(self.told())
+
+    def told(self) -> dict[str, Any]:
+        """Return them by name, as a record holds them."""
+        return {own.name: getattr(self, own.name) for own in fields(self)}
 
 
 class Keys:
@@ -195,7 +205,7 @@ class Keys:
         value = self._parameters[name]
         if isinstance(value, StudySettings) and node.tags & {"user_embedding", "recommender"}:
             # A model does not change with the list of models that are studied, but with being on it.
-            variant = VARIANTS.get((node.namespace or "").rpartition(".")[2])
+            variant = variant_of(node)
             runs = variant is None or value.runs(variant, self._catalog.load("params:dataset"))
             return {
                 "runs": runs,
@@ -215,7 +225,7 @@ class Keys:
         return self._raw[name]
 
 
-_PLACES = frozenset({"filepath", "metadata", "version", "credentials", "storage_options", "fs_args"})
+_PLACES = frozenset({"connection", "filepath", "metadata", "version", "credentials", "storage_options", "fs_args"})
 """Arguments of a data set that do not change what it holds."""
 
 

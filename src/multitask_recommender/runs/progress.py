@@ -23,7 +23,8 @@ from multitask_recommender.data.description import DatasetSettings, SplitSetting
 from multitask_recommender.evaluation.cross_validation import CrossValidationSettings
 from multitask_recommender.evaluation.study import StudySettings
 from multitask_recommender.foundation.jobs import after_each_job
-from multitask_recommender.models.variants import VARIANTS, Variant, VariantParameters
+from multitask_recommender.models.variants import Variant, VariantParameters
+from multitask_recommender.runs.keys import variant_of
 from multitask_recommender.runs.reuse import Reuse
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ def fits(node: Node, load: Callable[[str], Any]) -> float:
         node: The node.
         load: Loads a parameter by its name in the catalog.
     """
-    variant = _variant(node)
+    variant = variant_of(node)
     if variant is None:
         return 0.1
     dataset, study, splits = (load(f"params:{name}") for name in ("dataset", "study", "splits"))
@@ -158,14 +159,8 @@ def in_words(seconds: float | None) -> str:
 
 def box_of(node: Node) -> str:
     """Return what a node is a step of: a model, or else one of the boxes at the top of the pipeline map."""
-    variant = _variant(node)
+    variant = variant_of(node)
     return (node.namespace or node.name).split(".")[0] if variant is None else variant.name
-
-
-def _variant(node: Node) -> Variant | None:
-    """Return the model that a node is a step of."""
-    found = VARIANTS.get((node.namespace or "").rpartition(".")[2])
-    return found if found is not None and found.namespace == node.namespace else None
 
 
 class Progress:

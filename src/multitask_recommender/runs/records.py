@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +55,16 @@ class Records:
 
     Args:
         folder: Folder of the outputs, such as ``data``.
+
+    Attributes:
+        folder: Folder of the outputs.
+        unfinished: Folder of what nodes have done so far that are not finished, by their key.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._records = folder / FOLDER
+        self.unfinished = self._records / "unfinished"
 
     def _path(self, dataset: str) -> Path:
         return self._records / f"{dataset}.json"
@@ -87,13 +92,13 @@ class Records:
         """Record an output that was just made."""
         record = OutputRecord(dataset, run, key, made_from)
         if file is not None:
-            status, place = file.stat(), os.path.relpath(file, self.folder)
-            written = {"sha256": file_digest(file), "size": status.st_size, "modified": status.st_mtime_ns}
-            record = replace(record, file=place, **written)
+            status, sha256 = file.stat(), file_digest(file)
+            record = replace(record, sha256=sha256, size=status.st_size, modified=status.st_mtime_ns)
+            record = replace(record, file=os.path.relpath(file, self.folder))
         path = self._path(dataset)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}")
-        partial.write_text(json.dumps(asdict(record), indent=1), encoding="utf-8")
+        partial.write_text(json.dumps(vars(record)), encoding="utf-8")
         os.replace(partial, path)
 
     def remove(self, dataset: str) -> None:

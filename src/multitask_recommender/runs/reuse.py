@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from multitask_recommender.foundation.jobs import keep_results
 from multitask_recommender.models.stored import differences
 from multitask_recommender.runs.files import local_files
 from multitask_recommender.runs.keys import PARAMETER, RAW, Ingredients, Keys
-from multitask_recommender.runs.records import FOLDER, OutputRecord, Records
+from multitask_recommender.runs.records import OutputRecord, Records
 
 logger = logging.getLogger(__name__)
 
@@ -233,10 +234,7 @@ class Reuse:
         for name in node.outputs:
             self._freshness.records.remove(name)
         made_from = self._freshness.keys.ingredients(node)
-        unfinished = (
-            None if made_from is None else self._freshness.records.folder / FOLDER / "unfinished" / made_from.key
-        )
-        keep_results(unfinished)
+        keep_results(None if made_from is None else self._freshness.records.unfinished / made_from.key)
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, node: Node) -> None:
@@ -246,10 +244,22 @@ class Reuse:
         file = self._freshness.file(dataset_name)
         made_from = self._freshness.keys.ingredients(node)
         if made_from is not None:
-            self._freshness.records.write(dataset_name, self._run, made_from.key, asdict(made_from), file)
+            self._freshness.records.write(dataset_name, self._run, made_from.key, made_from.told(), file)
         self._saved.add(dataset_name)
-        if self._saved.issuperset(node.outputs):
+        if made_from is not None and self._saved.issuperset(node.outputs):
             keep_results(None)
+            shutil.rmtree(self._freshness.records.unfinished / made_from.key, ignore_errors=True)
+
+    @hook_impl
+    def after_pipeline_run(self) -> None:
+        """Remove what killed runs with other parameters have kept."""
+        if self._freshness is not None:
+            shutil.rmtree(self._freshness.records.unfinished, ignore_errors=True)
+
+    @hook_impl
+    def on_pipeline_error(self) -> None:
+        """Keep no results of what this process does next; those of the node that failed stay for the next run."""
+        keep_results(None)
 
 
 class ReusingSequentialRunner(SequentialRunner):
@@ -287,8 +297,9 @@ class StudyContext(KedroContext):
 class ReusingSession(KedroSession):
     """A session whose runs reuse what has not changed."""
 
-    def run(self, *args: Any, runner: Any = None, **options: Any) -> dict[str, Any]:
+    def run(self, *args: Any, **options: Any) -> dict[str, Any]:
         """Run a pipeline; without a runner, or with the sequential one, by :class:`ReusingSequentialRunner`."""
+        runner = options.get("runner")
         if runner is None or type(runner) is SequentialRunner:
-            runner = ReusingSequentialRunner(is_async=getattr(runner, "_is_async", False))
-        return super().run(*args, runner=runner, **options)
+            options["runner"] = ReusingSequentialRunner(is_async=getattr(runner, "_is_async", False))
+        return super().run(*args, **options)

@@ -65,6 +65,8 @@ class ESMMModule(MultiTaskModule):
     pairs of users and items with drawn negatives. Tasks outside a funnel have their usual losses.
     """
 
+    sums_over_rows = False
+
     def task_sums(self, users: Vectors, items: Vectors, batch: UserBatch, asked: UserBatch) -> dict[str, LossSum]:
         """Replace the losses of the funnels' steps."""
         assert isinstance(self.settings, ESMMSettings)

@@ -339,7 +339,7 @@ class PairwiseModule(TrainableModule):
 
     def losses(self, batch: UserBatch) -> dict[str, Tensor]:
         """Return the tasks' losses on the hidden rows of a batch, and the penalty."""
-        hidden = torch.rand(len(batch.row), generator=batch.generator) < self.settings.history_dropout
+        hidden = batch.random_per_row() < self.settings.history_dropout
         asked, seen = batch.part(hidden), batch.part(~hidden)
         users, items = self.users_of(seen), self.items_all()
         owner = asked.row_user.repeat_interleave(self.settings.negatives)

@@ -167,7 +167,7 @@ class DocumentSystemModule(TwoTowerModule):
         outputs, items = self.f_theta(u), self.g(self.phi(self._features))
         for place, (name, task) in enumerate(self.tasks.items()):
             label = self.scales.standardise(name, batch.label(name))
-            loss = task_loss(task, outputs[:, place], items, batch, label, self.settings.positive_weight).mean
+            loss = task_loss(task, outputs[:, place], items, batch, label, self.settings.positive_weight).mean(batch)
             if task.kind == "retrieval":
                 # Its rows are all pairs (i, j) of the batch, as in the document's double sum.
                 loss = loss * len(label) / (len(outputs) * len(batch.catalogue))

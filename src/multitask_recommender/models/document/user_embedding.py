@@ -168,7 +168,7 @@ class UserEmbedding(TrainableModule):
         projected, length = self.project_history(batch)
         vectors = z = self._with_context(self._encode(projected, batch), batch)
         if self.history_dropout > 0:
-            seen = torch.rand(len(batch.row_item), generator=batch.generator) >= self.history_dropout
+            seen = batch.random_per_row() >= self.history_dropout
             z = self(batch, batch.part(seen))
         gram = self.weight.T @ self.weight  # (k, k)
         reconstruction = length - 2 * (projected * z).sum(1) + ((z @ gram) * z).sum(1)

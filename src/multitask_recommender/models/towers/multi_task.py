@@ -36,6 +36,7 @@ from multitask_recommender.models.towers.two_tower import (
     NeuralRecommender,
     TwoTowerModule,
     Vectors,
+    at_least_one,
     task_loss,
 )
 from multitask_recommender.models.towers.user_side import UserSide, start_biases
@@ -106,6 +107,8 @@ class MultiTaskModule(TwoTowerModule):
     """
 
     label_share: Tensor
+    sums_over_rows: ClassVar[bool] = True
+    """Whether all losses are sums over the rows of users, with nothing drawn per row of a part."""
 
     def __init__(
         self,
@@ -130,6 +133,11 @@ class MultiTaskModule(TwoTowerModule):
         self.next = NextItems(side, settings, generator) if reads_order else None
         self.penalty = IdentityPenalty(side.tasks, self.weights, settings)
         self.register_buffer("label_share", torch.ones(len(side.tasks)))
+
+    @property
+    def divisible(self) -> bool:
+        """Whether the losses are sums over users; BPR draws items for the rows of a part, which no process knows."""
+        return self.sums_over_rows and self.settings.retrieval_loss != "bpr"
 
     def start(self, rows: UserRows) -> None:
         """Set the pointwise tasks' biases to their solution without factors, and what depends on the rows alone."""
@@ -195,7 +203,7 @@ class MultiTaskModule(TwoTowerModule):
         bias, which = bias + self.constant, torch.eye(len(self.tasks))
         return {
             name: torch.cat(
-                [vectors[name] @ maps[name], bias[:, [place]], which[place].expand(len(bias), -1)],
+                [vectors[name] @ maps[name], bias[:, place, None], which[place].expand(len(bias), -1)],
                 dim=1,
             )
             for place, name in enumerate(self.tasks)
@@ -422,20 +430,18 @@ class MultiTaskModule(TwoTowerModule):
         """Return the tasks' losses on a batch with a part of the histories and identities hidden, and the penalties."""
         seen, asked, retrieved = None, batch, batch
         if self.settings.hidden == "later":
-            moment = 0.05 + 0.9 * torch.rand(len(batch.users), generator=batch.generator)
+            moment = 0.05 + 0.9 * batch.random_per_user()
             hidden = batch.position >= (moment * batch.counts)[batch.row_user]
             seen = batch.part(~hidden).weighted(self.settings.seen_recency)
             asked = retrieved = batch.part(hidden)
         elif self.settings.history_dropout > 0:
-            hidden = torch.rand(len(batch.row_item), generator=batch.generator) < self.settings.history_dropout
+            hidden = batch.random_per_row() < self.settings.history_dropout
             seen, asked = batch.part(~hidden), batch.part(hidden)
         shown = None
         if self.settings.item_dropout > 0 and self.items.features is not None:
-            shown = (
-                torch.rand(len(self.items.identity), 1, generator=batch.generator) >= self.settings.item_dropout
-            ).float()
+            shown = (batch.random(len(self.items.identity), 1) >= self.settings.item_dropout).float()
         sums = self.task_sums(self.user_vectors(batch, seen), self.tower_vectors(shown), retrieved, asked)
-        result = {name: self.weights.get(name, 1.0) * loss.mean for name, loss in sums.items()}
+        result = {name: self.weights.get(name, 1.0) * loss.mean(batch) for name, loss in sums.items()}
         result[PENALTY] = self._penalty(batch, asked)
         if self.next is not None:
             parts = self.next.losses(batch)
@@ -475,13 +481,13 @@ class MultiTaskModule(TwoTowerModule):
         task for ``penalty`` (|p_u|^2 + |q_i|^2) on average over the rows that its loss is taken on.
         """
         users, items = self.users, self.items
-        share = len(batch.users) / len(users.identity)
+        share = len(batch.users) / batch.source.population
         user = self.penalty.measure(users.identity[batch.users], users.bias[batch.users], users.tower)
         item = self.penalty.measure(items.identity, items.bias, items.tower)
         by_user = asked.counts.to(share_dtype := users.identity.dtype)
         by_item = torch.bincount(asked.row_item, minlength=len(items.identity)).to(share_dtype)
-        asked_rows = max(len(asked.row_item), 1)
-        total = (user[0].sum() + share * item[0].sum()) / max(len(batch.row_item), 1)
+        asked_rows = at_least_one(batch.total(len(asked.row_item)))
+        total = (user[0].sum() + share * item[0].sum()) / at_least_one(batch.total(len(batch.row_item)))
         total = total + (by_user @ user[1] + by_item @ item[1]) / asked_rows
         tables = [*users.tables(), *items.tables(), *([] if self.next is None else self.next.tables())]
         if not tables:

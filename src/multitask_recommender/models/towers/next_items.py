@@ -12,7 +12,7 @@ from multitask_recommender.data.tasks import retrieval_tasks
 from multitask_recommender.models.towers.experts import identity_heads
 from multitask_recommender.models.towers.history_encoders import CausalAttention, Pieces, latest_rows
 from multitask_recommender.models.towers.settings import MultiTaskSettings
-from multitask_recommender.models.towers.two_tower import Vectors
+from multitask_recommender.models.towers.two_tower import Vectors, at_least_one
 from multitask_recommender.models.training.loop import UserBatch, UserRows
 from multitask_recommender.models.training.sparse_products import Pairs, weighted_sums
 
@@ -67,9 +67,9 @@ class NextItems(nn.Module):
         """
         length, shift, vectors = self.settings.sequence_length, None, self.read[batch.row_item]
         if batch.generator is not None:
-            hidden = torch.rand(len(vectors), 1, generator=batch.generator) < self.settings.sequence_hidden
+            hidden = batch.random_per_row()[:, None] < self.settings.sequence_hidden
             vectors = vectors * ~hidden
-            shift = torch.randint(length, batch.counts.shape, generator=batch.generator)
+            shift = batch.integers_per_user(length)
         return self.attention(vectors, Pieces.of(batch.row_user, len(batch.users), length, shift))
 
     def user_vectors(self, batch: UserBatch) -> Vectors:
@@ -95,7 +95,7 @@ class NextItems(nn.Module):
             own, positive = outputs @ head, batch.label(name)[later] > 0
             sums = weighted_sums(pairs, _TARGET * weight * positive, self.expected)
             total = ((own.T @ (known[:, None] * own)) * gram).sum() - 2.0 * (own * sums).sum()
-            result[name] = total / max(len(batch.row), 1)
+            result[name] = total / at_least_one(batch.total(len(batch.row)))
         return result
 
 

@@ -71,8 +71,11 @@ class IdentityPenalty:
         return identity, 2 * (uniform + rows[:, None] * per_row)
 
     def _bias_weights(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        uniform = like.new_tensor(list(self._retrieval.values())) * _BIAS_SHARE * self.settings.retrieval_penalty
-        return uniform, like.new_tensor(list(self._pointwise.values())) * self.settings.bias_penalty
+        retrieval, pointwise = (
+            torch.tensor(list(own.values()), dtype=like.dtype, device="cpu").to(like.device)
+            for own in (self._retrieval, self._pointwise)
+        )
+        return retrieval * _BIAS_SHARE * self.settings.retrieval_penalty, pointwise * self.settings.bias_penalty
 
     def _penalised(self, identity: Tensor, tower: Tower) -> list[tuple[Tensor, float, float]]:
         """Return the vectors whose length costs something, with the weight for everyone and that per row."""

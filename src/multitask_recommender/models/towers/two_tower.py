@@ -17,8 +17,8 @@ from multitask_recommender.data.queries import Histories, Queries
 from multitask_recommender.data.tasks import Task
 from multitask_recommender.models.recommender import H, InnerProducts, LearningCurve, Recommender, cosines
 from multitask_recommender.models.state import State, array, branch
+from multitask_recommender.models.training.division import BALANCED, DivisibleModule, Training, launcher_now
 from multitask_recommender.models.training.loop import (
-    TrainableModule,
     TrainingSettings,
     UserBatch,
     UserRows,
@@ -90,7 +90,7 @@ class LabelScales:
         return np.clip(mean + spread * score, low, high).astype(np.float32)
 
 
-class TwoTowerModule(TrainableModule):
+class TwoTowerModule(DivisibleModule):
     """A user tower and an item tower that give one vector per task.
 
     Attributes:
@@ -98,6 +98,11 @@ class TwoTowerModule(TrainableModule):
     """
 
     tasks: dict[str, Task]
+
+    @property
+    def divisible(self) -> bool:
+        """Whether its training can be divided among processes, with the same result up to the order of summation."""
+        return False
 
     def start(self, rows: UserRows) -> None:
         """Set what is known of the training rows before the training."""
@@ -120,10 +125,6 @@ class TwoTowerModule(TrainableModule):
 
     def finish(self, rows: UserRows) -> None:
         """Keep what stands in for users of whom nothing is known."""
-
-    def user_tables(self) -> frozenset[str]:
-        """Return the names of the parameters that hold a row per user of the training: they are not stored."""
-        return frozenset()
 
     @abstractmethod
     def item_vectors(self) -> Vectors:
@@ -155,10 +156,14 @@ class LossSum(NamedTuple):
     rows: Tensor | int
     labelled: bool
 
-    @property
-    def mean(self) -> Tensor:
-        """The sum over the number of rows."""
-        return self.total / (self.rows.clamp(min=1) if isinstance(self.rows, Tensor) else max(self.rows, 1))
+    def mean(self, batch: UserBatch) -> Tensor:
+        """Return the sum over the number of rows, which counts those of all processes that train together."""
+        return self.total / at_least_one(batch.total(self.rows))
+
+
+def at_least_one(count: Tensor | int) -> Tensor | int:
+    """Return a number of rows to divide by."""
+    return count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1)
 
 
 def task_loss(
@@ -249,16 +254,12 @@ class NeuralRecommender(Recommender[H]):
         module.describe(rows)
         before = [parameter.detach().clone() for parameter in module.expert_parameters()]
         observe = None if self.observe is None else partial(self.observe, module)
-        curve = train(
-            type(self).__name__,
-            module,
-            module.losses,
-            rows,
-            self.training_settings(),
-            generator,
-            list(side.tasks),
-            observe,
-        )
+        name, settings, launcher = type(self).__name__, self.training_settings(), launcher_now()
+        divisible = module.divisible and settings.balancing in BALANCED and observe is None
+        if launcher is not None and divisible:
+            curve = launcher(Training(name, module, rows, settings, generator, list(side.tasks)))
+        else:
+            curve = train(name, module, module.losses, rows, settings, generator, list(side.tasks), observe)
         with torch.no_grad():
             module.finish(rows)
             # A sample of the users tells how much each expert is used.

@@ -19,7 +19,9 @@ from multitask_recommender.foundation.errors import TrainingError
 from multitask_recommender.foundation.settings_base import Settings
 from multitask_recommender.models.recommender import LearningCurve
 from multitask_recommender.models.training import optimisers
+from multitask_recommender.models.training.devices import device_now
 from multitask_recommender.models.training.loss_balancing import Balancing, GradientAggregation, make_loss_balancing
+from multitask_recommender.models.training.peers import Alone, Share
 from multitask_recommender.models.training.sparse_products import DesignMatrix, Pairs
 
 
@@ -41,7 +43,7 @@ class TrainingSettings(Settings):
     """
 
     optimiser: Literal["sgd", "adam"] = "adam"
-    learning_rate: float = Field(default=0.01, gt=0, le=1e6)
+    learning_rate: float = Field(default=0.01, gt=0, le=1e38)
     encoder_rate: float = Field(default=0.1, gt=0, le=1e6)
     expert_rate: float = Field(default=0.015, gt=0, le=1e6)
     epochs: int = Field(default=30, ge=1, le=100_000)
@@ -65,6 +67,7 @@ class UserBatch:
         share: What a user counts in sums over users and all items: less than 1 where a user's rows are divided among
             several places in ``users``.
         weight: (n,) what each row counts, where it is not what the source says.
+        whole: Where the users stand in the batch of all processes, in a training by several; None: they are all of it.
     """
 
     source: UserRows
@@ -75,6 +78,7 @@ class UserBatch:
     generator: torch.Generator | None
     share: float = 1.0
     weight: Tensor | None = None
+    whole: Share | None = None
 
     @cached_property
     def pairs(self) -> Pairs:
@@ -109,9 +113,9 @@ class UserBatch:
 
     def weighted(self, recency: Recency) -> UserBatch:
         """Return the batch with its rows weighed by their age among those of the batch."""
-        time = None if self.source.time is None else self.source.time[self.row].numpy()
-        weights = recency.weights(self.row_user.numpy(), len(self.users), time)
-        return self if weights is None else replace(self, weight=torch.from_numpy(weights))
+        time = None if self.source.time is None else self.source.time[self.row].cpu().numpy()
+        weights = recency.weights(self.row_user.cpu().numpy(), len(self.users), time)
+        return self if weights is None else replace(self, weight=torch.from_numpy(weights).to(self.row.device))
 
     def part(self, chosen: Tensor) -> UserBatch:
         """Return the same users with those of their rows alone for which ``chosen`` (n,) is true."""
@@ -122,6 +126,7 @@ class UserBatch:
             row_user=self.row_user.index_select(0, rows),
             row_item=self.row_item.index_select(0, rows),
             weight=None if self.weight is None else self.weight.index_select(0, rows),
+            whole=None if self.whole is None else self.whole.of_users,
         )
 
     def divided(self, part: Tensor, parts: int) -> UserBatch:
@@ -136,6 +141,7 @@ class UserBatch:
             row_item=self.row_item[order],
             share=self.share / parts,
             weight=None if self.weight is None else self.weight[order],
+            whole=None,
         )
 
     def of_catalogue(self, items: Tensor) -> Tensor:
@@ -150,14 +156,48 @@ class UserBatch:
         items = int(max(item.max(), self.row_item.max())) + 1 if len(item) and len(self.row_item) else 1
         return torch.isin(self.users[place] * items + item, self.users[self.row_user] * items + self.row_item)
 
+    def within(self, whole: Share) -> UserBatch:
+        """Return the batch as a part of that of all processes."""
+        return replace(self, whole=whole)
+
+    def total(self, count: Tensor | int) -> Tensor | int:
+        """Return the sum of a count over the batches of all processes that train together."""
+        return self.source.peers.total(count)
+
+    def random_per_user(self) -> Tensor:
+        """Draw (B,) numbers from 0 to 1, the same for a user however the batch is divided among processes."""
+        number = len(self.users) if self.whole is None else self.whole.user_number
+        drawn = self.random(number)
+        return drawn if self.whole is None else drawn[self.whole.users]
+
+    def integers_per_user(self, high: int) -> Tensor:
+        """Draw (B,) whole numbers below ``high``, in the same way."""
+        number = len(self.users) if self.whole is None else self.whole.user_number
+        drawn = self._integers(high, number)
+        return drawn if self.whole is None else drawn[self.whole.users]
+
+    def random_per_row(self) -> Tensor:
+        """Draw (n,) numbers from 0 to 1, the same for a row however the batch is divided among processes."""
+        number = len(self.row) if self.whole is None else self.whole.row_number
+        drawn = self.random(number)
+        return drawn if self.whole is None else drawn[self.whole.places_of_rows()]
+
+    def random(self, *shape: int) -> Tensor:
+        """Draw numbers from 0 to 1. They are drawn on the CPU, so that they are the same on every device."""
+        return torch.rand(shape, generator=self.generator, device="cpu").to(self.row.device)
+
+    def _integers(self, high: int, number: int) -> Tensor:
+        return torch.randint(high, (number,), generator=self.generator, device="cpu").to(self.row.device)
+
     def draw_items(self, number: int) -> Tensor:
         """Draw (n number,) items of the catalogue, so many for every row.
 
         Without a generator they are spread over the catalogue by the row's place in its history (a Kronecker sequence
         of the golden ratio), so that they depend on nothing else.
         """
+        assert self.whole is None, "what is drawn per row of a part is not the same for all divisions"
         if self.generator is not None:
-            place = torch.randint(len(self.catalogue), (len(self.row) * number,), generator=self.generator)
+            place = self._integers(len(self.catalogue), len(self.row) * number)
         else:
             point = (self.position[:, None] * number + torch.arange(number)).flatten().double()
             place = ((point * _GOLDEN % 1.0) * len(self.catalogue)).long()
@@ -166,7 +206,7 @@ class UserBatch:
     def sample_items(self, number: int) -> Tensor:
         """Draw (number,) items of the catalogue for all rows together; without a generator, spread evenly over it."""
         if self.generator is not None:
-            return self.catalogue[torch.randint(len(self.catalogue), (number,), generator=self.generator)]
+            return self.catalogue[self._integers(len(self.catalogue), number)]
         return self.catalogue[torch.arange(number) * len(self.catalogue) // number]
 
 
@@ -193,6 +233,8 @@ class UserRows:
         time: (rows,) seconds; None where the data has no times.
         residuals: (rows,) what biases leave of the label that the history encoder reads; None where it reads none.
         grams: Task to the Gram matrix of the item vectors over the catalogue, where these are not in training.
+        peers: The processes that train together; in this one alone unless :mod:`division
+            <multitask_recommender.models.training.division>` says otherwise.
     """
 
     def __init__(
@@ -215,6 +257,12 @@ class UserRows:
         self.present = torch.nonzero(self.counts > 0).squeeze(1)
         self.residuals: Tensor | None = None
         self.grams: dict[str, Tensor] = {}
+        self.peers = Alone()
+
+    @property
+    def population(self) -> int:
+        """Number of users, those of other processes included."""
+        return len(self.counts)
 
     def batch(self, users: Tensor, generator: torch.Generator | None = None) -> UserBatch:
         """Gather all rows of some users."""
@@ -230,9 +278,20 @@ class UserRows:
 
     def shuffled_batches(self, number: int, generator: torch.Generator) -> Iterator[UserBatch]:
         """Divide the users with rows into ``number`` random batches."""
-        order = self.present[torch.randperm(len(self.present), generator=generator)]
-        for users in order.tensor_split(min(number, len(order))):
+        for users in self.shuffled(generator).tensor_split(min(number, len(self.present))):
             yield self.batch(users, generator)
+
+    def shuffled(self, generator: torch.Generator) -> Tensor:
+        """Return the users with rows in a random order."""
+        order = torch.randperm(len(self.present), generator=generator, device="cpu")
+        return self.present[order.to(self.present.device)]
+
+    def move(self, device: torch.device) -> None:
+        """Bring all tensors to a device."""
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(self, name, value.to(device))
+        self.labels = {task: label.to(device) for task, label in self.labels.items()}
 
     def blocks(self, size: int) -> Iterator[UserBatch]:
         """The users with rows in order, ``size`` at a time, without randomness."""
@@ -269,6 +328,9 @@ def train(
 ) -> LearningCurve:
     """Minimise the sum of the losses, those of tasks balanced as the settings say.
 
+    It runs on the device that :func:`trained_on <multitask_recommender.models.training.devices.trained_on>` names. All
+    that is random is drawn on the CPU, so that devices differ by the rounding of sums alone.
+
     Args:
         name: Name of the model, for error messages.
         module: The module to train.
@@ -285,6 +347,29 @@ def train(
     Raises:
         TrainingError: If a loss is not finite, or a weight in the end; names model, loss, epoch and step.
     """
+    device = device_now()
+    if device.type == "cpu":
+        return _train(name, module, losses, rows, settings, generator, tasks, observe)
+    module.to(device)
+    rows.move(device)
+    try:
+        with device:
+            return _train(name, module, losses, rows, settings, generator, tasks, observe)
+    finally:
+        module.cpu()
+        rows.move(torch.device("cpu"))
+
+
+def _train(
+    name: str,
+    module: TrainableModule,
+    losses: Callable[[UserBatch], Mapping[str, Tensor]],
+    rows: UserRows,
+    settings: TrainingSettings,
+    generator: torch.Generator,
+    tasks: Sequence[str],
+    observe: Callable[[int, Mapping[str, Tensor]], None] | None,
+) -> LearningCurve:
     slow, experts = module.slow_parameters(), module.expert_parameters()
     apart = {id(parameter) for parameter in (*slow, *experts)}
     balancing = make_loss_balancing(settings.balancing, tasks, generator)
@@ -300,7 +385,7 @@ def train(
     if settings.optimiser == "sgd":
         optimiser = optimisers.SGD(groups, momentum=0.9)
     else:
-        optimiser = optimisers.Adam(groups, betas=(0.9, 0.99), fused=True)
+        optimiser = optimisers.Adam(groups, betas=(0.9, 0.99), fused=rows.item.device.type in ("cpu", "cuda"))
     steps = settings.epochs * min(settings.batches, len(rows.present))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser,
@@ -329,8 +414,9 @@ def train(
                 balancing.backward(own, parameters)
             else:
                 torch.stack([*balancing(own).values(), *others]).sum().backward()
+            rows.peers.join_gradients(parameters)
             if settings.gradient_clip is not None:
-                nn.utils.clip_grad_norm_(parameters, settings.gradient_clip)
+                rows.peers.clip_gradients(parameters, settings.gradient_clip)
             optimiser.step()
             schedule.step()
             if drawn is not None:
@@ -349,8 +435,8 @@ def train(
                 else:
                     average = [weight.clone() for weight in weights]
             number += 1
-            for part, value in parts.items():
-                loss = value.item()
+            # All processes that train together see the same, and stop together.
+            for part, loss in rows.peers.sums({part: value.item() for part, value in parts.items()}).items():
                 if not math.isfinite(loss):
                     raise TrainingError(
                         f"The loss of '{part}' in model '{name}' is {loss} in epoch {epoch + 1} of {settings.epochs}, "

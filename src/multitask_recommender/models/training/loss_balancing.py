@@ -134,7 +134,7 @@ class RandomWeighting(LossBalancing):
 
     def forward(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         """Weigh at random."""
-        weights = torch.softmax(torch.randn(len(losses), generator=self.generator), dim=0) * len(losses)
+        weights = torch.softmax(torch.randn(len(losses), generator=self.generator, device="cpu"), dim=0) * len(losses)
         return {name: weight * loss for weight, (name, loss) in zip(weights, losses.items(), strict=True)}
 
 
@@ -229,7 +229,7 @@ class GradientAggregation(LossBalancing):
             rows.append(torch.cat([gradient.flatten() for gradient in own]))
         # TorchJD draws from the global generator, and the solver of Nash-MTL warns of its own formulation.
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            torch.manual_seed(int(torch.randint(2**31, (1,), generator=self.generator)))
+            torch.manual_seed(int(torch.randint(2**31, (1,), generator=self.generator, device="cpu")))
             warnings.simplefilter("ignore")
             jacobian = torch.stack(rows)
             shared = torch.count_nonzero(jacobian, dim=0) > 1

@@ -44,11 +44,13 @@ class Pairs:
         if self._turned is None:
             shape, numbers = (len(self.offsets) - 1, columns), np.arange(len(self.column), dtype=np.int32)
             # SciPy sorts entries by column in linear time.
-            turned = sparse.csr_matrix((numbers, self.column.numpy(), self.offsets.numpy()), shape=shape).tocsc()
-            order, row, offsets = (
-                torch.from_numpy(part.astype(np.int64)) for part in (turned.data, turned.indices, turned.indptr)
+            column, offsets = self.column.cpu().numpy(), self.offsets.cpu().numpy()
+            turned = sparse.csr_matrix((numbers, column, offsets), shape=shape).tocsc()
+            order, row, ends = (
+                torch.from_numpy(part.astype(np.int64)).to(self.column.device)
+                for part in (turned.data, turned.indices, turned.indptr)
             )
-            self._turned = order, Pairs(offsets, row)
+            self._turned = order, Pairs(ends, row)
         return self._turned
 
 
@@ -98,10 +100,12 @@ class DesignMatrix:
 
     def __init__(self, features: sparse.csr_matrix) -> None:
         self.features = features
+        self._made: tuple[Pairs, Tensor] | None = None
 
-    @cached_property
-    def _all(self) -> tuple[Pairs, Tensor]:
-        return _as_pairs(self.features)
+    def _all(self, device: torch.device) -> tuple[Pairs, Tensor]:
+        if self._made is None or self._made[1].device != device:
+            self._made = _as_pairs(self.features, device)
+        return self._made
 
     @cached_property
     def with_unit_rows(self) -> DesignMatrix:
@@ -112,14 +116,15 @@ class DesignMatrix:
     def times(self, vectors: Tensor, entities: Tensor | None = None) -> Tensor:
         """Return (B, d), the weighted sums of the (columns, d) vectors of some entities (B,), or of all of them."""
         if entities is None or _SMALLEST_SHARE * len(entities) >= self.features.shape[0]:
-            everyone = weighted_sums(*self._all, vectors)
+            everyone = weighted_sums(*self._all(vectors.device), vectors)
             return everyone if entities is None else everyone.index_select(0, entities)
-        return weighted_sums(*_as_pairs(self.features[entities.numpy()]), vectors)
+        return weighted_sums(*_as_pairs(self.features[entities.cpu().numpy()], vectors.device), vectors)
 
 
-def _as_pairs(matrix: sparse.csr_matrix) -> tuple[Pairs, Tensor]:
-    offsets, columns = (torch.from_numpy(part.astype("int64")) for part in (matrix.indptr, matrix.indices))
-    return Pairs(offsets, columns), torch.from_numpy(matrix.data.astype("float32"))
+def _as_pairs(matrix: sparse.csr_matrix, device: torch.device) -> tuple[Pairs, Tensor]:
+    parts = (matrix.indptr.astype("int64"), matrix.indices.astype("int64"), matrix.data.astype("float32"))
+    offsets, columns, values = (torch.from_numpy(part).to(device) for part in parts)
+    return Pairs(offsets, columns), values
 
 
 class _PairScores(torch.autograd.Function):

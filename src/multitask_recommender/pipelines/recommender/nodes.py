@@ -35,12 +35,23 @@ from multitask_recommender.foundation.measuring import Cost, measured
 from multitask_recommender.foundation.randomness import derive_seed
 from multitask_recommender.foundation.spool import Spool
 from multitask_recommender.models import ranking
+from multitask_recommender.models.asked import queries_state, read_queries
 from multitask_recommender.models.fitted import note_fit, restored, settings_for, start_record, with_encoder
 from multitask_recommender.models.recommender import Recommender
 from multitask_recommender.models.soundness import check_learnt, check_predictions
 from multitask_recommender.models.state import State, array, branch
 from multitask_recommender.models.stored import StoredModel
-from multitask_recommender.models.variants import DataSize, DerivedParameters, Variant, VariantParameters, with_values
+from multitask_recommender.models.training.division import Launcher, trained_by
+from multitask_recommender.models.variants import (
+    VARIANTS,
+    DataSize,
+    DerivedParameters,
+    Variant,
+    VariantParameters,
+    with_values,
+)
+from multitask_recommender.spark.jobs import run_on_executors
+from multitask_recommender.spark.settings import SparkSettings
 
 logger = logging.getLogger(__name__)
 _KEPT_ROWS = 1_000_000
@@ -142,10 +153,12 @@ def fit(
     splits: SplitSettings,
     tables: TrainingTables,
     user_embedding: StoredModel | None,
+    launcher: Launcher | None = None,
 ) -> tuple[StoredModel, pd.DataFrame, pd.DataFrame, dict[str, Any]]:
     """Fit the model with its chosen parameters on the training rows of every split, once per seed number.
 
     The split ``everything``, from which recommendations are made, uses the parameters that :func:`settings_for` finds.
+    With a ``launcher`` the fits are made one after the other, and each module that can be divided by several processes.
 
     Returns:
         The states by split and seed number, with what made them; learning curves (split, seed, epoch, loss, value); the
@@ -169,7 +182,7 @@ def fit(
     def fit_once(job: tuple[str, int]) -> tuple[State, list[dict[str, float]], int, dict[str, float]]:
         split, seed = job
         model = variant.make(variant.read_settings(settings[split]), sides[split].tasks)
-        with measured() as cost:
+        with measured() as cost, trained_by(launcher):
             try:
                 curve = model.fit(rows[split], sides[split], derive_seed(study.seed, variant.name, split, seed))
                 check_learnt(model.state())
@@ -180,7 +193,7 @@ def fit(
 
     jobs = [(split, seed) for split in chosen for seed in _repeats(variant, study)]
     jobs += [(split, 0) for split in names if split == EVERYTHING]
-    workers = cross_validation.workers if variant.recommender.stochastic else 1
+    workers = cross_validation.workers if variant.recommender.stochastic and launcher is None else 1
     title = f"{variant.name}: training"
     if tables.count() <= _ROWS_TOGETHER:
         read(names)
@@ -269,21 +282,25 @@ class Ranked(NamedTuple):
     queries: Queries
 
 
+def _blocks(histories: Histories, users: IntArray, size: int) -> Iterator[Queries]:
+    """Ask about some users with their known rows, ``size`` at a time."""
+    for begin in range(0, len(users), size):
+        yield histories.of(users[begin : begin + size])
+
+
 def _ranked(
-    model: Recommender, side: SideInformation, histories: Histories, users: IntArray, catalogue: BoolArray, length: int
+    model: Recommender, side: SideInformation, blocks: Iterator[Queries], catalogue: BoolArray, length: int
 ) -> Iterator[Ranked]:
     """Score and rank users block by block, by what is known of them; lists leave out what their task declares."""
-    size = ranking.users_at_a_time(side.items, len(side.tasks))
-    for begin in range(0, len(users), size):
-        block = users[begin : begin + size]
-        queries = histories.of(block)
+    for queries in blocks:
         scores = model.score(queries)
         order = model.ranking_scores(scores)
         left_out = {task: queries.left_out(task, side.tasks[task], side.items) for task in order}
         lists = {
-            task: ranking.top_items(score, left_out[task], catalogue, length, block) for task, score in order.items()
+            task: ranking.top_items(score, left_out[task], catalogue, length, queries.user)
+            for task, score in order.items()
         }
-        yield Ranked(block, scores, order, lists, queries)
+        yield Ranked(queries.user, scores, order, lists, queries)
 
 
 def _list_rows(task: str, block: Ranked) -> dict[str, Any]:
@@ -338,7 +355,8 @@ def _answers(
 ) -> Answers:
     """Yield the predictions of the pairs and the lists of their users, block by block."""
     user, item, time = pairs
-    for block in _ranked(model, side, histories, np.unique(user), catalogue, length):
+    blocks = _blocks(histories, np.unique(user), ranking.users_at_a_time(side.items, len(side.tasks)))
+    for block in _ranked(model, side, blocks, catalogue, length):
         own = slice(*np.searchsorted(user, [block.users[0], block.users[-1] + 1]))
         place, moment = np.searchsorted(block.users, user[own]), None if time is None else time[own]
         predicted = model.predict(block.queries, block.scores, place, item[own], moment)
@@ -421,10 +439,12 @@ def recommend(
     user_embedding: StoredModel | None,
     study: StudySettings,
     tables: TrainingTables,
+    spark: SparkSettings | None = None,
 ) -> Spool:
     """Recommend to every user with the model fitted on all interactions.
 
-    Nothing of it is evaluated: it is what the study hands over for use.
+    Nothing of it is evaluated: it is what the study hands over for use. With ``spark`` the lists are made on the
+    executors, from the stored vectors or weights and the users' histories.
 
     Returns:
         recommendations (user_id, task, rank, item_id, title, score) without the user's known items, user by user.
@@ -436,30 +456,82 @@ def recommend(
     models, side = restored(
         variant, chosen, stored, _record(tables), tables.side(EVERYTHING), user_embedding, EVERYTHING, rows
     )
-    (model,) = models.values()
-    trained = candidate_items("trained", rows.item, side.items)
-    histories = Histories(rows, side.user_features)
+    ((seed, model),) = models.items()
+    trained, size = (
+        candidate_items("trained", rows.item, side.items),
+        ranking.users_at_a_time(side.items, len(side.tasks)),
+    )
+    histories, everyone = Histories(rows, side.user_features), np.arange(side.users)
     user_id = pa.array(tables.identifiers[0], pa.string())
     items = tables.items.order_by("item").select("item_id", "title").to_pyarrow().combine_chunks()
-    with single_threaded():
-        for block in _ranked(model, side, histories, np.arange(side.users), trained, study.recommendations):
-            parts = []
-            for number, task in enumerate(block.order):
-                own = _list_rows(task, block)
-                of_items = items.take(pa.array(own["item"]))
-                columns = {
-                    "user_id": user_id.take(pa.array(own["user"])),
-                    "item_id": of_items["item_id"],
-                    "title": of_items["title"],
-                    "task": task,
-                    "rank": own["rank"],
-                    "score": own["score"],
-                }
-                order = {"user": pa.array(own["user"]), "number": pa.repeat(number, len(own["user"]))}
-                table = _table(RECOMMENDATIONS, columns)
-                for name, values in order.items():
-                    table = table.append_column(name, values)
-                parts.append(table)
-            together = pa.concat_tables(parts)
-            result.add(together.sort_by([("user", "ascending"), ("number", "ascending"), ("rank", "ascending")]))
+    if spark is None:
+        with single_threaded():
+            for block in _ranked(model, side, _blocks(histories, everyone, size), trained, study.recommendations):
+                result.add(_with_names(_numbered_lists(block), user_id, items))
+        return result
+    # Jobs are of whole blocks, so that no score depends on their number, and several a slot, so that none waits long.
+    step = size * max(side.users // size // (4 * spark.num_processes), 1)
+    asked = (queries_state(queries) for queries in _blocks(histories, everyone, step))
+    state = branch(branch(stored.state, EVERYTHING), seed)
+    shared = (variant.name, settings_for(chosen, EVERYTHING), side.without_users(), state, trained)
+    lists = run_on_executors(
+        spark, f"the lists of '{variant.name}'", _make_lists, asked, NUMBERED, *shared, study.recommendations
+    )
+    for table in lists:
+        result.add(_with_names(table, user_id, items))
     return result
+
+
+NUMBERED = pa.schema(
+    [("user", pa.int64()), ("task", pa.string()), ("rank", pa.int64()), ("item", pa.int64()), ("score", pa.float32())]
+)
+
+
+def _numbered_lists(block: Ranked) -> pa.Table:
+    """Return the lists of a block, user by user, and of a user task by task."""
+    parts = []
+    for number, task in enumerate(block.order):
+        own = _list_rows(task, block)
+        table = _table(NUMBERED, {**own, "task": task})
+        parts.append(table.append_column("number", pa.repeat(number, len(table))))
+    together = pa.concat_tables(parts)
+    return together.sort_by([("user", "ascending"), ("number", "ascending"), ("rank", "ascending")])
+
+
+def _with_names(lists: pa.Table, user_id: pa.Array, items: pa.Table) -> pa.Table:
+    """Put identifiers and titles in the place of numbers."""
+    of_items = items.take(lists["item"])
+    return (
+        lists.append_column("user_id", user_id.take(lists["user"].combine_chunks()))
+        .append_column("item_id", of_items["item_id"])
+        .append_column("title", of_items["title"])
+    )
+
+
+def _make_lists(
+    asked: State,
+    name: str,
+    settings: dict[str, Any],
+    side: SideInformation,
+    state: State,
+    catalogue: BoolArray,
+    length: int,
+) -> Iterator[pa.Table]:
+    """Make the lists of some users; runs on an executor.
+
+    Args:
+        asked: The queries, as :func:`queries_state` gives them.
+        name: Name of the model.
+        settings: What was chosen for it.
+        side: The side information without users.
+        state: What the model learnt.
+        catalogue: (items,) which may be recommended.
+        length: Of a list.
+    """
+    variant = VARIANTS[name]
+    model = variant.make(variant.read_settings(settings), side.tasks)
+    model.restore(state, side)
+    for block in _ranked(
+        model, side, read_queries(asked).blocks(ranking.users_at_a_time(side.items, len(side.tasks))), catalogue, length
+    ):
+        yield _numbered_lists(block)

@@ -24,6 +24,8 @@ from multitask_recommender.models.variants import (
 )
 from multitask_recommender.pipelines.bundles import bundle, bundle_models, join_families
 from multitask_recommender.pipelines.recommender import nodes, task_affinity
+from multitask_recommender.spark.settings import SparkSettings
+from multitask_recommender.spark.training import SparkLauncher
 
 _EVALUATED = ["cv_results", "expert_utilisation", "fit_costs", "predictions", "ranked_lists", "predict_costs"]
 """Outputs of a model that other pipelines read."""
@@ -68,12 +70,14 @@ def _model_pipeline(variant: Variant) -> Pipeline:
         study: StudySettings,
         splits: SplitSettings,
         dataset: DatasetSettings,
+        engine: str,
+        spark: SparkSettings,
         training_data: Mapping[str, ir.Table],
         encoder: StoredModel | None = None,
     ) -> tuple[StoredModel, pd.DataFrame, pd.DataFrame, dict[str, Any]]:
-        return nodes.fit(
-            variant, chosen, cross_validation, study, splits, _tables(variant, dataset, training_data), encoder
-        )
+        launcher = SparkLauncher(spark) if engine == "spark" else None
+        tables = _tables(variant, dataset, training_data)
+        return nodes.fit(variant, chosen, cross_validation, study, splits, tables, encoder, launcher)
 
     def predict(
         chosen: dict[str, Any],
@@ -97,10 +101,13 @@ def _model_pipeline(variant: Variant) -> Pipeline:
         weights: StoredModel,
         study: StudySettings,
         dataset: DatasetSettings,
+        engine: str,
+        spark: SparkSettings,
         training_data: Mapping[str, ir.Table],
         encoder: StoredModel | None = None,
     ) -> Spool:
-        return nodes.recommend(variant, chosen, weights, encoder, study, _tables(variant, dataset, training_data))
+        tables = _tables(variant, dataset, training_data)
+        return nodes.recommend(variant, chosen, weights, encoder, study, tables, spark if engine == "spark" else None)
 
     # The viewer shows what stands in the docstrings of the functions.
     for step, described in ((tune, nodes.tune), (derive, nodes.derive), (fit, nodes.fit)):
@@ -109,6 +116,7 @@ def _model_pipeline(variant: Variant) -> Pipeline:
 
     learnt_from = ["training_data", *(["user_embedding.weights"] if variant.user_encoder else [])]
     study = ["params:study", "params:splits", "params:dataset"]
+    engine = ["params:engine", "params:spark"]
     parameters = f"params:models.{variant.block}"
     if variant.based_on is None:
         choose = node(
@@ -126,7 +134,7 @@ def _model_pipeline(variant: Variant) -> Pipeline:
         choose,
         node(
             fit,
-            ["chosen_settings", "params:cross_validation", *study, *learnt_from],
+            ["chosen_settings", "params:cross_validation", *study, *engine, *learnt_from],
             ["weights", "learning_curve", "expert_utilisation", "fit_costs"],
             name="fit",
         ),
@@ -151,7 +159,7 @@ def _model_pipeline(variant: Variant) -> Pipeline:
         steps.append(
             node(
                 recommend,
-                ["chosen_settings", "weights", "params:study", "params:dataset", *learnt_from],
+                ["chosen_settings", "weights", "params:study", "params:dataset", *engine, *learnt_from],
                 "recommendations",
                 name="recommend",
             )
@@ -162,7 +170,7 @@ def _model_pipeline(variant: Variant) -> Pipeline:
         steps,
         namespace=variant.name,
         inputs=inputs,
-        parameters={parameters, "params:cross_validation", "params:evaluation.ks", *study},
+        parameters={parameters, "params:cross_validation", "params:evaluation.ks", *study, *engine},
         tags=["recommender", variant.kind],
     )
     return Pipeline([own], namespace=variant.namespace.rpartition(".")[0], prefix_datasets_with_namespace=False)
