@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
 import pytest
+from execute import execute
 from nbclient.exceptions import CellExecutionError
 
 from conftest import ROOT, Project, made_once
-
-sys.path.insert(0, str(ROOT / "notebooks"))
-from execute import execute
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -27,10 +25,10 @@ def swept_project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 @pytest.mark.parametrize("name", [path.name for path in NOTEBOOKS])
-def test_notebook(name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KEDRO_ENV", "test")
+def test_notebook(name: str, request: pytest.FixtureRequest, executed: Callable[[Project, str], Path]) -> None:
     project = request.getfixturevalue("swept_project" if name == SWEEP else "finished_project")
-    notebook = execute(project.folder / "notebooks" / name)
+    notebook = nbformat.read(executed(project, name), as_version=4)
+    assert "stored-outputs" not in [cell.id for cell in notebook.cells]
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert any("image/png" in output.get("data", {}) for output in outputs)
 
