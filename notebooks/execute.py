@@ -1,6 +1,6 @@
-"""Executes every notebook on the outputs of the last run: ``python notebooks/execute.py [--to FOLDER] [--jobs 2]``.
+"""Executes notebooks on the outputs of the last run: ``python notebooks/execute.py [NOTEBOOK ...] [--to FOLDER]``.
 
-Without a folder they are executed in place. ``KEDRO_ENV`` names the environment whose outputs they load.
+All of them, where none is named; in place, where no folder is. ``KEDRO_ENV`` names the environment they load from.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -73,18 +73,20 @@ def execute_to(folder: Path, path: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Execute all notebooks, in place or into a folder."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--to", type=Path, help="folder for the executed notebooks; without it, in place")
-    parser.add_argument("--jobs", type=int, default=2, help="notebooks at the same time (default: 2)")
+    """Execute notebooks, in place or into a folder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("notebooks", type=Path, nargs="*", help="notebooks to execute (default: all)")
+    parser.add_argument("--to", type=Path, help="folder for the executed notebooks (default: in place)")
+    parser.add_argument("--jobs", type=int, default=2, help="notebooks at the same time, with --to (default: 2)")
     options = parser.parse_args(arguments)
-    paths = sorted(NOTEBOOKS.glob("*.ipynb"))
+    paths = options.notebooks or sorted(NOTEBOOKS.glob("*.ipynb"))
     if options.to is None:
         for path in tqdm(paths):
             nbformat.write(execute(path), path)
         return
     options.to.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(options.jobs) as pool:
+    # Processes, since the clients of two kernels in threads of one lose messages.
+    with ProcessPoolExecutor(options.jobs) as pool:
         list(tqdm(pool.map(partial(execute_to, options.to), paths), total=len(paths), desc="notebooks"))
 
 

@@ -24,6 +24,7 @@ from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from kedro_viz.api.rest.responses.metadata import MetadataAPIResponse, get_metadata_response
 from PIL import Image
+
 from tables import TABLES, interactive, write_page
 
 HERE = Path(__file__).resolve().parent
@@ -65,8 +66,8 @@ def read_run(project: Path, environment: str | None) -> Run:
     """
     bootstrap_project(project)
     with KedroSession.create(project_path=project, env=environment) as session:
-        context = session.load_context()
-        catalog = context.catalog
+        assert isinstance(session, KedroSession)
+        catalog = session.load_context().catalog
         folder = Path(str(catalog.get("headline")._filepath)).parent
         paths = {
             name: Path(str(dataset._filepath))
@@ -119,8 +120,8 @@ def answer(run: Run) -> list[str]:
     kinds = dict(metrics.itertuples(index=False, name=None))
     baseline = table["control"].map(kinds) == "baseline"
     lines = [
-        f"These {len(table)} comparisons were declared before anything was measured: every core multi-task model, on every "
-        f"split and task, by its main metric. Their verdicts, corrected for all {len(table)} together:",
+        f"These {len(table)} comparisons were declared before anything was measured: every core multi-task model, on "
+        f"every split and task, by its main metric. Their verdicts, corrected for all {len(table)} together:",
         "",
         "| | helps | equivalent | undecided | harms |",
         "|---|---|---|---|---|",
@@ -144,15 +145,15 @@ def index_page(run: Run, environment: str | None) -> list[str]:
         lines += figure_lines(path, "figures/")
     lines += answer(run)
     lines += [
-        "*helps*: better, and by more than noise; *harms*: worse; *equivalent*: the difference is below the smallest effect of "
-        "interest; *undecided*: the data cannot tell. Why, and with what limits: "
+        "*helps*: better, and by more than noise; *harms*: worse; *equivalent*: the difference is below the smallest "
+        "effect of interest; *undecided*: the data cannot tell. Why, and with what limits: "
         "[Evaluation](notebooks/04_evaluation.ipynb).",
         "",
         "## Where to go",
         "",
         "| | |",
         "|---|---|",
-        "| [Notebooks](notebooks/index.md) | the study as a paper with code: data, user embedding, models, evaluation |",
+        "| [Notebooks](notebooks/index.md) | a paper with code: data, user embedding, models, evaluation |",
         "| [Tables](tables/index.md) | every number, to sort and filter, with the files |",
         "| [Figures](figures.md) | all figures |",
         "| [Pipeline map](pipeline_map.md) | every node and table, and what is made from what |",

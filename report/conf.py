@@ -1,4 +1,4 @@
-"""How Sphinx turns the pages that ``report/build.py`` lays out into the report site. Nothing is fetched from elsewhere."""
+"""How Sphinx makes the report site of what ``report/build.py`` lays out. Nothing is fetched from elsewhere."""
 
 from __future__ import annotations
 

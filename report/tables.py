@@ -25,13 +25,13 @@ class Table:
     Attributes:
         about: What it holds.
         mean_over: Columns over which the values are averaged, such as seeds.
-        values: Columns that are averaged.
+        averaged: Columns that are averaged.
         only: Rows shown: a column and its value.
     """
 
     about: str = ""
     mean_over: tuple[str, ...] = ()
-    values: tuple[str, ...] = ()
+    averaged: tuple[str, ...] = ()
     only: tuple[str, str] | None = None
 
 
@@ -44,12 +44,12 @@ TABLES = {
     "metrics": Table(
         "Every metric of every model: accuracy, recall, coverage, novelty.",
         mean_over=("seed",),
-        values=("value", "users", "rows"),
+        averaged=("value", "users", "rows"),
         only=("group", "all"),
     ),
     "estimates": Table("Metrics that divide by user, with 95 % intervals over users and trainings."),
     "group_metrics": Table(
-        "Who gains, who pays: users by activity, items by popularity.", mean_over=("seed",), values=("value", "count")
+        "Who gains, who pays: users by activity, items by popularity.", mean_over=("seed",), averaged=("value", "count")
     ),
     "group_comparisons": Table("Gains over the single-task control in groups of the users by activity."),
     "group_gaps": Table("How far the main metrics lie apart between declared groups of users."),
@@ -57,18 +57,18 @@ TABLES = {
     "cv_results": Table(
         "Every cross-validation: the error of every combination of parameters.",
         mean_over=("fold", "candidate"),
-        values=("error",),
+        averaged=("error",),
     ),
     "expert_utilisation": Table(
-        "How much every task weighs every expert.", mean_over=("seed",), values=("weight", "spread", "moved")
+        "How much every task weighs every expert.", mean_over=("seed",), averaged=("weight", "spread", "moved")
     ),
     "task_affinity": Table(
-        "Cosines of the tasks' gradients on the shared parameters.", mean_over=("fold",), values=("cosine",)
+        "Cosines of the tasks' gradients on the shared parameters.", mean_over=("fold",), averaged=("cosine",)
     ),
     "task_pair_gains": Table(
         "What every task gains from being trained with one other.",
         mean_over=("fold",),
-        values=("error", "error_alone", "gain"),
+        averaged=("error", "error_alone", "gain"),
     ),
     "learning_curves": Table("How the losses fall over the epochs."),
     "dropped_rows": Table("Rows that were dropped, values that were taken as missing, and why."),
@@ -92,14 +92,14 @@ def shown(table: pd.DataFrame, about: Table) -> tuple[pd.DataFrame, list[str]]:
         The rows to show, and what was done to them, in words.
     """
     done = []
-    if "dataset" in table and table["dataset"].nunique() == 1:
+    if "dataset" in table and len(table["dataset"].unique()) == 1:
         table = table.drop(columns="dataset")
     if about.only is not None and about.only[0] in table:
         column, value = about.only
         table = table[table[column].astype(str) == value].drop(columns=column)
         done.append(f"rows whose {column} is `{value}`")
     over = [name for name in about.mean_over if name in table]
-    values = [name for name in about.values if name in table]
+    values = [name for name in about.averaged if name in table]
     keys = [name for name in table if name not in {*over, *values}]
     if over and values and keys and len(table):
         means = table.groupby(keys, sort=False, dropna=False, observed=True)
@@ -151,6 +151,7 @@ def interactive(table: pd.DataFrame, static: str, **options: object) -> str:
             classes="display compact stripe",
             display_logo_when_loading=False,
             scrollX=True,
+            text_in_header_can_be_selected=False,  # A click on a title sorts.
             **options,
         )
 

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -19,7 +18,6 @@ import yaml
 from scipy import sparse
 
 from commands import run_kedro
-from execute import execute_to
 from multitask_recommender import load_recommender
 from multitask_recommender.data.interactions import Interactions, SideInformation
 from multitask_recommender.data.queries import Histories, Queries
@@ -229,9 +227,10 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Project, str
 
     def execute_once(project: Project, name: str) -> Path:
         def make(folder: Path) -> None:
-            folder.mkdir()
-            with mock.patch.dict(os.environ, KEDRO_ENV="test"):
-                execute_to(folder, project.folder / "notebooks" / name)
+            command = [sys.executable, ROOT / "notebooks" / "execute.py", project.folder / "notebooks" / name]
+            environment = {**os.environ, "KEDRO_ENV": "test"}
+            result = subprocess.run([*command, "--to", folder], env=environment, capture_output=True, text=True)
+            assert result.returncode == 0, result.stderr
 
         return once(tmp_path_factory, f"{project.folder.name}_{Path(name).stem}", make) / name
 

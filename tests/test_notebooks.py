@@ -7,10 +7,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from execute import execute
 from nbclient.exceptions import CellExecutionError
 
 from conftest import ROOT, Project, made_once
+from execute import execute
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
