@@ -39,11 +39,15 @@ def execute(path: Path) -> nbformat.NotebookNode:
     client.execute(
         env={**os.environ, "KEDRO_LOGGING_CONFIG": str(logging_file), "KEDRO_DISABLE_TELEMETRY": "1"},
     )
+    # The state of widgets is of one session, and holds rows of the data.
+    notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
             # What a kernel says on its error stream is about one machine.
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+            for output in cell.outputs:
+                output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
     return notebook
 
 

@@ -146,7 +146,7 @@ class Project:
 
     def files(self) -> dict[str, bytes]:
         """Contents of all outputs save those that hold times."""
-        timed = {"runs.jsonl", "costs.csv", "fit_costs.json", "predict_costs.json", "cost.png"}
+        timed = {"runs.jsonl", "costs.csv", "fit_costs.json", "predict_costs.json", "cost.png", "cost.svg"}
         return {
             str(path.relative_to(self.outputs)): path.read_bytes()
             for path in sorted(self.outputs.rglob("*"))

@@ -18,6 +18,7 @@ from multitask_recommender.data.queries import Histories
 from multitask_recommender.data.tasks import Task
 from multitask_recommender.datasets import CsvTable
 from multitask_recommender.evaluation import figures
+from multitask_recommender.foundation.figure_style import fonts_for
 from multitask_recommender.foundation.jobs import single_threaded
 from multitask_recommender.models.recommender import LearningCurve, Recommender
 from multitask_recommender.models.stored import StoredModel, read_model, write_model
@@ -103,10 +104,10 @@ def test_signs_that_the_usual_font_lacks_come_from_another_or_are_named(
     both = [font for font in manager.ttflist if font.name in ("DejaVu Sans", "STIXGeneral")]
     monkeypatch.setattr(manager, "ttflist", both)
     only_there = next(chr(code) for code in signs("STIXGeneral") - signs("DejaVu Sans") if chr(code).isprintable())
-    assert figures.fonts_for("abc") == ["DejaVu Sans"]
-    assert figures.fonts_for(f"abc{only_there}") == ["DejaVu Sans", "STIXGeneral"]
+    assert fonts_for("abc") == ["DejaVu Sans"]
+    assert fonts_for(f"abc{only_there}") == ["DejaVu Sans", "STIXGeneral"]
     assert not caplog.text
-    assert figures.fonts_for("书名 abc") == ["DejaVu Sans"]
+    assert fonts_for("书名 abc") == ["DejaVu Sans"]
     assert "书名" in caplog.text or "名书" in caplog.text
     assert "Install" in caplog.text
 

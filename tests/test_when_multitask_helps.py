@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from multitask_recommender.foundation.figure_style import signed
 from multitask_recommender.foundation.jobs import run_jobs
 from multitask_recommender.pipelines.when_multitask_helps.experiment import Cell, run_repeat, simulate
-from multitask_recommender.pipelines.when_multitask_helps.figures import plot_sweep
+from multitask_recommender.pipelines.when_multitask_helps.figures import plot_gain_by_relatedness, plot_sweep
 from multitask_recommender.pipelines.when_multitask_helps.nodes import COLUMNS, VERDICTS, judge_repeat, run_sweep
 from multitask_recommender.pipelines.when_multitask_helps.parameters import SweepSettings
 
@@ -118,7 +119,10 @@ def test_sweep_table_and_figure() -> None:
     assert (main["gain"] <= own.max() + 1e-12).all()
     texts = [text.get_text() for text in plot_sweep(table).axes[0].texts]
     assert len(texts) == 4
-    assert any(f"{100 * main.loc[(0.9, 0.5), 'gain']:+.1f} %" in text for text in texts)
+    assert any(f"{signed(100 * main.loc[(0.9, 0.5), 'gain'])} %" in text for text in texts)
+    by_relatedness = plot_gain_by_relatedness(table)
+    assert len(by_relatedness.axes) == main.index.size // main.groupby(level=[0, 1]).ngroups
+    assert "missing" in by_relatedness.get_label()
 
 
 def test_positive_gain_is_better() -> None:

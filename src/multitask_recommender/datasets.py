@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -10,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Protocol
 
 import ibis.expr.types as ir
+import matplotlib as mpl
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +22,7 @@ from kedro_datasets.json import JSONDataset
 from kedro_datasets.matplotlib import MatplotlibDataset
 from kedro_datasets.pandas import CSVDataset, ParquetDataset
 from matplotlib.figure import Figure
+from PIL import Image
 
 from multitask_recommender.models.state import State
 from multitask_recommender.models.stored import StoredModel, read_model, write_model
@@ -90,7 +94,8 @@ class PandasTable(_WholeFile, ParquetDataset):
         self._replace(lambda: write(data))
 
 
-_NAMES = ("dataset", "task", "other", "trained_with", "expert", "loss")
+_NAMES = ("dataset", "task", "other", "trained_with", "expert", "loss", "feature", "taste", "title", "examples")
+_NAMES += ("user_id", "item_id", "neighbour_id")
 """Columns of names that are the user's: ``NA`` and ``1`` are names too."""
 
 
@@ -118,16 +123,55 @@ class JsonFile(_WholeFile, JSONDataset):
         self._replace(lambda: write(data))
 
 
+class SavedFigure:
+    """A figure as it was saved, which notebooks show with the words that stand for it.
+
+    Attributes:
+        png: The picture.
+        words: What it says, in words (its alternative text).
+        width: Width at which it is meant to be shown, in pixels of 1/96 inch.
+    """
+
+    def __init__(self, png: bytes) -> None:
+        self.png = png
+        with Image.open(io.BytesIO(png)) as picture:
+            self.words = str(getattr(picture, "text", {}).get("Description", ""))
+            dots = float(picture.info.get("dpi", (96.0, 96.0))[0])
+            self.width = round(picture.width / dots * 96.0)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
+        bundle = {"image/png": base64.b64encode(self.png).decode("ascii"), "text/plain": self.words or "figure"}
+        return bundle, {"image/png": {"alt": self.words, "width": self.width}}
+
+
 class FigureFile(_WholeFile, MatplotlibDataset):
-    """``matplotlib.MatplotlibDataset`` that writes whole files."""
+    """``matplotlib.MatplotlibDataset`` that writes a PNG, and an SVG of the same name beside it, whole files both.
+
+    Title and alternative text of the figure (see ``foundation.figure_style.finished``) are written into both files. The
+    same figure gives the same bytes: neither file holds a date or a random name.
+    """
+
+    DEFAULT_SAVE_ARGS: ClassVar[dict[str, Any]] = {"format": "png", "dpi": 144}
 
     def save(self, data: Figure) -> None:
         """Write the figure."""
-        write = super().save
-        with warnings.catch_warnings():
+        write, png, original = super().save, self._filepath, dict(self._save_args)
+        words = {"Title": data.get_suptitle(), "Description": str(data.get_label())}
+        with warnings.catch_warnings(), mpl.rc_context({"svg.hashsalt": "multitask-recommender"}):
             # What signs the fonts lack is said once, where the figure is made.
-            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-            self._replace(lambda: write(data))
+            warnings.filterwarnings("ignore", message="Glyph .* missing from")
+            try:
+                self._save_args = {**original, "metadata": words}
+                self._replace(lambda: write(data))
+                self._filepath = PurePosixPath(png).with_suffix(".svg")
+                self._save_args = {"format": "svg", "dpi": 144, "metadata": {**words, "Date": None}}
+                self._replace(lambda: write(data))
+            finally:
+                self._filepath, self._save_args = png, original
+
+    def load(self) -> SavedFigure:  # type: ignore[override]
+        """Read the picture."""
+        return SavedFigure(Path(self._filepath).read_bytes())
 
 
 class ArraysFile(_WholeFile, AbstractDataset[State, State]):

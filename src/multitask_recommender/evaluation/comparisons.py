@@ -244,6 +244,15 @@ class Cell(NamedTuple):
     @classmethod
     def of(cls, rows: pd.DataFrame) -> Cell:
         """Read the rows (seed, user, total, count) of a model; users who are missing with a seed are left out."""
+        seeds = rows["seed"].to_numpy()
+        number = len(np.unique(seeds))
+        if len(rows) % number == 0:
+            shape = (number, len(rows) // number)
+            parts = [rows[name].to_numpy().reshape(shape) for name in ("seed", "user", "total", "count")]
+            by_seed, users, total, count = parts
+            # As every seed's rows stand: the same users, ascending. Much faster than a pivot.
+            if (by_seed == by_seed[:, :1]).all() and (users == users[:1]).all() and (np.diff(users[0]) > 0).all():
+                return cls(users[0].astype(np.int64), total.astype(np.float64), count.mean(axis=0, dtype=np.float64))
         whole = rows.pivot_table(index="user", columns="seed", values=["total", "count"], observed=True).dropna()
         totals, counts = (whole[column].to_numpy(np.float64).T for column in ("total", "count"))
         return cls(whole.index.to_numpy(np.int64), totals, counts.mean(axis=0))

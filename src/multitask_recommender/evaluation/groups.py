@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import ibis.expr.types as ir
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from multitask_recommender.data.features import MISSING
 from multitask_recommender.data.interactions import BoolArray, IntArray, Interactions
@@ -16,6 +17,8 @@ COLUMNS = ["split", "side", "entity", "group"]
 EVERYONE = "all"
 """The group that holds all users and items: what a metric is without groups."""
 TEMPERATURES = ("hot", "warm", "cold")
+THIRDS = ["low", "middle", "high"]
+"""Users in thirds by activity, items in thirds by popularity."""
 
 
 @dataclass(frozen=True)
@@ -135,3 +138,15 @@ def groups_of_pairs(everyone: Group, test: Interactions, known: Sequence[tuple[I
 def overall(table: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of the metrics table that are of all users and items."""
     return table[table["group"] == EVERYONE]
+
+
+def activity_thirds(training_users: IntArray, users: IntArray) -> NDArray[np.str_]:
+    """Return (n,) the third, by number of training rows, that some users belong to.
+
+    Args:
+        training_users: (rows,) user of every training row.
+        users: (n,) the users that are asked about; one without training rows belongs to the lowest third.
+    """
+    rows = np.bincount(training_users, minlength=int(users.max(initial=-1)) + 1)
+    edges = np.quantile(rows[rows > 0], [1 / 3, 2 / 3])
+    return np.array(THIRDS)[np.searchsorted(edges, rows[users])]

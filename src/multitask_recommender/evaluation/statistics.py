@@ -8,6 +8,7 @@ Of a model that was trained with several seeds, a_u is the mean over them.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -94,8 +95,7 @@ def compare_paired(
     drawn = np.empty(resamples)
     for begin in range(0, resamples, _BATCH):
         size = min(_BATCH, resamples - begin)
-        own = rng.integers(0, len(count), (size, len(count))) + np.arange(size)[:, None] * len(count)
-        users = np.bincount(own.ravel(), minlength=size * len(count)).reshape(size, len(count)).astype(np.float64)
+        users = _drawn_users(size, len(count), rng)
         totals = [(users @ values.T * _drawn_seeds(size, len(values), rng)).sum(axis=1) for values in of_seeds]
         one, other = (np.maximum(total, 0.0) / (users @ count) if root else total / (users @ count) for total in totals)
         drawn[begin : begin + size] = np.sqrt(one) - np.sqrt(other) if root else one - other
@@ -104,6 +104,64 @@ def compare_paired(
     without = np.sqrt(np.maximum(one, 0.0)) - np.sqrt(np.maximum(other, 0.0)) if root else one - other
     low, high = _interval(difference, drawn, without)
     return Comparison(difference, relative, low, high, p_value, base)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A metric with its 95 % BCa bootstrap interval over users and seeds; NaN where there is none.
+
+    Attributes:
+        value: The metric.
+        low: Lower end of the interval.
+        high: Upper end.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+def estimate_means(
+    totals: Sequence[Values], counts: Sequence[Values], root: bool, resamples: int, rng: np.random.Generator
+) -> list[Estimate]:
+    """Estimate one metric of several models with intervals, which all rest on the same resamples of the users.
+
+    The resamples are those of :func:`compare_paired`: users, and S - 1 of the S seeds of a model. Of fewer than two
+    users there is no interval.
+
+    Args:
+        totals: Of every model (its seeds, users) totals a_u; users whom a model was not measured on have 0.
+        counts: Of every model (users,) counts n_u.
+        root: Whether g is the square root instead of the identity.
+        resamples: Resamples of the bootstrap.
+        rng: Source of them.
+
+    Returns:
+        One estimate a model.
+    """
+    users = len(counts[0])
+    drawn = [np.empty(resamples) for _ in totals]
+    for begin in range(0, resamples, _BATCH):
+        size = min(_BATCH, resamples - begin)
+        weights = _drawn_users(size, users, rng)
+        for own, total, count in zip(drawn, totals, counts, strict=True):
+            number = weights @ count
+            sums = (weights @ total.T * _drawn_seeds(size, len(total), rng)).sum(axis=1)
+            own[begin : begin + size] = np.divide(sums, number, out=np.full(size, np.nan), where=number > 0)
+    found = []
+    for own, of_seeds, count in zip(drawn, totals, counts, strict=True):
+        total, there = of_seeds.mean(axis=0), count > 0
+        if there.sum() < 2:
+            value = float(total.sum() / count.sum()) if there.any() else float("nan")
+            found.append(Estimate(math.sqrt(value) if root else value, float("nan"), float("nan")))
+            continue
+        rest = count.sum() - count[there]
+        without = (total.sum() - total[there]) / np.where(rest > 0, rest, 1.0)
+        value, own = float(total.sum() / count.sum()), own[np.isfinite(own)]
+        if root:
+            value, own, without = math.sqrt(value), np.sqrt(np.maximum(own, 0)), np.sqrt(np.maximum(without, 0))
+        found.append(Estimate(value, *_interval(value, own, without)))
+    return found
 
 
 def permutation_p_value(
@@ -145,6 +203,12 @@ def permutation_p_value(
         batch=_BATCH,
     )
     return float(test.pvalue)
+
+
+def _drawn_users(size: int, users: int, rng: np.random.Generator) -> Values:
+    """Return (size, users) how often every user is drawn in resamples of all of them."""
+    own = rng.integers(0, users, (size, users)) + np.arange(size)[:, None] * users
+    return np.bincount(own.ravel(), minlength=size * users).reshape(size, users).astype(np.float64)
 
 
 def _drawn_seeds(size: int, seeds: int, rng: np.random.Generator) -> Values:

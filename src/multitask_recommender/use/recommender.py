@@ -263,6 +263,20 @@ class LoadedRecommender:
         rows, ignored = (None, 0) if history is None else self.history_reader.read(history, unknown_items)
         return self._queries(np.array([user]), rows, context or {}), ignored
 
+    def edited(self, user_id: object | None = None, *, without: Iterable[object] = (), added: History = ()) -> Queries:
+        """Return the query of a user as if the history had been another.
+
+        Args:
+            user_id: A user of the training; None: a newcomer of whom nothing else is known.
+            without: Items that are taken out of the history, also out of what is added.
+            added: Events after the others, the earliest first.
+        """
+        queries, _ = self.queries(user_id, added, {})
+        left_out = self._item_numbers(list(without), "without")
+        history = queries.history.where(~np.isin(queries.history.item, left_out))
+        lengths = np.array([len(history)])
+        return Queries(queries.user, history, self._contexts.changed(queries.context, {}, lengths))
+
     def score(self, queries: Queries) -> dict[str, FloatArray]:
         """Return task to (B, items) scores of a block of queries."""
         with one_thread():

@@ -175,14 +175,21 @@ class UserEmbedding(TrainableModule):
         return vectors, (reconstruction + self.penalty * (z**2).sum(1)).mean()
 
 
-def optimal_loss(singular_values: Tensor, dimension: int, penalty: float) -> float:
+def optimal_loss(singular_values: Tensor, dimension: int, penalty: float, energy: float | None = None) -> float:
     """Minimum of sum_u L_UserEmb over W without context, for a history matrix with these singular values.
 
     sum_{j<=k} s_j^2 (lambda - lambda^2 / 4) + sum_{j>k} s_j^2 for lambda < 2; for larger lambda W = 0 is best.
+
+    Args:
+        singular_values: All of them, or the ``dimension`` largest together with the ``energy``.
+        dimension: k.
+        penalty: lambda.
+        energy: Sum of the squares of all singular values; None: those that are given are all.
     """
-    energy = singular_values.sort(descending=True).values ** 2
+    squares = singular_values.sort(descending=True).values ** 2
+    kept = float(squares[:dimension].sum())
     factor = penalty - penalty**2 / 4 if penalty < 2 else 1.0
-    return float(factor * energy[:dimension].sum() + energy[dimension:].sum())
+    return factor * kept + max((float(squares.sum()) if energy is None else energy) - kept, 0.0)
 
 
 class UserEmbeddingModel(Recommender[UserEmbeddingSettings]):

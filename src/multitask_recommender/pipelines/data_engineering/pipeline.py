@@ -1,8 +1,29 @@
 """The pipeline ``data_engineering``: raw tables to checked tables, labels, splits, sequences and features."""
 
 from kedro.pipeline import Pipeline, node
+from kedro.pipeline.node import Node
 
-from multitask_recommender.pipelines.data_engineering import nodes
+from multitask_recommender.data import profile
+from multitask_recommender.pipelines.data_engineering import figures, nodes
+
+
+def _descriptions() -> list[Node]:
+    """Build the nodes that describe the data, in tables and figures."""
+    labelled = ["labelled_interactions", "params:dataset"]
+    vocabularies = ["user_vocabulary", "item_vocabulary"]
+    made = [
+        (profile.summarise, ["interactions", "users", "items", "params:dataset"], "data_summary"),
+        (profile.activity, "interactions", "activity"),
+        (profile.count_parts, "splits", "split_sizes"),
+        (profile.overlap_of_tasks, labelled, "task_overlap"),
+        (profile.values_of_labels, labelled, "label_values"),
+        (profile.events_in_time, ["labelled_interactions", "splits", "params:dataset"], "events_in_time"),
+        (profile.summarise_features, ["users", "items", *vocabularies, "params:dataset"], "feature_summary"),
+        (figures.plot_activity, ["activity", "feature_summary", "params:dataset"], "activity_figure"),
+        (figures.plot_tasks, ["task_overlap", "label_values", "params:dataset"], "tasks_figure"),
+        (figures.plot_time, ["events_in_time", "params:dataset"], "time_figure"),
+    ]
+    return [node(step, inputs, output, name=step.__name__) for step, inputs, output in made]
 
 
 def create_pipeline() -> Pipeline:
@@ -78,6 +99,7 @@ def create_pipeline() -> Pipeline:
                 ["item_vocabulary", "item_features"],
                 name="build_item_features",
             ),
+            *_descriptions(),
         ],
         namespace="data_engineering",
         prefix_datasets_with_namespace=False,

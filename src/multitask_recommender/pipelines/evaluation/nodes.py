@@ -26,7 +26,9 @@ from multitask_recommender.data.tasks import Task
 from multitask_recommender.evaluation import metrics
 from multitask_recommender.evaluation.groups import (
     EVERYONE,
+    THIRDS,
     Group,
+    activity_thirds,
     entities_with_features,
     find_temperatures,
     groups_of_pairs,
@@ -45,7 +47,7 @@ from multitask_recommender.evaluation.metric_records import (
     Totals,
 )
 from multitask_recommender.evaluation.parameters import EvaluationSettings
-from multitask_recommender.models.variants import Variant
+from multitask_recommender.models.variants import VARIANTS, Variant
 
 METRIC_COLUMNS = [
     "dataset",
@@ -63,7 +65,6 @@ METRIC_COLUMNS = [
 ]
 USER_TOTAL_COLUMNS = ["split", "model", "task", "metric", "k", "seed", "user", "total", "count"]
 GROUP_COLUMNS = ["split", "model", "task", "metric", "k", "seed", "side", "group", "value", "count"]
-THIRDS = ["low", "middle", "high"]
 
 
 def group_entities(
@@ -205,10 +206,7 @@ def _recall_by_popularity(own: JudgedLists, item: IntArray, ks: list[int]) -> pd
 
 def _user_thirds(totals: pd.DataFrame, train: Interactions) -> pd.DataFrame:
     """Every per-user metric within thirds of the users by number of training interactions."""
-    rows = np.bincount(train.user)
-    edges = np.quantile(rows[rows > 0], [1 / 3, 2 / 3])
-    activity = pd.Series(rows).reindex(totals["user"], fill_value=0).to_numpy()
-    group = np.array(THIRDS)[np.searchsorted(edges, activity)]
+    group = activity_thirds(train.user, totals["user"].to_numpy())
     keys = ["task", "metric", "k", "seed", "group"]
     summed = totals.assign(group=group).groupby(keys)[["total", "count"]].sum().reset_index()
     means = summed["total"] / summed["count"]
@@ -338,6 +336,23 @@ def collect(*tables: pd.DataFrame) -> pd.DataFrame:
 def collect_cv_results(*tables: pd.DataFrame) -> pd.DataFrame:
     """Put every cross-validation fit into one table."""
     return collect(*tables)[["model", "split", "candidate", "parameters", "fold", "task", "error"]]
+
+
+def summarise_choices(cv_results: pd.DataFrame) -> pd.DataFrame:
+    """Return what cross-validation chose: table (split, model, task, parameters, error, folds, candidates).
+
+    A model that is independent per task chose per task; another chose once, for the mean over its tasks. The error is
+    the mean over the folds of the candidate that went through all of them with the least.
+    """
+    apart = cv_results["model"].map(lambda name: name in VARIANTS and VARIANTS[name].per_task).astype(bool)
+    shown = cv_results.assign(task=cv_results["task"].where(apart, "all tasks"))
+    keys = ["split", "model", "task"]
+    means = shown.groupby([*keys, "parameters"], sort=False).agg(error=("error", "mean"), folds=("fold", "nunique"))
+    means = means.reset_index()
+    tried = means.groupby(keys, sort=False)["parameters"].transform("count")
+    means = means.assign(candidates=tried)
+    whole = means[means["folds"] == means.groupby(keys)["folds"].transform("max")]
+    return whole.loc[whole.groupby(keys, sort=False)["error"].idxmin()].reset_index(drop=True)
 
 
 def collect_costs(names: Sequence[str], *costs: dict[str, Any]) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from kedro.pipeline import Pipeline, node
 from kedro.pipeline.node import Node
 
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
-from multitask_recommender.evaluation import comparisons, figures, group_gaps
+from multitask_recommender.evaluation import comparisons, estimates, figures, group_comparisons, group_gaps
 from multitask_recommender.evaluation.parameters import EvaluationSettings
 from multitask_recommender.evaluation.study import left_out_models
 from multitask_recommender.models.variants import Variant
@@ -65,6 +65,38 @@ def _measure_node(variant: Variant) -> Node:
         [f"{variant.name}.metrics", f"{variant.name}.user_totals", f"{variant.name}.group_metrics"],
         name=f"measure_{variant.name}",
     )
+
+
+def _descriptions(variants: Sequence[Variant]) -> list[Node]:
+    """Build the nodes of the figures and of what they show: metrics with intervals, groups of users, curves."""
+    totals = [f"{variant.name}.user_totals" for variant in variants]
+    trained = [variant.name for variant in variants if variant.core and variant.recommender.stochastic]
+    settings = ["params:dataset", "params:evaluation"]
+
+    def collect_learning_curves(*curves: pd.DataFrame) -> pd.DataFrame:
+        return nodes.collect(*(curve.assign(model=name) for name, curve in zip(trained, curves, strict=True)))
+
+    made = [
+        (estimates.estimate_metrics, ["params:dataset", "params:study", "params:evaluation", *totals], "estimates"),
+        (
+            group_comparisons.compare_groups,
+            ["params:dataset", "params:study", "params:evaluation", "behaviour_sequences", *totals],
+            "group_comparisons",
+        ),
+        (nodes.summarise_choices, "cv_results", "choices"),
+        (collect_learning_curves, [f"{name}.learning_curve" for name in trained], "learning_curves"),
+        (figures.plot_verdicts, ["comparisons", "params:dataset"], "verdicts_figure"),
+        (figures.plot_all_verdicts, ["comparisons", "params:dataset"], "all_verdicts_figure"),
+        (figures.plot_accuracy, ["estimates", *settings], "accuracy_figure"),
+        (figures.plot_all_accuracy, ["estimates", *settings], "all_accuracy_figure"),
+        (figures.plot_trade_off, ["estimates", "metrics", *settings], "trade_off_figure"),
+        (figures.plot_cost, ["estimates", "costs", *settings], "cost_figure"),
+        (figures.plot_group_gains, ["group_comparisons", "params:dataset"], "group_gains_figure"),
+        (figures.plot_affinity, ["task_affinity", "task_pair_gains"], "affinity_figure"),
+        (figures.plot_experts, "expert_utilisation", "experts_figure"),
+        (figures.plot_learning_curves, ["learning_curves", "params:dataset"], "learning_curves_figure"),
+    ]
+    return [node(step, inputs, output, name=step.__name__) for step, inputs, output in made]
 
 
 def create_pipeline(variants: Sequence[Variant]) -> Pipeline:
@@ -138,7 +170,6 @@ def create_pipeline(variants: Sequence[Variant]) -> Pipeline:
                 "group_gaps",
                 name="measure_group_gaps",
             ),
-            node(figures.plot_verdicts, ["comparisons", "params:dataset"], "verdicts_figure", name="plot_verdicts"),
             node(
                 nodes.collect_cv_results,
                 ["user_embedding.cv_results", *of_every_model("cv_results")],
@@ -152,10 +183,7 @@ def create_pipeline(variants: Sequence[Variant]) -> Pipeline:
                 name="collect_costs",
             ),
             node(nodes.make_headline, ["metrics", *settings], "headline", name="make_headline"),
-            node(figures.plot_accuracy, ["metrics", *settings], "accuracy_figure", name="plot_accuracy"),
-            node(figures.plot_trade_off, ["metrics", *settings], "trade_off_figure", name="plot_trade_off"),
-            node(figures.plot_affinity, ["task_affinity", "task_pair_gains"], "affinity_figure", name="plot_affinity"),
-            node(figures.plot_cost, ["metrics", "costs", *settings], "cost_figure", name="plot_cost"),
+            *_descriptions(variants),
         ],
         namespace="evaluation",
         prefix_datasets_with_namespace=False,

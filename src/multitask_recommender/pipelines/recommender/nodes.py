@@ -69,6 +69,7 @@ _COLUMNS = {
     "predictions": PREDICTIONS.names,
     "ranked_lists": LISTS.names,
     "cv_results": CV_COLUMNS,
+    "learning_curve": CURVE_COLUMNS,
     "expert_utilisation": UTILISATION_COLUMNS,
     "task_affinity": COSINE_COLUMNS,
     "task_pair_gains": GAIN_COLUMNS,

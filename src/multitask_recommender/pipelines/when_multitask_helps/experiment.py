@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 from scipy import sparse
 
 from multitask_recommender.data.interactions import FloatArray, Interactions, SideInformation
 from multitask_recommender.data.queries import Histories
 from multitask_recommender.data.tasks import Task
 from multitask_recommender.evaluation.cross_validation import candidates
-from multitask_recommender.evaluation.metric_records import ROW_METRICS, RowMetric, ScoredRows, Totals
+from multitask_recommender.evaluation.metric_records import METRICS, ROW_METRICS, RowMetric, ScoredRows, Totals
 from multitask_recommender.foundation.randomness import derive_seed
 from multitask_recommender.models.variants import VARIANTS, Variant
 from multitask_recommender.pipelines.when_multitask_helps.parameters import SweepSettings
@@ -28,6 +29,8 @@ TASKS = {
     "purchase": Task(kind="binary", label="purchase"),
 }
 
+_SIMULATED = ("tiny", "bookstore", "bookstore-visits")
+"""Names of data sets whose truth is known."""
 MetricTotals = dict[str, Totals]
 """Metric to users (ascending), their totals and their counts."""
 
@@ -171,3 +174,30 @@ def run_repeat(settings: SweepSettings, cell: Cell, repeat: int) -> Repeat:
     model, model_values = _fit_and_measure(MODEL, list(side.tasks), settings, rows, side, seed)
     labels = int((~np.isnan(train.labels[settings.target])).sum())
     return Repeat(labels, control, model, (control_values, model_values))
+
+
+def gains_of_studies(comparisons: pd.DataFrame, settings: SweepSettings) -> pd.DataFrame:
+    """Return the gains of the sweep's two architectures in studies of data sets that were not simulated.
+
+    Args:
+        comparisons: Comparisons of any number of studies; one without rows may lack columns.
+        settings: Says which control is meant.
+
+    Returns:
+        Table (dataset, split, task, metric, gain, ci_low, ci_high, verdict): one metric a task, that by which
+        parameters are chosen where the task has a label per pair, else NDCG. The gain is relative; positive is better.
+    """
+    columns = ["dataset", "split", "task", "metric", "gain", "ci_low", "ci_high", "verdict"]
+    if not len(comparisons):
+        return pd.DataFrame(columns=columns)
+    pair = (comparisons["model"] == MODEL.name) & (comparisons["control"] == CONTROLS[settings.equal_inputs].name)
+    own = comparisons[pair & ~comparisons["dataset"].isin(_SIMULATED)]
+    errors = [metric.name for metric in ROW_METRICS if metric.chooses]
+    pointwise = set(own.loc[own["metric"].isin(errors), ["dataset", "task"]].itertuples(index=False, name=None))
+    keys = zip(own["dataset"], own["task"], own["metric"], strict=True)
+    kept = [m in errors or (m == "ndcg" and (d, t) not in pointwise) for d, t, m in keys]
+    shown = own[np.array(kept, dtype=bool)]
+    sign = shown["metric"].map(lambda name: METRICS[name].sign).to_numpy(float)
+    base = (shown["difference"] / shown["relative"]).abs().to_numpy(float)
+    ends = np.sort(np.stack([sign * shown["ci_low"] / base, sign * shown["ci_high"] / base]), axis=0)
+    return shown.assign(gain=sign * shown["relative"], ci_low=ends[0], ci_high=ends[1])[columns].reset_index(drop=True)
