@@ -10,7 +10,7 @@ DATA_WHEEL := recbole==1.2.1
 export KEDRO_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run study test lint data new-dataset lab viz map notebooks report serve browser bench-quality bench-scale confirm clean
+.PHONY: help run study test lint data new-dataset lab viz map notebooks report serve pictures browser bench-quality bench-scale confirm clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -80,6 +80,9 @@ serve: | $(BIN)/python ## the report site in a browser; stop it with Ctrl+C
 	@test -f build/report/index.html || { echo "There is no report yet: run 'make report' first."; exit 1; }
 	@echo 'The report: http://127.0.0.1:8000/'
 	@$(BIN)/python -m http.server 8000 --bind 127.0.0.1 --directory build/report
+
+pictures: $(VENV)/.development $(VENV)/.data browser ## the pictures of the README from the report and the explorer: make pictures STUDY=bookstore
+	$(BIN)/python report/pictures.py $(if $(STUDY),--study '$(STUDY)')
 
 bench-quality: $(VENV)/.runtime $(VENV)/.data ## this project's model and its peers on one split; see benchmarks/README.md
 	$(BIN)/python benchmarks/quality/run.py

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pandas as pd
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
@@ -202,7 +203,23 @@ def write_notebooks(executed: Path, source: Path) -> None:
     folder.mkdir()
     paths = sorted(executed.glob("*.ipynb"))
     for path in paths:
-        shutil.copy(path, folder)
+        notebook = nbformat.read(path, as_version=4)
+        for cell in notebook.cells:
+            pictures = [
+                own["metadata"]["image/png"]
+                for own in cell.get("outputs", [])
+                if "image/png" in own.get("metadata", {})
+            ]
+            if words := "; ".join(str(own["alt"]) for own in pictures if own.get("alt")):
+                # The words of a picture and its width, where Sphinx looks for them.
+                widths = [int(own["width"]) for own in pictures if own.get("width")]
+                cell.metadata["mystnb"] = {"image": {"alt": words, **({"width": f"{max(widths)}px"} if widths else {})}}
+        if path.stem == "explorer":
+            text = "It needs a kernel: `make lab` opens it in JupyterLab."
+            if (HERE.parent / "docs" / "images" / "explorer.png").exists():
+                text += "\n\n![The explorer](../docs/images/explorer.png)"
+            notebook.cells.insert(1, nbformat.v4.new_markdown_cell(text))
+        nbformat.write(notebook, folder / path.name)
     lines = ["# Notebooks", "", *toctree([path.stem for path in paths])]
     (folder / "index.md").write_text("\n".join(lines), encoding="utf-8")
 
