@@ -29,7 +29,7 @@ from PIL import Image
 from tables import TABLES, interactive, write_page
 
 HERE = Path(__file__).resolve().parent
-_DOCS = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/README.md"]
+_DOCS = ["README.md", "README.zh.md", "CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/README.md"]
 _MAP_FILES = ["index.html", "favicon.ico", "assets", "api"]
 _LONG_PARAMETER = 2000
 """Characters from which the map does not repeat a parameter at every node."""

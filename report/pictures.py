@@ -1,8 +1,8 @@
-"""Takes the pictures of the README from the report site and from JupyterLab: ``python report/pictures.py [--study NAME]``.
+"""Takes the pictures of the README from the report site and from JupyterLab: ``python report/pictures.py``.
 
-The site has to be built (``make report``), and Debian's Chromium and the extra ``dev`` to be there (``make browser``). The
-pictures of the explorer show rows of a data set: take a simulated one, since the licence of the default data forbids to
-publish its rows.
+The site has to be built (``make report``), and Debian's Chromium and the extra ``dev`` to be there (``make browser``).
+The picture of the explorer shows rows of a data set: take a simulated one with ``--study``, since the licence of the
+default data forbids to publish its rows.
 """
 
 from __future__ import annotations
