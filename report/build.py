@@ -7,6 +7,8 @@ laid out in a folder of its own first, so that a build that fails leaves the for
 from __future__ import annotations
 
 import argparse
+import base64
+import io
 import json
 import os
 import re
@@ -31,8 +33,12 @@ from tables import TABLES, interactive, write_page
 HERE = Path(__file__).resolve().parent
 _DOCS = ["README.md", "README.zh.md", "CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/README.md"]
 _MAP_FILES = ["index.html", "favicon.ico", "assets", "api"]
+_LARGEST_DRAWING = 500_000
+"""Bytes up to which a figure is shown as SVG; a larger one is shown as PNG."""
 _LONG_PARAMETER = 2000
 """Characters from which the map does not repeat a parameter at every node."""
+_PREVIEW_WIDTH = 1000
+"""Pixels of a figure on the map."""
 _MAP_SETTINGS = (
     "<script>localStorage.getItem('KedroViz') ?? "
     'localStorage.setItem(\'KedroViz\', \'{"theme":"light","showFeatureHints":false}\')</script>'
@@ -69,13 +75,10 @@ def read_run(project: Path, environment: str | None) -> Run:
     with KedroSession.create(project_path=project, env=environment) as session:
         assert isinstance(session, KedroSession)
         catalog = session.load_context().catalog
-        folder = Path(str(catalog.get("headline")._filepath)).parent
-        paths = {
-            name: Path(str(dataset._filepath))
-            for name in list(catalog.keys())
-            if hasattr(dataset := catalog.get(name), "_filepath")
-        }
+        files = {name: getattr(catalog.get(name), "_filepath", None) for name in list(catalog.keys())}
         name = catalog.load("params:dataset").name
+    paths = {name: Path(str(file)) for name, file in files.items() if file is not None}
+    folder = paths["headline"].parent
     reported = {name: path for name, path in paths.items() if path.parent == folder and path.exists()}
     if "headline" not in reported or "comparisons" not in reported:
         option = f" --env {environment}" if environment else ""
@@ -102,13 +105,19 @@ def figure_words(path: Path) -> tuple[str, str]:
     return title, " ".join(str(text.get("Description") or title).split())
 
 
-def figure_lines(path: Path, folder: str) -> list[str]:
-    """Return a figure as Markdown lines: the picture, its words, and its drawing where there is one."""
+def published_figure(path: Path, folder: Path) -> list[str]:
+    """Copy a figure into a folder of the site's source, as a drawing where that is not too large.
+
+    Returns:
+        Markdown lines that show it from a page beside the folder, at the width it was made for.
+    """
+    drawing = path.with_suffix(".svg")
+    chosen = drawing if drawing.exists() and drawing.stat().st_size <= _LARGEST_DRAWING else path
+    shutil.copy(chosen, folder)
+    with Image.open(path) as picture:
+        width = round(picture.width / float(picture.info.get("dpi", (96.0, 96.0))[0]) * 96)
     words = figure_words(path)[1].replace("]", ")").replace("[", "(")
-    lines = [f"![{words}]({folder}{path.name})", ""]
-    if path.with_suffix(".svg").exists():
-        lines += [f"<a href='files/{path.stem}.svg' download>{path.stem}.svg</a>", ""]
-    return lines
+    return [f"![{words}]({folder.name}/{chosen.name}){{width={width}px}}", ""]
 
 
 def answer(run: Run) -> list[str]:
@@ -135,15 +144,15 @@ def answer(run: Run) -> list[str]:
     return [*lines, ""]
 
 
-def index_page(run: Run, environment: str | None) -> list[str]:
+def index_page(run: Run, environment: str | None, figures: Path) -> list[str]:
     """Return the first page as Markdown lines: the question, the answer in one figure and one table, the way on."""
     made = [f"environment `{environment or 'base'}`"]
     made += [f"finished {run.last['finished']}"] if run.last.get("finished") else []
     made += [f"commit `{str(run.last['git_commit'])[:10]}`"] if run.last.get("git_commit") else []
     lines = [f"# Does multi-task learning help on {run.dataset}?", ""]
-    answering = [path for path in run.figures if path.stem == "verdicts"]
-    for path in answering:
-        lines += figure_lines(path, "figures/")
+    for path in run.figures:
+        if path.stem == "verdicts":
+            lines += published_figure(path, figures)
     lines += answer(run)
     lines += [
         "*helps*: better, and by more than noise; *harms*: worse; *equivalent*: the difference is below the smallest "
@@ -190,7 +199,7 @@ def write_docs(project: Path, source: Path) -> None:
     if (project / "docs" / "images").exists():
         shutil.copytree(project / "docs" / "images", source / "docs" / "images")
     # What the docs link to beside pages is offered as a file.
-    for name in ("src", "LICENSE", "CITATION.cff"):
+    for name in ("src", "LICENSE", "CITATION.cff", "Dockerfile"):
         if (project / name).exists():
             (source / name).symlink_to(project / name)
     entries = [f"/{Path(name).with_suffix('')}" for name in names]
@@ -228,13 +237,11 @@ def write_outputs(run: Run, environment: str | None, source: Path, site: Path) -
     """Lay out the first page, the tables and the figures."""
     files = site / "files"
     files.mkdir()
-    (source / "figures").mkdir()
+    figures = source / "figures"
+    figures.mkdir()
     lines = ["# Figures", ""]
     for path in run.figures:
-        shutil.copy(path, source / "figures")
-        if path.with_suffix(".svg").exists():
-            shutil.copy(path.with_suffix(".svg"), files)
-        lines += [f"## {figure_words(path)[0]}", "", *figure_lines(path, "figures/")]
+        lines += [f"## {figure_words(path)[0]}", "", *published_figure(path, figures)]
     (source / "figures.md").write_text("\n".join(lines), encoding="utf-8")
     pages = source / "tables"
     pages.mkdir()
@@ -247,7 +254,7 @@ def write_outputs(run: Run, environment: str | None, source: Path, site: Path) -
         headline, "./_static", paging=False, layout={"topStart": None, "topEnd": "search", "bottomStart": None}
     )
     (source / "headline.html").write_text(html, encoding="utf-8")
-    (source / "index.md").write_text("\n".join(index_page(run, environment)), encoding="utf-8")
+    (source / "index.md").write_text("\n".join(index_page(run, environment, figures)), encoding="utf-8")
     frame = "map/index.html?pid=__default__"
     lines = [
         "# Pipeline map",
@@ -291,23 +298,38 @@ def write_map(project: Path, environment: str | None, site: Path) -> None:
         path.write_text(text.replace('"/api/run-status"', '"./api/run-status"'), encoding="utf-8")
     for path in (target / "api").rglob("*"):
         if path.is_file():
-            path.write_text(compact(json.loads(path.read_bytes())), encoding="utf-8")
+            text = compact(json.loads(path.read_bytes()))
+            # Where the project lies on this machine is nobody else's business.
+            path.write_text(text.replace(f"{project.resolve().as_posix()}/", ""), encoding="utf-8")
     # What the viewer also asks a live server, and Kedro-Viz forgets to write.
     told = MetadataAPIResponse.model_validate(get_metadata_response(), from_attributes=True)
     (target / "api" / "metadata").write_text(told.model_dump_json(), encoding="utf-8")
 
 
 def compact(answer: dict[str, Any]) -> str:
-    """Write an answer of Kedro-Viz's server without white space and without the long parameters of every node.
+    """Write an answer of Kedro-Viz's server in a tenth of its size.
 
-    The description of the data set is a parameter of nearly all nodes and would be most of the map; its own box has it.
+    White space goes, previews of figures become small, and nodes do not repeat long parameters: the description of the
+    data set is a parameter of nearly all, and its own box has it.
     """
     nodes = answer.get("nodes")
     for node in nodes if isinstance(nodes, list) else []:
         for name, value in (node.get("parameters") or {}).items():
             if len(json.dumps(value)) > _LONG_PARAMETER:
                 node["parameters"][name] = f"see the box params:{name}"
+    if answer.get("preview_type") == "ImagePreview" and answer.get("preview"):
+        answer["preview"] = small_preview(answer["preview"])
     return json.dumps(answer, separators=(",", ":"))
+
+
+def small_preview(encoded: str) -> str:
+    """Return a PNG (base64) no wider than the viewer shows it, with few colours."""
+    with Image.open(io.BytesIO(base64.b64decode(encoded))) as picture:
+        small = picture.convert("RGB")
+    small.thumbnail((_PREVIEW_WIDTH, small.height), Image.Resampling.LANCZOS)
+    written = io.BytesIO()
+    small.quantize(64, dither=Image.Dither.NONE).save(written, "png", optimize=True)
+    return base64.b64encode(written.getvalue()).decode("ascii")
 
 
 def write_site(source: Path, site: Path, doctrees: Path) -> None:

@@ -12,7 +12,7 @@ version = release = version_of("multitask-recommender")
 language = "en"
 
 extensions = ["myst_nb"]
-myst_enable_extensions = ["dollarmath", "amsmath"]
+myst_enable_extensions = ["amsmath", "attrs_inline", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # The notebooks come executed.
 nb_merge_streams = True

@@ -40,13 +40,12 @@ def shrink(path: Path, width: int = 1400) -> None:
     """
     with Image.open(path) as picture:
         picture.load()
-        text = {name: str(value) for name, value in getattr(picture, "text", {}).items()}
         small = picture.convert("RGB")
     if small.width > width:
         small = small.resize((width, round(small.height * width / small.width)), Image.Resampling.LANCZOS)
     small.quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
     size = path.stat().st_size
-    print(f"{path.relative_to(ROOT)}: {size / 1000:.0f} kB. {text.get('Description', '')}")
+    print(f"{path.relative_to(ROOT)}: {size / 1000:.0f} kB")
     if size > LARGEST:
         raise SystemExit(f"{path} is larger than {LARGEST / 1000:.0f} kB.")
 
@@ -91,6 +90,12 @@ def jupyterlab() -> Iterator[str]:
         process.wait(30)
 
 
+def take_answer(page: Page, address: str) -> None:
+    """Take the figure of the first page."""
+    page.goto(f"{address}/index.html", wait_until="networkidle")
+    page.locator("article img").first.screenshot(path=IMAGES / "verdicts.png")
+
+
 def take_map(page: Page, address: str) -> None:
     """Take the picture of the pipeline map as it opens."""
     page.goto(f"{address}/map/index.html?pid=__default__", wait_until="networkidle")
@@ -124,13 +129,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not (SITE / "index.html").exists():
         raise SystemExit("There is no report to take pictures of: run 'make report' first.")
     IMAGES.mkdir(exist_ok=True)
-    shutil.copy(SITE / "_images" / "verdicts.png", IMAGES)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
         )
         page = browser.new_page(viewport={"width": 1400, "height": 900})
         with served(SITE) as address:
+            take_answer(page, address)
             take_map(page, address)
         with jupyterlab() as address:
             take_explorer(page, address, options.study)

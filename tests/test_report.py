@@ -228,7 +228,11 @@ def test_the_site_is_small_and_names_no_other_host(site: Path) -> None:
     assert sum(path.stat().st_size for path in site.rglob("*") if path.is_file()) < 30e6
     loaded = re.compile(r"<(?:script|link|img|iframe)\b[^>]*?(?:src|href)=[\"'](?:https?:)?//[^>]*>")
     assert [name for name in pages_of(site) if loaded.search((site / name).read_text())] == []
-    assert str(ROOT) not in "".join((site / name).read_text() for name in pages_of(site))
+    # Nor the place of the project on this machine.
+    for path in [*site.rglob("*.html"), *(path for path in (site / "map" / "api").rglob("*") if path.is_file())]:
+        text = path.read_text()
+        assert str(ROOT) not in text, path
+        assert str(site.parents[1]) not in text, path
 
 
 def test_a_notebook_without_outputs_to_load_says_so(site: Path) -> None:
