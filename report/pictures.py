@@ -105,7 +105,19 @@ def take_map(page: Page, address: str) -> None:
 
 
 def take_explorer(page: Page, address: str, study: str | None) -> None:
-    """Take the picture of the explorer after its notebook has run."""
+    """Take the picture of the explorer after its notebook has run. The notebook stays as it was."""
+    notebook = ROOT / "notebooks" / "explorer.ipynb"
+    before = notebook.read_bytes()
+    try:
+        run_explorer(page, address, study)
+    finally:
+        page.goto("about:blank")  # JupyterLab saves what is open.
+        page.wait_for_timeout(2000)
+        notebook.write_bytes(before)
+
+
+def run_explorer(page: Page, address: str, study: str | None) -> None:
+    """Open the explorer's notebook, run it, choose a data set, and take the picture of what it shows."""
     page.goto(f"{address}/lab/tree/explorer.ipynb?reset", wait_until="domcontentloaded")
     page.locator(".jp-Notebook").wait_for(timeout=120_000)
     page.wait_for_timeout(5000)  # The kernel starts.
