@@ -118,6 +118,7 @@ def take_explorer(page: Page, address: str, study: str | None) -> None:
 
 def run_explorer(page: Page, address: str, study: str | None) -> None:
     """Open the explorer's notebook, run it, choose a data set, and take the picture of what it shows."""
+    page.set_viewport_size({"width": 1400, "height": 1800})  # All of it, without scrolling.
     page.goto(f"{address}/lab/tree/explorer.ipynb?reset", wait_until="domcontentloaded")
     page.locator(".jp-Notebook").wait_for(timeout=120_000)
     page.wait_for_timeout(5000)  # The kernel starts.
@@ -129,7 +130,7 @@ def run_explorer(page: Page, address: str, study: str | None) -> None:
     if study is not None:
         widget.select_option(label=study)
     page.wait_for_timeout(15_000)  # Models are loaded and asked.
-    page.locator(".jp-OutputArea-output").first.scroll_into_view_if_needed()
+    page.add_style_tag(content=".Toastify { display: none; }")
     page.locator(".jp-OutputArea-output").first.screenshot(path=IMAGES / "explorer.png")
 
 
