@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -63,10 +64,9 @@ def executed_or_stored(path: Path) -> nbformat.NotebookNode:
         if error.ename != "DatasetError":
             raise
         notebook = nbformat.read(path, as_version=4)
-        text = (
-            "> **The outputs below are those stored in the notebook**, since the last run has not made what it loads: "
-            + " ".join(error.evalue.split("\n")[0].split())
-        )
+        missing = re.search(r"[\w.-]+\.(?:csv|json|parquet|png|safetensors)\b", error.evalue)
+        text = "> **The outputs below are those stored in the notebook**: the last run has not made what it loads"
+        text += f" (`{missing.group()}`)." if missing else "."
         notebook.cells.insert(1, nbformat.v4.new_markdown_cell(text, id="stored-outputs"))
         return notebook
 

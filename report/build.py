@@ -33,7 +33,7 @@ from tables import TABLES, interactive, write_page
 HERE = Path(__file__).resolve().parent
 _DOCS = ["README.md", "README.zh.md", "CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/README.md"]
 _MAP_FILES = ["index.html", "favicon.ico", "assets", "api"]
-_LARGEST_DRAWING = 500_000
+_LARGEST_DRAWING = 200_000
 """Bytes up to which a figure is shown as SVG; a larger one is shown as PNG."""
 _LONG_PARAMETER = 2000
 """Characters from which the map does not repeat a parameter at every node."""
@@ -105,6 +105,22 @@ def figure_words(path: Path) -> tuple[str, str]:
     return title, " ".join(str(text.get("Description") or title).split())
 
 
+def small_picture(encoded: bytes, width: int | None = None) -> bytes:
+    """Return a PNG of the same figure with few colours, and where wanted no wider than a number of pixels."""
+    with Image.open(io.BytesIO(encoded)) as picture:
+        small = picture.convert("RGB")
+    if width is not None:
+        small.thumbnail((width, small.height), Image.Resampling.LANCZOS)
+    written = io.BytesIO()
+    small.quantize(128, dither=Image.Dither.NONE).save(written, "png", optimize=True)
+    return min(written.getvalue(), encoded, key=len)
+
+
+def smaller(encoded: str, width: int | None = None) -> str:
+    """Do the same to a PNG that is written as text (base64)."""
+    return base64.b64encode(small_picture(base64.b64decode(encoded), width)).decode("ascii")
+
+
 def published_figure(path: Path, folder: Path) -> list[str]:
     """Copy a figure into a folder of the site's source, as a drawing where that is not too large.
 
@@ -113,7 +129,8 @@ def published_figure(path: Path, folder: Path) -> list[str]:
     """
     drawing = path.with_suffix(".svg")
     chosen = drawing if drawing.exists() and drawing.stat().st_size <= _LARGEST_DRAWING else path
-    shutil.copy(chosen, folder)
+    content = chosen.read_bytes()
+    (folder / chosen.name).write_bytes(content if chosen == drawing else small_picture(content))
     with Image.open(path) as picture:
         width = round(picture.width / float(picture.info.get("dpi", (96.0, 96.0))[0]) * 96)
     words = figure_words(path)[1].replace("]", ")").replace("[", "(")
@@ -214,6 +231,9 @@ def write_notebooks(executed: Path, source: Path) -> None:
     for path in paths:
         notebook = nbformat.read(path, as_version=4)
         for cell in notebook.cells:
+            for output in cell.get("outputs", []):
+                if "image/png" in output.get("data", {}):
+                    output["data"]["image/png"] = smaller(output["data"]["image/png"])
             pictures = [
                 own["metadata"]["image/png"]
                 for own in cell.get("outputs", [])
@@ -300,7 +320,9 @@ def write_map(project: Path, environment: str | None, site: Path) -> None:
         if path.is_file():
             text = compact(json.loads(path.read_bytes()))
             # Where the project lies on this machine is nobody else's business.
-            path.write_text(text.replace(f"{project.resolve().as_posix()}/", ""), encoding="utf-8")
+            for place in {project.resolve(), HERE.parent}:
+                text = text.replace(f"{place.as_posix()}/", "")
+            path.write_text(text, encoding="utf-8")
     # What the viewer also asks a live server, and Kedro-Viz forgets to write.
     told = MetadataAPIResponse.model_validate(get_metadata_response(), from_attributes=True)
     (target / "api" / "metadata").write_text(told.model_dump_json(), encoding="utf-8")
@@ -318,18 +340,8 @@ def compact(answer: dict[str, Any]) -> str:
             if len(json.dumps(value)) > _LONG_PARAMETER:
                 node["parameters"][name] = f"see the box params:{name}"
     if answer.get("preview_type") == "ImagePreview" and answer.get("preview"):
-        answer["preview"] = small_preview(answer["preview"])
+        answer["preview"] = smaller(answer["preview"], _PREVIEW_WIDTH)
     return json.dumps(answer, separators=(",", ":"))
-
-
-def small_preview(encoded: str) -> str:
-    """Return a PNG (base64) no wider than the viewer shows it, with few colours."""
-    with Image.open(io.BytesIO(base64.b64decode(encoded))) as picture:
-        small = picture.convert("RGB")
-    small.thumbnail((_PREVIEW_WIDTH, small.height), Image.Resampling.LANCZOS)
-    written = io.BytesIO()
-    small.quantize(64, dither=Image.Dither.NONE).save(written, "png", optimize=True)
-    return base64.b64encode(written.getvalue()).decode("ascii")
 
 
 def write_site(source: Path, site: Path, doctrees: Path) -> None:
@@ -344,8 +356,10 @@ def write_site(source: Path, site: Path, doctrees: Path) -> None:
     command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", "-d", str(doctrees), str(source), str(site)]
     if code := subprocess.run(command, check=False).returncode:
         raise SystemExit(f"Sphinx ended with {code}.")
-    for name in (".buildinfo", "objects.inv", "_static/webpack-macros.html"):
-        (site / name).unlink(missing_ok=True)
+    # What no page asks for: files of the theme's developers are a third of its size.
+    for path in [*(site / name for name in (".buildinfo", "objects.inv")), *site.glob("_static/**/*.map")]:
+        path.unlink(missing_ok=True)
+    (site / "_static" / "webpack-macros.html").unlink(missing_ok=True)
 
 
 def execute_notebooks(project: Path, environment: str | None, folder: Path) -> None:
