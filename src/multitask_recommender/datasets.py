@@ -94,8 +94,10 @@ class PandasTable(_WholeFile, ParquetDataset):
         self._replace(lambda: write(data))
 
 
-_NAMES = ("dataset", "task", "other", "trained_with", "expert", "loss", "feature", "taste", "title", "examples")
-_NAMES += ("user_id", "item_id", "neighbour_id")
+_NAMES = (
+    *("dataset", "task", "other", "trained_with", "expert", "loss", "feature", "taste", "title", "examples"),
+    *("user_id", "item_id", "neighbour_id"),
+)
 """Columns of names that are the user's: ``NA`` and ``1`` are names too."""
 
 
@@ -152,6 +154,7 @@ class FigureFile(_WholeFile, MatplotlibDataset):
     """
 
     DEFAULT_SAVE_ARGS: ClassVar[dict[str, Any]] = {"format": "png", "dpi": 144}
+    _save_args: dict[str, Any]
 
     def save(self, data: Figure) -> None:
         """Write the figure."""
@@ -169,7 +172,7 @@ class FigureFile(_WholeFile, MatplotlibDataset):
             finally:
                 self._filepath, self._save_args = png, original
 
-    def load(self) -> SavedFigure:  # type: ignore[override]
+    def load(self) -> SavedFigure:
         """Read the picture."""
         return SavedFigure(Path(self._filepath).read_bytes())
 

@@ -27,7 +27,8 @@ def summarise(interactions: ir.Table, users: ir.Table, items: ir.Table, dataset:
     rows = int(interactions.count().execute())
     sizes = {"users": int(users.count().execute()), "items": int(items.count().execute())}
     pairs = int(interactions.select("user", "item").distinct().count().execute())
-    lines = [("interactions", rows, "rows"), ("users", sizes["users"], "users"), ("items", sizes["items"], "items")]
+    lines: list[tuple[str, float, str]] = [("interactions", rows, "rows")]
+    lines += [(side, size, side) for side, size in sizes.items()]
     lines.append(("different pairs", pairs, "pairs"))
     lines.append(("density", 100 * pairs / max(sizes["users"] * sizes["items"], 1), "% of all pairs"))
     for side in ("user", "item"):
@@ -151,11 +152,14 @@ def summarise_features(
     The columns are those of the whole of the data; the most frequent values are the examples.
     """
     lines = []
-    sides = [("user", users, user_vocabulary, dataset.users), ("item", items, item_vocabulary, dataset.items)]
-    for side, table, vocabulary, described in sides:
+    sides = [
+        ("user", users, user_vocabulary, dataset.users.features),
+        ("item", items, item_vocabulary, dataset.items.features),
+    ]
+    for side, table, vocabulary, features in sides:
         own = vocabulary.filter(vocabulary.split == EVERYTHING)
         values = own.order_by(["feature", ibis.desc("entities"), "value"]).execute()
-        for name in dict.fromkeys([*described.features, *values["feature"]]):
+        for name in dict.fromkeys([*features, *values["feature"]]):
             of_feature = values[values["feature"] == name]
             telling = of_feature[~of_feature["value"].isin([MISSING, RARE])]["value"].head(4)
             missing = float("nan")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.lines
@@ -34,6 +35,7 @@ from multitask_recommender.foundation.figure_style import (
     intervals,
     label_lines,
     label_points,
+    make_room,
     note,
     panels,
     plain,
@@ -57,6 +59,7 @@ KIND_TITLES: dict[Kind, str] = {
     "ablation": "ablations",
 }
 _CORE = [name for name, variant in VARIANTS.items() if variant.core]
+_CELL = ["against", "split", "model", "task"]
 _INTERVAL = "95 % interval over users and trainings"
 
 
@@ -134,14 +137,14 @@ def _draw_accuracy(estimates: pd.DataFrame, dataset: DatasetSettings, k: int, ti
             intervals(axis, own["value"], own["ci_low"], own["ci_high"], places, *marks, markersize=4.5)
         if len(rows):
             best = _best(rows["value"], metric)
-            value = rows.loc[best, "value"]
+            value = float(rows["value"][best])
             axis.axvline(value, color=INK, linewidth=0.7, linestyle=":")
             axis.set_title(f"\n{split}\nbest {value:.3f}", fontsize=8.5)
             told.append(f"{task}, {split} split: best is {VARIANTS[best].title} with {metric.title} {value:.4f}")
         name = f"{metric.title}@{k}" if metric.of_lists else metric.title
         name = f"{plain(task)} ({name}, {'higher' if metric.sign > 0 else 'lower'} is better)"
         if split == splits[0] or columns == len(splits):
-            place = {"xycoords": "axes fraction", "xytext": (0, 27), "textcoords": "offset points"}
+            place: Any = {"xycoords": "axes fraction", "xytext": (0, 27), "textcoords": "offset points"}
             heading = axis.annotate(name, (0, 1), **place, fontsize=9.5, fontweight="bold", annotation_clip=False)
             heading.set_in_layout(False)
         axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(3 if columns > 5 else 5, prune="both"))
@@ -230,16 +233,16 @@ def plot_trade_off(
     for axis, name in zip(axes[0], ("novelty", "coverage"), strict=True):
         other = _own(core, split, task, name) if name == "novelty" else coverage
         points = {
-            model: (float(other.loc[model, "value"]), float(accuracy.loc[model, "value"]))
+            model: (float(other["value"][model]), float(accuracy["value"][model]))
             for model in _in_order(accuracy.index)
             if model in other.index
         }
         shown = _shown_by_name(points)
         for model, (x, y) in points.items():
             colour = KIND_COLOURS[_kind(model)]
-            axis.hlines(y, other.loc[model, "ci_low"], other.loc[model, "ci_high"], color=colour, alpha=0.6)
-            ends = accuracy.loc[model, ["ci_low", "ci_high"]]
-            intervals(axis, [y], [ends.iloc[0]], [ends.iloc[1]], [x], colour, KIND_MARKERS[_kind(model)], across=False)
+            axis.hlines(y, float(other["ci_low"][model]), float(other["ci_high"][model]), color=colour, alpha=0.6)
+            low, high = ([float(accuracy[end][model])] for end in ("ci_low", "ci_high"))
+            intervals(axis, [y], low, high, [x], colour, KIND_MARKERS[_kind(model)], across=False)
         labelled.append((axis, [(x, y, VARIANTS[m].title if m in shown else "") for m, (x, y) in points.items()]))
         axis.set_xlabel(METRICS[name].label(k))
         best = sorted(_frontier(points), key=lambda m: -points[m][1])
@@ -332,7 +335,7 @@ def _cell(axis: Axes, x: float, y: float, verdict: str, text: str, size: float, 
         mpl.patches.Rectangle((x - 0.485, y - 0.46), 0.97, 0.92, color=VERDICT_COLOURS[verdict], linewidth=0)
     )
     colour = "w" if verdict in ("helps", "harms") else INK
-    place = {"ha": "center", "color": colour}
+    place: Any = {"ha": "center", "color": colour}
     axis.text(x, y - (0.13 if below else 0), text, va="center", fontsize=size, **place)
     if below:
         axis.text(x, y + 0.25, below, va="center", fontsize=size - 1.5, **place)
@@ -347,7 +350,7 @@ def _as_map(axis: Axes, columns: int, rows: float) -> None:
     axis.spines[:].set_visible(False)
 
 
-def _gain(row: pd.Series) -> tuple[float, float, float]:
+def _gain(row: Mapping[Hashable, Any]) -> tuple[float, float, float]:
     """Return the improvement over the control in % with its interval; positive is better."""
     sign, relative = METRICS[row["metric"]].sign, float(row["relative"])
     base = float(row["difference"]) / relative if relative else np.nan
@@ -378,16 +381,16 @@ def plot_verdicts(comparisons: pd.DataFrame, dataset: DatasetSettings) -> Figure
     blocks = [(name, text) for name, text in blocks if (shown["against"] == name).any()]
     gap = 0.55  # Room between splits, in rows, for the names of their best baselines.
     figure, axes = panels(len(blocks), 1, 0.37 * (len(rows) + gap * len(splits)) + 1.55)
-    cells = shown.set_index(["against", "split", "model", "task"])
+    cells = {tuple(row[name] for name in _CELL): row for row in shown.to_dict("records")}
     places = {row: number + gap * (splits.index(row[0]) + 1) for number, row in enumerate(rows)}
     for block, (against_what, text) in enumerate(blocks):
         axis = axes[0, block]
         for (split, model), y in places.items():
             for x, (task, _) in enumerate(columns):
-                if (against_what, split, model, task) not in cells.index:
+                row = cells.get((against_what, split, model, task))
+                if row is None:
                     axis.text(x, y, "·", ha="center", va="center", color=GREY)
                     continue
-                row = cells.loc[(against_what, split, model, task)]
                 gain, low, high = _gain(row)
                 verdict = str(row["primary_verdict"])
                 below = f"[{signed(low)}, {signed(high)}]" if np.isfinite(low) else "no interval"
@@ -417,7 +420,7 @@ def plot_verdicts(comparisons: pd.DataFrame, dataset: DatasetSettings) -> Figure
             color=GREY,
             fontsize=9,
         )
-    figure.get_layout_engine().set(rect=(0.02, 0, 0.98, 1))
+    make_room(figure, left=0.02)
     _verdict_key(figure, "improvement in %, [95 % interval], verdict after Holm's correction of all cells")
     words = []
     for name, text in blocks:
@@ -464,12 +467,12 @@ def plot_all_verdicts(comparisons: pd.DataFrame, dataset: DatasetSettings) -> Fi
         names = [name for name in VARIANTS if name in set(rows["row"])]
         for place, split in enumerate(splits):
             axis = axes[line, place]
-            cells = rows[rows["split"] == split].set_index(["row", "task", "metric"])
+            own = rows[rows["split"] == split].to_dict("records")
+            cells = {(cell["row"], cell["task"], cell["metric"]): cell for cell in own}
             for y, name in enumerate(names):
-                for x, what in enumerate(columns.itertuples(index=False)):
-                    if (name, *what) in cells.index:
-                        cell = cells.loc[(name, *what)]
-                        verdict, gain = str(cell["verdict"]), METRICS[what.metric].sign * 100 * cell["relative"]
+                for x, (task, metric) in enumerate(columns.to_numpy()):
+                    if (cell := cells.get((name, task, metric))) is not None:
+                        verdict, gain = str(cell["verdict"]), METRICS[metric].sign * 100 * cell["relative"]
                         _cell(axis, x, y, verdict, f"{VERDICT_SIGNS[verdict]} {signed(gain)}", 7.5)
             _as_map(axis, len(columns), len(names))
             labels = [f"{plain(task)}\n{metric}" for task, metric in columns.to_numpy()] if line == 0 else []
@@ -538,7 +541,7 @@ def plot_experts(utilisation: pd.DataFrame) -> Figure:
     columns = min(len(cells), 4)
     lines = -(-len(cells) // columns)
     tasks = list(dict.fromkeys(own["task"]))
-    figure, axes = panels(columns, lines, lines * (0.36 * len(tasks) + 1.35) + 0.6)
+    figure, axes = panels(columns, lines, min(lines * (0.36 * len(tasks) + 1.35) + 0.6, SCREEN))
     for axis in axes.flat[len(cells) :]:
         axis.set_visible(False)
     told = []

@@ -16,10 +16,12 @@ from typing import Any, ParamSpec
 import matplotlib as mpl
 import matplotlib.font_manager
 import matplotlib.patheffects
+import matplotlib.rcsetup
 import matplotlib.text
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY, YELLOW, GREY, INK = "#CC79A7", "#56B4E9", "#F0E442", "#7F7F7F", "#222222"
@@ -37,7 +39,7 @@ VERDICT_SIGNS = {"helps": "▲", "equivalent": "=", "undecided": "?", "harms": "
 Points = list[tuple[float, float, str]]
 P = ParamSpec("P")
 _FONT = "DejaVu Sans"  # Comes with matplotlib.
-_PARAMETERS: dict[str, Any] = {
+_PARAMETERS: Any = {
     "font.family": [_FONT],
     "font.size": 9.5,
     "axes.titlesize": 10,
@@ -49,7 +51,7 @@ _PARAMETERS: dict[str, Any] = {
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "axes.prop_cycle": mpl.cycler(color=CYCLE),
+    "axes.prop_cycle": matplotlib.rcsetup.cycler(color=CYCLE),
     "grid.color": "#E4E4E4",
     "grid.linewidth": 0.6,
     "xtick.labelsize": 9,
@@ -160,9 +162,14 @@ def footnote(figure: Figure, text: str, room: bool = False) -> None:
     """
     height = 0.22 / figure.get_figheight()
     figure.text(0.995, 0.1 * height, plain(text), ha="right", va="bottom", fontsize=8.5, color=GREY)
-    engine = figure.get_layout_engine()
-    if room and engine is not None:
-        engine.set(rect=(0, height, 1, 1 - height))
+    if room:
+        make_room(figure, below=height)
+
+
+def make_room(figure: Figure, left: float = 0.0, below: float = 0.0) -> None:
+    """Keep shares of a figure's width and height free of axes."""
+    engine: Any = figure.get_layout_engine()
+    engine.set(rect=(left, below, 1 - left, 1 - below))
 
 
 def note(text: str, title: str) -> Figure:
@@ -174,10 +181,10 @@ def note(text: str, title: str) -> Figure:
 
 def intervals(
     axis: Axes,
-    values: Sequence[float],
-    low: Sequence[float],
-    high: Sequence[float],
-    places: Sequence[float],
+    values: ArrayLike,
+    low: ArrayLike,
+    high: ArrayLike,
+    places: ArrayLike,
     colour: str,
     marker: str = "o",
     across: bool = True,

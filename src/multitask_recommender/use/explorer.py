@@ -5,6 +5,7 @@ It needs the package ``ipywidgets`` (the extra ``notebooks``).
 
 from __future__ import annotations
 
+import csv
 import html
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -40,14 +41,21 @@ _LEVELS = 11
 
 
 def find_studies(data: str | Path = "data") -> dict[str, Path]:
-    """Return the folders with fitted models, by name: the folder of outputs itself, and those in it.
+    """Return the folders with fitted models by the name of their data set: a folder of outputs, and those in it.
+
+    Args:
+        data: Folder of outputs.
 
     Raises:
         RequestError: If there is none.
     """
     root = Path(data)
     folders = [root, *sorted(path for path in root.glob("*") if path.is_dir())]
-    found = {path.name: path for path in folders if (path / "06_models").is_dir() and fitted_models(path)}
+    found: dict[str, Path] = {}
+    for path in folders:
+        if (path / "06_models").is_dir() and fitted_models(path):
+            name = _data_set_of(path)
+            found[name if name not in found else f"{name} ({path.name})"] = path
     if not found:
         raise RequestError("No run with fitted models was found.", str(root), "make one: kedro run")
     return found
@@ -86,7 +94,7 @@ class Explorer:
         self._added: list[dict[str, Any]] = []
         self._shown: list[str] | None = None
         self._quiet = False
-        wide = {"description_width": "90px"}
+        wide = {"description_width": "105px"}
         choice = partial(widgets.Dropdown, style=wide, layout=widgets.Layout(width="300px"))
         self.study = choice(description="data set", options=list(self._studies))
         self.model, self.other = choice(description="model"), choice(description="compared with")
@@ -95,7 +103,7 @@ class Explorer:
         self.length = widgets.IntSlider(10, 3, 30, description="length", style=wide, continuous_update=False)
         self.history = widgets.SelectMultiple(rows=14, layout=widgets.Layout(width="100%"))
         self.remove = widgets.Button(description="remove selected", icon="minus")
-        self.reset = widgets.Button(description="take changes back", icon="undo")
+        self.reset = widgets.Button(description="take changes back", icon="undo", layout=widgets.Layout(width="auto"))
         self.item = widgets.Combobox(placeholder="title of an item", continuous_update=False, ensure_option=False)
         self.add = widgets.Button(description="add", icon="plus", layout=widgets.Layout(width="80px"))
         self.values: dict[str, widgets.Dropdown] = {}
@@ -112,7 +120,7 @@ class Explorer:
                 self._values_box,
                 self.message,
             ],
-            layout=widgets.Layout(width="340px", flex="0 0 340px"),
+            layout=widgets.Layout(width="350px", flex="0 0 350px", margin="0 14px 0 0"),
         )
         right = widgets.VBox([self.lists, self.reason, self.why], layout=widgets.Layout(flex="1 1 auto"))
         self.widget = widgets.VBox(
@@ -181,7 +189,7 @@ class Explorer:
         popular = np.argsort(-np.bincount(run.rows.item, minlength=len(run.item_ids)), kind="stable")
         self._names = {_named(run.item_ids[item], run.titles[item]): run.item_ids[item] for item in popular}
         self.item.options = list(self._names)[:_OFFERED]
-        self._features = _features_of(run.folder, run.record["dataset"]["items"]["categories"])
+        self._features = _features_of(run.folder, run.record["dataset"]["items"])
         self.values = {name: _value_box(name, limits) for name, limits in _limits(run.record["dataset"]).items()}
         self._values_box.children = list(self.values.values())
         self._offer_tasks()
@@ -254,10 +262,12 @@ class Explorer:
         before, now = self._shown, own["item_id"].tolist()
         common = len(set(now) & set(other["item_id"]))
         self.lists.value = (
-            "<div style='display:flex;gap:28px;align-items:flex-start;flex-wrap:wrap'>"
+            "<div style='display:flex;gap:16px;align-items:flex-start'>"
             + self._as_html(self.model.value, own, tables[1], self.other.value, before)
             + self._as_html(self.other.value, other, tables[0], self.model.value, None)
-            + f"</div><p>{common} of {len(own)} items stand in both lists.</p>"
+            + f"</div><p>{common} of {len(own)} items stand in both lists. "
+            f"<span style='color:{BLUE}'>▲</span> higher here than in the other list, "
+            f"<span style='color:{VERMILION}'>▼</span> lower.</p>"
         )
         if before is not None:
             new = len([item for item in now if item not in before])
@@ -292,7 +302,8 @@ class Explorer:
             return f"<div><b>{title}</b><p>gives no scores for this task.</p></div>"
         ranks = dict(zip(compared["item_id"], compared["rank"], strict=True))
         lines = []
-        for row in own.itertuples():
+        rows: Any = own.itertuples()
+        for row in rows:
             rank = ranks.get(row.item_id)
             if not len(compared):
                 moved = ""
@@ -310,8 +321,8 @@ class Explorer:
                 f"<tr><td>{row.rank}</td><td>{name}{new}<br><small style='color:{GREY}'>{features}</small></td>"
                 f"<td style='text-align:right'>{row.score:.3f}</td><td style='text-align:right'>{moved}</td></tr>"
             )
-        heading = f"<tr><th></th><th style='text-align:left'>{title}</th><th>score</th><th>rank in {other}</th></tr>"
-        return f"<table style='line-height:1.25;border-spacing:8px 2px'>{heading}{''.join(lines)}</table>"
+        heading = f"<tr><th></th><th style='text-align:left'>{title}</th><th>score</th><th>rank in<br>{other}</th></tr>"
+        return f"<table style='line-height:1.25;border-spacing:8px 2px;width:370px'>{heading}{''.join(lines)}</table>"
 
     def _explain(self) -> None:
         """Show what the parts of the history added to the score of the chosen item."""
@@ -324,7 +335,8 @@ class Explorer:
         parts = explain(recommender, self._queries(recommender), self.task.value, number)
         largest = max(float(parts["contribution"].abs().max()), 1e-12)
         lines = []
-        for row in parts.head(14).itertuples():
+        rows: Any = parts.head(14).itertuples()
+        for row in rows:
             name = row.title or row.item_id if row.part == "history" else f"({row.part})"
             width = 160 * abs(row.contribution) / largest
             colour = BLUE if row.contribution >= 0 else VERMILION
@@ -345,18 +357,27 @@ def _named(item_id: str, title: str | None) -> str:
     return f"{title or item_id} [{item_id}]"
 
 
-def _features_of(folder: Path, categories: str | None) -> dict[str, str]:
-    """Return item to some of its features in words, the categories first."""
+def _data_set_of(folder: Path) -> str:
+    """Return the name of the data set of a run; that of the folder where its evaluation is missing."""
+    path = folder / "08_reporting" / "metrics.csv"
+    if not path.exists():
+        return folder.name
+    with path.open(encoding="utf-8", newline="") as lines:
+        return next(csv.DictReader(lines), {}).get("dataset") or folder.name
+
+
+def _features_of(folder: Path, described: Mapping[str, Any]) -> dict[str, str]:
+    """Return item to some of its features in words, the categories first; a graph names entities that nobody knows."""
     table = pq.read_table(folder / "03_primary" / "items.parquet").to_pandas()
-    columns = [name for name in table if name not in ("item", "item_id", "title") and not name.startswith("raw_")]
-    columns = sorted(columns, key=lambda name: name != categories)[:_FEATURES]
+    columns = [name for name, own in described["features"].items() if own["relation"] is None and name in table]
+    columns = sorted(columns, key=lambda name: name != described["categories"])[:_FEATURES]
     words = [[_word(value) for value in row] for row in table[columns].itertuples(index=False)]
     return {item: " · ".join(filter(None, row)) for item, row in zip(table["item_id"], words, strict=True)}
 
 
 def _word(value: Any) -> str:
     if isinstance(value, list | tuple | np.ndarray):
-        return ", ".join(map(str, value[:3]))
+        return ", ".join(dict.fromkeys(map(str, value[:3])))
     if value is None or (isinstance(value, float) and np.isnan(value)):
         return ""
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -66,7 +66,7 @@ def plot_activity(activity: pd.DataFrame, features: pd.DataFrame, dataset: Datas
     axes[0, 1].plot([0, 100], [0, 100], color=GREY, linewidth=0.8, linestyle=":")
     axes[0, 1].set(xlabel="users or items, the most active first, %", ylabel="share of all interactions, %")
     axes[0, 1].set_title("Shares (dotted: all alike)")
-    names = [f"{plain(row.feature)} ({row.side})" for row in known.itertuples()]
+    names = [f"{plain(str(row.feature))} ({row.side})" for row in known.itertuples()]
     axes[0, 2].barh(names, known["missing"], color=[_SIDES[side] for side in known["side"]])
     for y, value in enumerate(known["missing"]):
         axes[0, 2].text(
@@ -103,7 +103,7 @@ def plot_tasks(overlap: pd.DataFrame, labels: pd.DataFrame, dataset: DatasetSett
     told = []
     for y, task in enumerate(tasks):
         for x, other in enumerate(tasks):
-            value = shares.iloc[y, x]
+            value = float(shares.to_numpy()[y, x])
             text = "none" if not np.isfinite(value) else f"{100 * value:.0f} %"
             axis.text(x, y, text, ha="center", va="center", color="w" if value > 0.55 else INK)
             if task != other and np.isfinite(value):

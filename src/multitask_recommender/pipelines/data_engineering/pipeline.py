@@ -1,5 +1,8 @@
 """The pipeline ``data_engineering``: raw tables to checked tables, labels, splits, sequences and features."""
 
+from collections.abc import Callable
+from typing import Any
+
 from kedro.pipeline import Pipeline, node
 from kedro.pipeline.node import Node
 
@@ -11,7 +14,7 @@ def _descriptions() -> list[Node]:
     """Build the nodes that describe the data, in tables and figures."""
     labelled = ["labelled_interactions", "params:dataset"]
     vocabularies = ["user_vocabulary", "item_vocabulary"]
-    made = [
+    made: list[tuple[Callable[..., Any], str | list[str], str]] = [
         (profile.summarise, ["interactions", "users", "items", "params:dataset"], "data_summary"),
         (profile.activity, "interactions", "activity"),
         (profile.count_parts, "splits", "split_sizes"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ibis.expr.types as ir
@@ -76,7 +76,7 @@ def _descriptions(variants: Sequence[Variant]) -> list[Node]:
     def collect_learning_curves(*curves: pd.DataFrame) -> pd.DataFrame:
         return nodes.collect(*(curve.assign(model=name) for name, curve in zip(trained, curves, strict=True)))
 
-    made = [
+    made: list[tuple[Callable[..., Any], str | list[str], str]] = [
         (estimates.estimate_metrics, ["params:dataset", "params:study", "params:evaluation", *totals], "estimates"),
         (
             group_comparisons.compare_groups,

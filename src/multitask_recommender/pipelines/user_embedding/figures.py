@@ -47,7 +47,8 @@ def plot_learning_curve(curve: pd.DataFrame, limits: pd.DataFrame, dataset: Data
     told = []
     for axis in axes.flat[len(splits) :]:
         axis.set_visible(False)
-    for axis, row in zip(axes.flat, limits.itertuples(), strict=False):
+    of_splits: Any = limits.itertuples()
+    for axis, row in zip(axes.flat, of_splits, strict=False):
         own = curve[curve["split"] == row.split].sort_values("epoch")
         axis.plot(own["epoch"], own["value"], color=BLUE)
         ends = [(row.reached, f"training {row.reached:.3f}", BLUE)]
@@ -128,7 +129,8 @@ def plot_user_map(the_map: pd.DataFrame, overlaps: pd.DataFrame, dataset: Datase
     right.set_ylim(0, None)
     right.set_ylabel("overlap of histories, % (Jaccard index)")
     right.set_title("what nearness means\n(bars: 95 % interval over users)")
-    told += [f"histories of {row.pairs} users overlap by {100 * row.overlap:.1f} %" for row in overlaps.itertuples()]
+    pairs: Any = overlaps.itertuples()
+    told += [f"histories of {row.pairs} users overlap by {100 * row.overlap:.1f} %" for row in pairs]
     return finished(figure, f"Map of the users of {dataset.name}", f"{len(the_map)} users. {'; '.join(told)}.")
 
 
@@ -140,7 +142,7 @@ def _by_name(axis: Axes, the_map: pd.DataFrame, names: pd.Series, style: dict[st
     handles = []
     for place, name in enumerate(frequent):
         own, share = the_map[names == name], 100 * (names == name).mean()
-        marks = {"color": CYCLE[place % len(CYCLE)], "marker": MARKERS[place % len(MARKERS)]}
+        marks: Any = {"color": CYCLE[place % len(CYCLE)], "marker": MARKERS[place % len(MARKERS)]}
         axis.scatter(own["x"], own["y"], **marks, **style)
         label = f"{short(name, 22)} {share:.0f} %"
         handles.append(mpl.lines.Line2D([], [], linestyle="", markeredgewidth=0, label=label, **marks))
