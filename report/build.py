@@ -308,6 +308,11 @@ def write_map(project: Path, environment: str | None, site: Path) -> None:
     for name in _MAP_FILES:
         path = built / name
         shutil.copytree(path, target / name) if path.is_dir() else shutil.copy(path, target)
+    if not any(b"MermaidPreview" in path.read_bytes() for path in (target / "api" / "nodes").iterdir()):
+        # All that the viewer loads later than itself is for diagrams in Mermaid.
+        for path in (target / "assets").iterdir():
+            if not path.name.startswith("index-"):
+                path.unlink()
     page = target / "index.html"
     # The font's address is elsewhere; the page has another font to fall back on.
     text = re.sub(r"<link\b[^>]*https://[^>]*>\s*", "", page.read_text(encoding="utf-8"))

@@ -142,7 +142,7 @@ def interactive(table: pd.DataFrame, static: str, **options: object) -> str:
         options: More options of DataTables.
     """
     with pd.option_context("display.float_format", "{:.4g}".format):
-        return to_html_datatable(
+        html = to_html_datatable(
             rounded(table),
             connected=True,
             dt_url=f"{static}/dt_bundle.js",
@@ -154,6 +154,8 @@ def interactive(table: pd.DataFrame, static: str, **options: object) -> str:
             text_in_header_can_be_selected=False,  # A click on a title sorts.
             **options,
         )
+    # What has no value is empty, and sorted as before.
+    return html.replace(r"[\"NaN\", \"___NaN___\"]", r"[\"\", \"___NaN___\"]").replace(">NaN<", "><")
 
 
 def published(path: Path, folder: Path) -> Path:

@@ -163,6 +163,9 @@ def test_a_reader_clicks_through(visit: Visit) -> None:
     assert page.locator("h1").first.inner_text().startswith("Does multi-task learning help on tiny?")
     answer = page.locator("article table", has_text="against its single-task control").first
     assert sum(int(text) for text in answer.locator("tbody tr:first-child td:not(:first-child)").all_inner_texts()) > 0
+    models = page.locator("table.dataTable tbody")
+    assert "Shared-bottom" in models.inner_text() or "shared_bottom" in models.inner_text()
+    assert "NaN" not in models.inner_text()
     for title in ("Notebooks", "Tables", "Figures", "Pipeline map", "Docs"):
         page.locator("header").get_by_role("link", name=title, exact=True).click()
         assert page.locator("h1").first.inner_text().startswith(title)
