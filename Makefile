@@ -10,7 +10,7 @@ DATA_WHEEL := recbole==1.2.1
 export KEDRO_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run study test lint data new-dataset lab viz map notebooks provenance bench-quality bench-speed bench-scale bench-spark confirm audit mutate clean
+.PHONY: help run study test lint data new-dataset lab viz map notebooks provenance report serve pictures browser bench-quality bench-speed bench-scale bench-spark confirm audit mutate clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -24,6 +24,10 @@ $(VENV)/.runtime: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.development: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/.runtime
+
+$(VENV)/.report: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable '.[notebooks,report]'
 	@touch $@ $(VENV)/.runtime
 
 # The wheel carries MovieLens-100k; of the package itself nothing is used, so its dependencies stay out.
@@ -47,7 +51,13 @@ lint: $(VENV)/.development
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: $(VENV)/.development lint ## linter, type checker and tests
+# The tests of the report site need a browser. Where it cannot be installed they are skipped and say so.
+browser:
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+		&& apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium >/dev/null; } \
+		|| echo 'No chromium, and no right to install it: the tests of the report site in a browser are skipped.'
+
+test: $(VENV)/.development browser lint ## linter, type checker and tests
 	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 lab: $(VENV)/.development $(VENV)/.data ## JupyterLab on the notebooks
@@ -65,6 +75,17 @@ notebooks: $(VENV)/.development $(VENV)/.data ## execute the notebooks in place 
 
 provenance: $(VENV)/.runtime ## the chain that made an output: make provenance OF=metrics MODEL=shared_bottom FOLDER=data
 	@$(BIN)/python -m multitask_recommender.runs.provenance '$(or $(OF),metrics)' $(if $(MODEL),--model '$(MODEL)') --folder '$(or $(FOLDER),data)'
+
+report: $(VENV)/.report $(VENV)/.data ## the report site in build/report from the outputs of the last run, of an environment: make report ENV=bookstore
+	$(BIN)/python report/build.py $(if $(ENV),--env '$(ENV)')
+
+serve: | $(BIN)/python ## the report site in a browser; stop it with Ctrl+C
+	@test -f build/report/index.html || { echo "There is no report yet: run 'make report' first."; exit 1; }
+	@echo 'The report: http://127.0.0.1:8000/'
+	@$(BIN)/python -m http.server 8000 --bind 127.0.0.1 --directory build/report
+
+pictures: $(VENV)/.development $(VENV)/.data browser ## the pictures of the README from the report and the explorer: make pictures STUDY=bookstore
+	$(BIN)/python report/pictures.py $(if $(STUDY),--study '$(STUDY)')
 
 bench-quality: $(VENV)/.runtime $(VENV)/.data ## this project's model and its peers on one split; see benchmarks/README.md
 	$(BIN)/python benchmarks/quality/run.py

@@ -191,6 +191,20 @@ def with_other_splits(project: Project) -> Project:
     return project.configure(lambda parameters: parameters["splits"].update(strategies=OTHER_SPLITS))
 
 
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that the first of the processes of the tests makes for all of them."""
+    own = factory.getbasetemp()
+    place = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    folder, finished = place / name, place / f"{name}.finished"
+    with (place / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not finished.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            make(folder)
+            finished.touch()
+    return folder
+
+
 def made_once(
     factory: pytest.TempPathFactory,
     name: str,
@@ -199,17 +213,28 @@ def made_once(
     fresh: bool = False,
 ) -> Project:
     """The tiny study after one run, which the first of the processes of the tests makes for all of them."""
-    own = factory.getbasetemp()
-    place = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
-    folder, finished = place / name, place / f"{name}.finished"
-    with (place / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not finished.exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            result = prepare(Project(folder)).run(*options, fresh=fresh)
+
+    def make(folder: Path) -> None:
+        result = prepare(Project(folder)).run(*options, fresh=fresh)
+        assert result.returncode == 0, result.stderr
+
+    return Project.at(once(factory, name, make))
+
+
+@pytest.fixture(scope="session")
+def executed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Project, str], Path]:
+    """Executes a notebook on the outputs of a finished project, once for all tests, and returns its file."""
+
+    def execute_once(project: Project, name: str) -> Path:
+        def make(folder: Path) -> None:
+            command = [sys.executable, ROOT / "notebooks" / "execute.py", project.folder / "notebooks" / name]
+            environment = {**os.environ, "KEDRO_ENV": "test"}
+            result = subprocess.run([*command, "--to", folder], env=environment, capture_output=True, text=True)
             assert result.returncode == 0, result.stderr
-            finished.touch()
-    return Project.at(folder)
+
+        return once(tmp_path_factory, f"{project.folder.name}_{Path(name).stem}", make) / name
+
+    return execute_once
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,6 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from conftest import ROOT, Project, made_once
-
-sys.path.insert(0, str(ROOT / "notebooks"))
 from execute import execute
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -38,11 +36,12 @@ def outputs_of(notebook: nbformat.NotebookNode) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", [path.name for path in CHAPTERS])
-def test_notebook(name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notebook(name: str, request: pytest.FixtureRequest, executed: Callable[[Project, str], Path]) -> None:
     """It runs on another data set than that of ``conf/base``, and every picture has words that stand for it."""
-    monkeypatch.setenv("KEDRO_ENV", "test")
     project = request.getfixturevalue("swept_project" if name == SWEEP else "finished_project")
-    outputs = outputs_of(execute(project.folder / "notebooks" / name))
+    notebook = nbformat.read(executed(project, name), as_version=4)
+    assert "stored-outputs" not in [cell.id for cell in notebook.cells]
+    outputs = outputs_of(notebook)
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
     assert pictures
     for picture in pictures:

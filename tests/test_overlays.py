@@ -23,6 +23,7 @@ from test_bring_your_own_data import (
     place_retailrocket,
     tiny_models,
 )
+from test_notebooks import execute
 
 
 def place_books_that_are_read_and_wanted(project: Project) -> None:
@@ -102,7 +103,7 @@ def test_no_overlay_is_forgotten() -> None:
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
-def test_a_shipped_overlay_runs_whole(project: Project, name: str) -> None:
+def test_a_shipped_overlay_runs_whole(project: Project, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     put, options = OVERLAYS[name]
     put(project)
     tiny_models(project, name, **({"strategies": ["random", "cold_items"]} if name == "book_crossing" else {}))
@@ -124,5 +125,11 @@ def test_a_shipped_overlay_runs_whole(project: Project, name: str) -> None:
         assert len(pd.read_parquet(folder / "07_model_output" / model / "recommendations.parquet")), model
     if name in CHECKS:
         CHECKS[name](folder, metrics, result.stderr)
-    for figure in ("accuracy", "verdicts", "trade_off", "cost", "affinity"):
+    for figure in ("accuracy", "verdicts", "trade_off", "cost", "affinity", "activity", "tasks", "time", "user_map"):
         assert (folder / f"08_reporting/{figure}.png").stat().st_size > 0
+    if name in ("book_crossing", "bookstore"):
+        # The notebooks run without any change but the name of the data set.
+        monkeypatch.setenv("KEDRO_ENV", name)
+        for notebook in sorted((project.folder / "notebooks").glob("0[12346]*.ipynb")):
+            shown = str(execute(notebook))
+            assert dataset.name in shown, notebook.name

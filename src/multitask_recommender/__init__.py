@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from multitask_recommender.frames import study
     from multitask_recommender.use.recommender import load_recommender
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["load_recommender", "study"]
 
 

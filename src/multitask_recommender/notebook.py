@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import inspect
 import io
+import re
 import textwrap
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,16 @@ from multitask_recommender.datasets import CsvTable, SavedFigure
 from multitask_recommender.evaluation.metric_records import METRICS
 from multitask_recommender.foundation.errors import RequestError
 from multitask_recommender.models.variants import VARIANTS
+
+Formats = Mapping[str, str | Callable[[Any], str]]
+_ARGUMENTS = re.compile(r"\n\n +(?:Args|Attributes|Returns|Raises):\n.*?(?=\n *\"\"\")", re.DOTALL)
+"""What a docstring says of arguments and results."""
+_STYLES: Any = [
+    {"selector": "", "props": "font-size: 88%"},
+    {"selector": "th", "props": "text-align: left; vertical-align: bottom"},
+    {"selector": "th.row_heading", "props": "white-space: nowrap; font-weight: normal"},
+    {"selector": "caption", "props": "text-align: left; font-weight: bold"},
+]
 
 
 def open_study(environment: str | None = None) -> DataCatalog:
@@ -87,7 +98,7 @@ def show(*figures: SavedFigure | Figure) -> None:
 def show_code(*things: Callable[..., Any]) -> None:
     """Show the code of functions, classes or methods, without what their docstrings say of arguments."""
     for thing in things:
-        source = textwrap.dedent(inspect.getsource(thing)).rstrip()
+        source = _ARGUMENTS.sub("", textwrap.dedent(inspect.getsource(thing))).rstrip()
         path = Path(inspect.getsourcefile(thing) or "")
         place = "/".join(path.parts[path.parts.index("multitask_recommender") :]) if path.parts else ""
         say(f"`{place}`\n```python\n{source}\n```")
@@ -98,7 +109,7 @@ def title_of(model: str) -> str:
     return VARIANTS[model].title if model in VARIANTS else model
 
 
-def show_table(table: pd.DataFrame, formats: dict[str, str] | None = None, caption: str = "") -> None:
+def show_table(table: pd.DataFrame, formats: Formats | None = None, caption: str = "") -> None:
     """Show a table without its index.
 
     Args:
@@ -119,7 +130,7 @@ def show_headline(table: pd.DataFrame, caption: str) -> None:
     """
     shown = table.assign(model=table["model"].map(title_of)).set_index("model")
     shown = shown.dropna(how="all", axis=0).dropna(how="all", axis=1)
-    styled = _styled(shown, dict.fromkeys(map(str, shown), "{:.4f}"), caption)
+    styled = _styled(shown, dict.fromkeys(map(str, shown), "{:.3f}"), caption)
     for column in shown:
         metric = METRICS[str(column).rsplit(" ", 1)[-1].split("@")[0]]
         if metric.higher_is_better is not None:
@@ -135,11 +146,13 @@ def _display(styled: Styler) -> None:
     display(HTML(styled.to_html()))
 
 
-def _styled(table: pd.DataFrame, formats: dict[str, str], caption: str) -> Styler:
-    numbers = dict.fromkeys(table.select_dtypes("number"), "{:,.4g}") | formats
+def _styled(table: pd.DataFrame, formats: Formats, caption: str) -> Styler:
+    numbers = dict.fromkeys(table.select_dtypes("number"), "{:,.4g}") | dict(formats)
     # The same table has the same identifiers of its cells, whenever it is shown.
     digest = hashlib.md5(f"{caption} {list(table)}".encode(), usedforsecurity=False).hexdigest()[:6]
     styled = Styler(table, uuid=digest).format({name: how for name, how in numbers.items() if name in table}, na_rep="")
+    styled = styled.set_table_styles(_STYLES)
+    styled = styled.set_properties(subset=list(table.select_dtypes(exclude="number")), **{"text-align": "left"})
     return styled.set_caption(caption) if caption else styled
 
 

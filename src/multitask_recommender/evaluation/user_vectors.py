@@ -213,7 +213,7 @@ def _nearest(
 ) -> pd.DataFrame:
     lengths = np.asarray(matrix.sum(axis=1)).ravel()
     order = trained[np.argsort(lengths[trained], kind="stable")]
-    asked = np.unique([order[int(share * (len(order) - 1))] for share in (0.25, 0.5, 0.9)])
+    asked = np.array(list(dict.fromkeys(order[int(share * (len(order) - 1))] for share in (0.25, 0.5, 0.9))))
     popularity = np.asarray(matrix[trained].sum(axis=0)).ravel() / max(len(trained), 1)
     columns = [name for name in dataset.users.features if name in described][:4]
     names = described["user_id"].to_numpy()

@@ -5,6 +5,7 @@ It needs the package ``ipywidgets`` (the extra ``notebooks``).
 
 from __future__ import annotations
 
+import csv
 import html
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -40,14 +41,21 @@ _LEVELS = 11
 
 
 def find_studies(data: str | Path = "data") -> dict[str, Path]:
-    """Return the folders with fitted models, by name: the folder of outputs itself, and those in it.
+    """Return the folders with fitted models by the name of their data set: a folder of outputs, and those in it.
+
+    Args:
+        data: Folder of outputs.
 
     Raises:
         RequestError: If there is none.
     """
     root = Path(data)
     folders = [root, *sorted(path for path in root.glob("*") if path.is_dir())]
-    found = {path.name: path for path in folders if (path / "06_models").is_dir() and fitted_models(path)}
+    found: dict[str, Path] = {}
+    for path in folders:
+        if (path / "06_models").is_dir() and fitted_models(path):
+            name = _data_set_of(path)
+            found[name if name not in found else f"{name} ({path.name})"] = path
     if not found:
         raise RequestError("No run with fitted models was found.", str(root), "make one: kedro run")
     return found
@@ -181,7 +189,7 @@ class Explorer:
         popular = np.argsort(-np.bincount(run.rows.item, minlength=len(run.item_ids)), kind="stable")
         self._names = {_named(run.item_ids[item], run.titles[item]): run.item_ids[item] for item in popular}
         self.item.options = list(self._names)[:_OFFERED]
-        self._features = _features_of(run.folder, run.record["dataset"]["items"]["categories"])
+        self._features = _features_of(run.folder, run.record["dataset"]["items"])
         self.values = {name: _value_box(name, limits) for name, limits in _limits(run.record["dataset"]).items()}
         self._values_box.children = list(self.values.values())
         self._offer_tasks()
@@ -349,11 +357,20 @@ def _named(item_id: str, title: str | None) -> str:
     return f"{title or item_id} [{item_id}]"
 
 
-def _features_of(folder: Path, categories: str | None) -> dict[str, str]:
-    """Return item to some of its features in words, the categories first."""
+def _data_set_of(folder: Path) -> str:
+    """Return the name of the data set of a run; that of the folder where its evaluation is missing."""
+    path = folder / "08_reporting" / "metrics.csv"
+    if not path.exists():
+        return folder.name
+    with path.open(encoding="utf-8", newline="") as lines:
+        return next(csv.DictReader(lines), {}).get("dataset") or folder.name
+
+
+def _features_of(folder: Path, described: Mapping[str, Any]) -> dict[str, str]:
+    """Return item to some of its features in words, the categories first; a graph names entities that nobody knows."""
     table = pq.read_table(folder / "03_primary" / "items.parquet").to_pandas()
-    columns = [name for name in table if name not in ("item", "item_id", "title") and not name.startswith("raw_")]
-    columns = sorted(columns, key=lambda name: name != categories)[:_FEATURES]
+    columns = [name for name, own in described["features"].items() if own["relation"] is None and name in table]
+    columns = sorted(columns, key=lambda name: name != described["categories"])[:_FEATURES]
     words = [[_word(value) for value in row] for row in table[columns].itertuples(index=False)]
     return {item: " · ".join(filter(None, row)) for item, row in zip(table["item_id"], words, strict=True)}
 
