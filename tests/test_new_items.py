@@ -99,7 +99,7 @@ def test_nothing_is_learnt_from_the_absence_of_new_items(
     assert batch.catalogue.tolist() == sorted(set(rows.item.tolist()))
     users = torch.randn(USERS, 4, generator=new_generator(2))
     items = torch.randn(ITEMS, 4, generator=new_generator(3), requires_grad=True)
-    task_loss(TASKS["watch"], users, items, batch, batch.label("watch"), 4.0, loss).mean.backward()  # type: ignore[arg-type]
+    task_loss(TASKS["watch"], users, items, batch, batch.label("watch"), 4.0, loss).mean(batch).backward()  # type: ignore[arg-type]
     assert items.grad is not None
     assert torch.count_nonzero(items.grad[NEW]) == 0
     assert torch.count_nonzero(items.grad[:30].abs().sum(1)) == 30
@@ -115,7 +115,7 @@ def test_retrieval_tasks_weigh_as_their_errors_do(divided: tuple[Interactions, S
     target[batch.row_user[::10], batch.row_item[::10]] = 1.0
     scores = users @ items.T
     expected = ((1 + 4 * target) * (target - scores) ** 2)[:, :30].sum() / len(rows)
-    loss = task_loss(TASKS["watch"], users, items, batch, label, 4.0).mean
+    loss = task_loss(TASKS["watch"], users, items, batch, label, 4.0).mean(batch)
     assert float(loss) == pytest.approx(float(expected), rel=1e-5)
 
 

@@ -141,7 +141,7 @@ def test_bundles_of_a_run_lead_to_every_output(finished_project: Project) -> Non
             direct, bundled = catalog.load(f"shared_bottom.{part}"), outputs["shared_bottom"][part]
             assert direct.equals(bundled) if isinstance(direct, pd.DataFrame) else direct == bundled
         assert catalog.load("training_data")["users"].count().execute() == 100
-        assert catalog.load("results")["accuracy_figure"].startswith(b"\x89PNG")
+        assert catalog.load("results")["accuracy_figure"].png.startswith(b"\x89PNG")
 
 
 def csv(path: Path) -> dict[str, object]:

@@ -21,8 +21,8 @@ from multitask_recommender.models.stored import StaleModelError
 from multitask_recommender.models.variants import VARIANTS
 
 assert pipeline_registry  # Imports all settings classes.
-UNBOUNDED = {"minimum", "maximum", "missing_values"}
-"""What is compared with the user's own numbers alone."""
+UNBOUNDED = {"minimum", "maximum", "missing_values", "config"}
+"""What is compared with the user's own numbers alone, and properties of Spark, which has bounds of its own."""
 
 
 def classes(of: type[Settings]) -> Iterator[type[Settings]]:

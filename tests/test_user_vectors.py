@@ -67,12 +67,12 @@ def history_matrix(tables: dict[str, ibis.Table]) -> np.ndarray:
 def test_limit_is_that_of_the_whole_matrix(tables: dict[str, ibis.Table], dimension: int) -> None:
     chosen = {"dimension": dimension, "penalty": 0.3, "context": False, "encoder": "linear", "history_dropout": 0.0}
     curve = pd.DataFrame({"split": "random", "epoch": [2, 1], "value": [0.5, 0.9]})
-    (row,) = user_vectors.measure_limits(SPLITS, {"random": chosen}, curve, DATASET, **tables).itertuples()
+    (row,) = user_vectors.measure_limits(SPLITS, {"random": chosen}, curve, DATASET, tables).itertuples()
     values = torch.from_numpy(np.linalg.svd(history_matrix(tables), compute_uv=False))
     assert row.limit == pytest.approx(optimal_loss(values, dimension, 0.3) / USERS, rel=1e-6)
     assert (row.reached, row.users) == (0.5, USERS)
     other = {**chosen, "encoder": "sequential"}
-    (row,) = user_vectors.measure_limits(SPLITS, {"random": other}, curve, DATASET, **tables).itertuples()
+    (row,) = user_vectors.measure_limits(SPLITS, {"random": other}, curve, DATASET, tables).itertuples()
     assert np.isnan(row.limit)
 
 
@@ -89,7 +89,7 @@ def test_planted_tastes_are_found(tables: dict[str, ibis.Table]) -> None:
     weights = StoredModel({"random": {"-1": {"weight": right.astype(np.float32)}}})
     study = StudySettings(seed=3, repeats=1)
     found = user_vectors.read_vectors(
-        study, SPLITS, DATASET, **tables, item_vocabulary=vocabulary, user_vectors=vectors, weights=weights
+        study, SPLITS, DATASET, {**tables, "item_vocabulary": vocabulary}, vectors, weights
     )
     the_map, directions, nearest, overlap = found
     assert the_map.set_index("user")["taste"].to_dict() == {u: "love" if u % 2 else "war" for u in range(USERS)}
@@ -116,7 +116,7 @@ def test_chance_is_what_strangers_have_in_common(tables: dict[str, ibis.Table]) 
     weights = StoredModel({"random": {"-1": {"weight": np.ones((ITEMS, 4), np.float32)}}})
     study = StudySettings(seed=3, repeats=1)
     the_map, _, _, overlap = user_vectors.read_vectors(
-        study, SPLITS, DATASET, **tables, item_vocabulary=vocabulary, user_vectors=vectors, weights=weights
+        study, SPLITS, DATASET, {**tables, "item_vocabulary": vocabulary}, vectors, weights
     )
     assert the_map["taste"].isna().all()
     near, random = overlap.set_index("pairs")["overlap"]

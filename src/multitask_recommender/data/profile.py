@@ -126,6 +126,8 @@ def events_in_time(labelled: ir.Table, splits: ir.Table, dataset: DatasetSetting
         return pd.DataFrame(columns=TIME_COLUMNS)
     timed = labelled.select("row", "time").inner_join(splits.filter(splits.split != EVERYTHING), "row")
     span = timed.aggregate(first=timed["time"].min(), last=timed["time"].max()).execute().iloc[0]
+    if pd.isna(span["first"]):
+        return pd.DataFrame(columns=TIME_COLUMNS)
     width = max(float(span["last"] - span["first"]) / _BINS, 1e-9)
     place = ((timed["time"] - float(span["first"])) / width).floor().clip(upper=_BINS - 1).cast("int64")
     counted = timed.group_by(["split", "part", place.name("place")]).aggregate(rows=timed.count())

@@ -32,10 +32,10 @@ class SparkSettings(Settings):
     )
 
     master: str = "local[2]"
-    num_processes: int = Field(default=2, ge=1)
+    num_processes: int = Field(default=2, ge=1, le=10_000)
     shared_folder: str | None = None
-    training_retries: int = Field(default=2, ge=0)
-    wait_seconds: float = Field(default=60.0, gt=0)
+    training_retries: int = Field(default=2, ge=0, le=1000)
+    wait_seconds: float = Field(default=60.0, gt=0, le=86_400)
     config: dict[str, str | int | float | bool] = Field(default_factory=dict)
 
     @property

@@ -28,7 +28,7 @@ def _descriptions() -> list[Node]:
         (figures.plot_time, ["events_in_time", "params:dataset"], "time_figure"),
     ]
     steps = [node(step, inputs, output, name=step.__name__) for step, inputs, output in made]
-    parts = {output: output for _, _, output in made}
+    parts = {output: output for output in [*(output for _, _, output in made), "dropped_rows", "left_out"]}
     return [*steps, node(bundle, parts, "data_description", name="hand_over_data_description")]
 
 
