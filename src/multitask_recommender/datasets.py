@@ -180,6 +180,9 @@ class FigureFile(_WholeFile, MatplotlibDataset):
         with warnings.catch_warnings(), mpl.rc_context({"svg.hashsalt": "multitask-recommender"}):
             # What signs the fonts lack is said once, where the figure is made.
             warnings.filterwarnings("ignore", message="Glyph .* missing from")
+            # The layout is settled once, and not again for each file.
+            data.draw_without_rendering()
+            data.set_layout_engine("none")
             try:
                 self._save_args = {**original, "metadata": words}
                 self._replace(lambda: write(data))

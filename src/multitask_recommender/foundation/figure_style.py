@@ -89,8 +89,10 @@ def styled(plot: Callable[P, Figure]) -> Callable[P, Figure]:
 
 
 def _signs(figure: Figure) -> set[str]:
-    # Labels of ticks are made when they are first drawn.
-    figure.draw_without_rendering()
+    # Labels of ticks are made when they are asked for.
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.get_ticklabels(which="both")
     return {sign for text in figure.findobj(mpl.text.Text) for sign in text.get_text()}
 
 

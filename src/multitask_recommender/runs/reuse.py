@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import shutil
 from collections.abc import Iterable
@@ -176,6 +177,18 @@ class Freshness:
                 )
 
 
+class _SettledPipeline(Pipeline):
+    """A pipeline that finds its free inputs and outputs once: Kedro's runner asks for them after every node."""
+
+    @functools.cache  # noqa: B019 - There is one such pipeline, and it lives as long as the run.
+    def inputs(self) -> set[str]:
+        return super().inputs()
+
+    @functools.cache  # noqa: B019
+    def outputs(self) -> set[str]:
+        return super().outputs()
+
+
 class Reuse:
     """Hook: refuses stale inputs, finds the nodes that need not run, and records what makes every output.
 
@@ -209,14 +222,14 @@ class Reuse:
     def without_reused(self, pipeline: Pipeline) -> Pipeline:
         """Return the part of a pipeline that has to run."""
         if self._freshness is None:
-            return pipeline
+            return _SettledPipeline(pipeline.nodes)
         reused = self._freshness.reusable(pipeline.nodes)
         for node in reused:
             records = map(self._freshness.records.read, node.outputs)
             self.reused[node.name] = next((record.run for record in records if record is not None), self._run)
         if reused:
             logger.info("Reusing the outputs of %d of %d nodes: nothing has changed", len(reused), len(pipeline.nodes))
-        return Pipeline([node for node in pipeline.nodes if node.name not in self.reused])
+        return _SettledPipeline([node for node in pipeline.nodes if node.name not in self.reused])
 
     @hook_impl
     def before_node_run(self, node: Node) -> None:
