@@ -682,8 +682,17 @@ def place_retailrocket(project: Project) -> None:
         place(project, f"retailrocket/{name}_ecommerce.dat", table_text(lines, "\t"))
 
 
-def tiny_models(project: Project, name: str, **splits: object) -> None:
-    """Make an overlay's training as small as that of the tests."""
+def tiny_models(
+    project: Project, name: str, splits: dict[str, Any] | None = None, study: dict[str, Any] | None = None
+) -> None:
+    """Make an overlay's training as small as that of the tests.
+
+    Args:
+        project: The project.
+        name: Name of the overlay.
+        splits: What is changed of its splits.
+        study: What is changed of its study.
+    """
     path = project.folder / "conf" / name / "parameters.yml"
     own = yaml.safe_load(path.read_text())
     tiny = yaml.safe_load((project.folder / "conf/test/parameters.yml").read_text())
@@ -695,9 +704,9 @@ def tiny_models(project: Project, name: str, **splits: object) -> None:
             settings["training"] = {**settings["training"], "epochs": 2, "batches": 2}
         first = {parameter: values[:1] for parameter, values in block.get("search", {}).items()}
         tiny["models"][model] = {"settings": settings, "search": {**(shared.get("search") or {}), **first} or None}
-    tiny["study"] = {**own.get("study", {}), **tiny["study"], "quick": False}
-    splits = {**own.get("splits", {}), "folds": 2, **splits}
-    path.write_text(yaml.safe_dump({**own, **tiny, "dataset": own["dataset"], "splits": splits}))
+    tiny["study"] = {**tiny["study"], "core_only": True, **own.get("study", {}), "quick": False, **(study or {})}
+    tiny["splits"] = {**own.get("splits", {}), "folds": 2, **(splits or {})}
+    path.write_text(yaml.safe_dump({**own, **tiny, "dataset": own["dataset"]}))
 
 
 def test_make_new_dataset_gives_a_study_that_runs(project: Project) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -106,7 +107,12 @@ def test_no_overlay_is_forgotten() -> None:
 def test_a_shipped_overlay_runs_whole(project: Project, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     put, options = OVERLAYS[name]
     put(project)
-    tiny_models(project, name, **({"strategies": ["random", "cold_items"]} if name == "book_crossing" else {}))
+    changed: dict[str, dict[str, Any]] = {
+        "book_crossing": {"splits": {"strategies": ["random", "cold_items"]}},
+        # All models there are, on one funnel.
+        "bookstore": {"study": {"core_only": False}},
+    }
+    tiny_models(project, name, **changed.get(name, {}))
     described = yaml.safe_load((project.folder / "conf" / name / "parameters.yml").read_text())
     result = project.run("--env", name, *options)
     assert result.returncode == 0, result.stderr[-3000:]
