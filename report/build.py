@@ -35,6 +35,8 @@ _DOCS = ["README.md", "README.zh.md", "CHANGELOG.md", "CONTRIBUTING.md", "benchm
 _MAP_FILES = ["index.html", "favicon.ico", "assets", "api"]
 _LARGEST_DRAWING = 200_000
 """Bytes up to which a figure is shown as SVG; a larger one is shown as PNG."""
+_SHOWN_ELSEWHERE = frozenset({"data_engineering", "user_embedding", "recommender", "evaluation", "simulated_study"})
+"""Pipelines that are boxes of the default one, or made of others on the map."""
 _LONG_PARAMETER = 2000
 """Characters from which the map does not repeat a parameter at every node."""
 _PREVIEW_WIDTH = 1000
@@ -321,6 +323,8 @@ def write_map(project: Path, environment: str | None, site: Path) -> None:
         # The one address that it looks for at the root of the host.
         text = path.read_text(encoding="utf-8")
         path.write_text(text.replace('"/api/run-status"', '"./api/run-status"'), encoding="utf-8")
+    for name in _SHOWN_ELSEWHERE:
+        (target / "api" / "pipelines" / name).unlink(missing_ok=True)
     for path in (target / "api").rglob("*"):
         if path.is_file():
             text = compact(json.loads(path.read_bytes()))
@@ -336,9 +340,11 @@ def write_map(project: Path, environment: str | None, site: Path) -> None:
 def compact(answer: dict[str, Any]) -> str:
     """Write an answer of Kedro-Viz's server in a tenth of its size.
 
-    White space goes, previews of figures become small, and nodes do not repeat long parameters: the description of the
-    data set is a parameter of nearly all, and its own box has it.
+    White space goes, previews of figures become small, pipelines that others contain are left out, and nodes do not
+    repeat long parameters: the description of the data set is a parameter of nearly all, and its own box has it.
     """
+    if isinstance(answer.get("pipelines"), list):
+        answer["pipelines"] = [one for one in answer["pipelines"] if one["id"] not in _SHOWN_ELSEWHERE]
     nodes = answer.get("nodes")
     for node in nodes if isinstance(nodes, list) else []:
         for name, value in (node.get("parameters") or {}).items():

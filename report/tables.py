@@ -10,11 +10,11 @@ from pathlib import Path
 import pandas as pd
 from itables import to_html_datatable
 
-ROWS_SHOWN = 20_000
+ROWS_SHOWN = 12_000
 """Rows on one page; what is beyond stands in the file alone."""
 _LONGEST_LIST = 200
 """Values of a column up to which they are offered as a list."""
-_ZIPPED_FROM = 1_000_000
+_ZIPPED_FROM = 100_000
 """Bytes from which a file is zipped."""
 
 
@@ -70,7 +70,7 @@ TABLES = {
         mean_over=("fold",),
         averaged=("error", "error_alone", "gain"),
     ),
-    "learning_curves": Table("How the losses fall over the epochs."),
+    "learning_curves": Table("How the losses fall over the epochs.", mean_over=("seed",), averaged=("value",)),
     "dropped_rows": Table("Rows that were dropped, values that were taken as missing, and why."),
     "left_out": Table("What is not computed on this data set, and why."),
     "left_out_models": Table("Models that have not run, and why."),

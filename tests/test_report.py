@@ -222,7 +222,7 @@ def test_the_map_opens_and_shows_what_a_box_holds(visit: Visit) -> None:
     frame = page.frame_locator("iframe.pipeline-map")
     frame.get_by_text("data_engineering", exact=True).locator("visible=true").first.wait_for()
     assert page.locator("iframe.pipeline-map").bounding_box()["width"] > 1000  # type: ignore[index]
-    page = visit.open("map/index.html?pid=data_engineering")
+    page = visit.open("map/index.html?pid=when_multitask_helps")
     page.locator(".pipeline-node").first.wait_for()
     page.locator(".pipeline-node--data, .pipeline-node").first.click()
     page.locator(".pipeline-metadata").first.wait_for()
@@ -248,6 +248,9 @@ def test_the_map_answers_what_its_viewer_asks(site: Path) -> None:
     answers = {name: json.loads((site / "map/api" / name).read_text()) for name in ("main", "metadata", "run-status")}
     assert all(own["is_compatible"] for own in answers["metadata"]["package_compatibilities"])
     assert {"data_engineering", "evaluation"} <= set(answers["main"]["modular_pipelines"])
+    offered = {own["id"] for own in answers["main"]["pipelines"]}
+    assert {"__default__", "when_multitask_helps"} <= offered
+    assert offered == {path.name for path in (site / "map/api/pipelines").iterdir()}
     parameters = [own.get("parameters") or {} for own in answers["main"]["nodes"]]
     assert {own["dataset"] for own in parameters if "dataset" in own} == {"see the box params:dataset"}
     assert any("study" in own and own["study"]["seed"] == 7 for own in parameters)
