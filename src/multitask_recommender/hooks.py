@@ -405,6 +405,7 @@ class RunRecord:
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "environment": run_params.get("env"),
             "pipeline": run_params.get("pipeline_names") or "__default__",
+            "params": run_params.get("runtime_params") or {},
             "git_commit": _git_commit(Path(run_params.get("project_path", "."))),
             "data_sha256": _checksums(pipeline, catalog),
             "packages": {name: importlib.metadata.version(name) for name in _RECORDED_PACKAGES},
