@@ -60,6 +60,11 @@ browser:
 test: $(VENV)/.development browser lint ## linter, type checker and tests
 	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
+coverage: $(VENV)/.development browser ## which lines no test runs, in build/coverage; of some tests: make coverage TESTS=tests/use
+	mkdir -p build/coverage
+	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist worksteal \
+		--cov --cov-report term-missing:skip-covered --cov-report html:build/coverage/html $(TESTS)
+
 lab: $(VENV)/.development $(VENV)/.data ## JupyterLab on the notebooks
 	KEDRO_LOGGING_CONFIG=$(CURDIR)/conf/logging.yml $(BIN)/jupyter lab notebooks
 
