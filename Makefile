@@ -10,7 +10,7 @@ DATA_WHEEL := recbole==1.2.1
 export KEDRO_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run study test lint data new-dataset lab viz map notebooks provenance report serve pictures browser bench-quality bench-speed bench-scale bench-spark confirm audit mutate clean
+.PHONY: help run study test lint data new-dataset lab viz map notebooks provenance report mlflow coverage serve pictures browser bench-quality bench-speed bench-scale bench-spark confirm audit mutate clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -60,6 +60,11 @@ browser:
 test: $(VENV)/.development browser lint ## linter, type checker and tests
 	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
+coverage: $(VENV)/.development browser ## which lines no test runs, in build/coverage; of some tests: make coverage TESTS=tests/use
+	mkdir -p build/coverage
+	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist worksteal \
+		--cov --cov-report term-missing:skip-covered --cov-report html:build/coverage/html $(TESTS)
+
 lab: $(VENV)/.development $(VENV)/.data ## JupyterLab on the notebooks
 	KEDRO_LOGGING_CONFIG=$(CURDIR)/conf/logging.yml $(BIN)/jupyter lab notebooks
 
@@ -75,6 +80,11 @@ notebooks: $(VENV)/.development $(VENV)/.data ## execute the notebooks in place 
 
 provenance: $(VENV)/.runtime ## the chain that made an output: make provenance OF=metrics MODEL=shared_bottom FOLDER=data
 	@$(BIN)/python -m multitask_recommender.runs.provenance '$(or $(OF),metrics)' $(if $(MODEL),--model '$(MODEL)') --folder '$(or $(FOLDER),data)'
+
+# MLflow wants an importlib_metadata older than the pinned one, which nothing but the report reads.
+mlflow: $(VENV)/.runtime ## install what sends records of runs to MLflow; see docs/runs.md
+	grep -v '^importlib_metadata==' constraints.txt > $(VENV)/constraints-mlflow.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(VENV)/constraints-mlflow.txt --editable '.[mlflow]'
 
 report: $(VENV)/.report $(VENV)/.data ## the report site in build/report from the outputs of the last run, of an environment: make report ENV=bookstore
 	$(BIN)/python report/build.py $(if $(ENV),--env '$(ENV)')

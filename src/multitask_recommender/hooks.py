@@ -31,7 +31,8 @@ from multitask_recommender.duckdb_engine import renew_limits
 from multitask_recommender.foundation.errors import DataError, SettingsError, did_you_mean, find_study_error
 from multitask_recommender.foundation.resources import lacking, limit_memory
 from multitask_recommender.runs.files import file_digest, local_files
-from multitask_recommender.runs.reuse import Reuse
+from multitask_recommender.runs.reuse import Reuse, run_folder
+from multitask_recommender.runs.tracking import Tracking, TrackingError, store_of
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ PARAMETER_GROUPS = frozenset(
         "engine",
         "spark",
         "training",
+        "tracking",
     }
 )
 """Every top-level name of the ``parameters`` files."""
@@ -365,19 +367,33 @@ class RunReport:
 
 
 class RunRecord:
-    """Appends a line on every finished run to the file behind ``run_records`` in the catalog."""
+    """Appends a line on every finished run to the file behind ``run_records`` in the catalog.
+
+    The same record goes to a tracking store, if ``tracking`` in the parameters asks for it.
+    """
 
     def __init__(self, reuse: Reuse) -> None:
         self._reuse = reuse
         self._started: dict[str, float] = {}
         self._seconds: dict[str, float] = {}
         self._begin = 0.0
+        self._tracking: Tracking | None = None
 
     @hook_impl
-    def before_pipeline_run(self, run_params: dict[str, Any]) -> None:
-        """Start the clock."""
+    def before_pipeline_run(self, catalog: Any) -> None:
+        """Start the clock, and open the tracking store.
+
+        Raises:
+            TrackingError: If the tracking store cannot be used.
+        """
         self._seconds.clear()
         self._begin = time.perf_counter()
+        self._tracking = None
+        folder = run_folder(catalog)
+        settings = catalog.load("params:tracking") if "params:tracking" in catalog else None
+        store = None if folder is None else store_of(settings, folder)
+        if folder is not None and store is not None:
+            self._tracking = Tracking(store, folder, str(_plain(catalog.load("params:dataset"))["name"]))
 
     @hook_impl
     def before_node_run(self, node: Node) -> None:
@@ -405,6 +421,10 @@ class RunRecord:
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "environment": run_params.get("env"),
             "pipeline": run_params.get("pipeline_names") or "__default__",
+            # The address of a tracking store may hold a password.
+            "params": {
+                name: value for name, value in (run_params.get("runtime_params") or {}).items() if name != "tracking"
+            },
             "git_commit": _git_commit(Path(run_params.get("project_path", "."))),
             "data_sha256": _checksums(pipeline, catalog),
             "packages": {name: importlib.metadata.version(name) for name in _RECORDED_PACKAGES},
@@ -428,6 +448,12 @@ class RunRecord:
             os.write(descriptor, (json.dumps(record) + "\n").encode())
         finally:
             os.close(descriptor)
+        if self._tracking is not None:
+            headline = catalog.load("headline") if "headline" in pipeline.all_outputs() else None
+            try:
+                self._tracking.send(record, parameters, headline)
+            except TrackingError as error:
+                logger.error("%s", error)
 
 
 def _plain(value: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 from IPython.display import HTML, Markdown, display
+from kedro.framework.context import KedroContext
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from kedro.io import AbstractDataset, DataCatalog
@@ -25,6 +26,7 @@ from multitask_recommender.datasets import CsvTable, SavedFigure
 from multitask_recommender.evaluation.metric_records import METRICS
 from multitask_recommender.foundation.errors import RequestError
 from multitask_recommender.models.variants import VARIANTS
+from multitask_recommender.runs.staleness import describe_stale
 
 Formats = Mapping[str, str | Callable[[Any], str]]
 _ARGUMENTS = re.compile(r"\n\n +(?:Args|Attributes|Returns|Raises):\n.*?(?=\n *\"\"\")", re.DOTALL)
@@ -39,6 +41,9 @@ _STYLES: Any = [
 
 def open_study(environment: str | None = None) -> DataCatalog:
     """Return the catalog of a study, whose outputs notebooks load by name.
+
+    Where outputs are not those that the parameters, the code and the raw tables of now would make, it says so by name,
+    with what differs and the command that makes them anew.
 
     Args:
         environment: Name of the folder of ``conf`` that describes the data, such as ``bookstore``; None: what the
@@ -59,9 +64,18 @@ def open_study(environment: str | None = None) -> DataCatalog:
         )
     warnings.filterwarnings("ignore", message="One or more dataset names contain '.' characters")
     bootstrap_project(project)
-    session = KedroSession.create(project_path=project, env=environment)
-    catalog = session.load_context().catalog
+
+    def context(params: dict[str, Any]) -> KedroContext:
+        return KedroSession.create(project_path=project, env=environment, runtime_params=params).load_context()
+
+    own = context({})
+    catalog = own.catalog
     assert isinstance(catalog, DataCatalog)
+    usual = getattr(own.config_loader, "default_run_env", None)
+    command = "kedro run" + ("" if own.env in (None, usual) else f" --env {own.env}")
+    stale = describe_stale(catalog, lambda params: context(params).catalog, command)
+    if stale:
+        say("> **Some outputs are stale: they are not what a run would make now.**", *stale)
     return catalog
 
 

@@ -14,7 +14,7 @@ import importlib.metadata
 import importlib.util
 import json
 import platform
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ COMPUTING_PACKAGES = ("duckdb", "ibis-framework", "matplotlib", "numpy", "pandas
 """Installed packages whose version may change an output."""
 PARAMETER = "params:"
 RAW = "raw_"
+LEFT_OUT = "left out"
+"""Key of a data set in whose place a run reads an empty one."""
 
 
 def digest(value: Any) -> str:
@@ -46,7 +48,7 @@ def _imports(module: str) -> tuple[str, frozenset[str]]:
         return "", frozenset()
     source = Path(specification.origin).read_bytes()
     found: set[str] = set()
-    for statement in ast.walk(ast.parse(source)):
+    for statement in _statements(ast.parse(source)):
         if isinstance(statement, ast.Import):
             found.update(alias.name for alias in statement.names)
         elif isinstance(statement, ast.ImportFrom) and statement.module:
@@ -55,6 +57,16 @@ def _imports(module: str) -> tuple[str, frozenset[str]]:
             found.update(f"{statement.module}.{alias.name}" for alias in statement.names)
     own = {name for name in found if name.split(".")[0] == PACKAGE and _is_module(name)}
     return hashlib.sha256(source).hexdigest(), frozenset(own)
+
+
+def _statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """Yield the statements of a module, wherever they stand; expressions, the most of a tree, hold none."""
+    waiting = [tree]
+    while waiting:
+        one = waiting.pop()
+        yield one
+        own = ast.iter_child_nodes(one)
+        waiting.extend(child for child in own if isinstance(child, ast.stmt | ast.excepthandler | ast.match_case))
 
 
 @functools.cache
@@ -168,7 +180,7 @@ class Keys:
             name: Name of the data set in the catalog.
         """
         if name in self._left_out:
-            return "left out"
+            return LEFT_OUT
         if name.startswith(RAW) or name not in self.makers:
             return self._of_contents(name)
         ingredients = self.ingredients(self.makers[name])
@@ -201,7 +213,8 @@ class Keys:
 
     def _parameter(self, name: str, node: Node) -> Any:
         if name not in self._parameters:
-            self._parameters[name] = self._catalog.load(name)
+            # A pipeline that the environment does not describe has no parameters.
+            self._parameters[name] = self._catalog.load(name) if name in self._catalog else None
         value = self._parameters[name]
         if isinstance(value, StudySettings) and node.tags & {"user_embedding", "recommender"}:
             # A model does not change with the list of models that are studied, but with being on it.

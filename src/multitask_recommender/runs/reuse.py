@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,7 @@ class Freshness:
     records: Records
     catalog: CatalogProtocol
     _checked: dict[str, bool] = field(default_factory=dict)
+    _found: dict[str, list[str]] = field(default_factory=dict)
 
     def file(self, dataset: str) -> Path | None:
         """Return the file of an output; None for one that is kept in memory, or elsewhere than in a local file."""
@@ -125,9 +126,14 @@ class Freshness:
             if file is None or not record.holds(file):
                 return [f"its file{'' if file is None else f' {file.name}'} is gone or was changed afterwards"]
             return [reason for part in self._parts(dataset) for reason in self.differs(part)]
-        return list(dict.fromkeys(self._roots(record, now)))
+        return self._roots(record, now)
 
-    def _roots(self, record: OutputRecord, now: Ingredients) -> Iterable[str]:
+    def _roots(self, record: OutputRecord, now: Ingredients) -> list[str]:
+        if record.dataset not in self._found:
+            self._found[record.dataset] = list(dict.fromkeys(self._find_roots(record, now)))
+        return self._found[record.dataset]
+
+    def _find_roots(self, record: OutputRecord, now: Ingredients) -> Iterable[str]:
         before = record.made_from
         yield from differences(
             {name.removeprefix(PARAMETER): value for name, value in before["parameters"].items()},
@@ -149,6 +155,23 @@ class Freshness:
         if before["code"] != now.code:
             yield "the code"
 
+    def stale(self, names: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
+        """Yield the outputs that are there and were made from something else, with what differs.
+
+        Args:
+            names: Names of data sets; those that no node makes are passed over.
+        """
+        for name in names:
+            file = self.file(name) if name in self.keys.makers else None
+            if file is None or not file.exists():
+                continue
+            record = self.records.read(name)
+            if name.startswith(RAW) and (record is None or not record.made_from):
+                continue  # A file of the user's own.
+            found = [] if self.is_fresh(name) else self.differs(name)
+            if found:
+                yield name, found
+
     def check(self, inputs: Iterable[str]) -> None:
         """Refuse inputs that other nodes of the project made from something else.
 
@@ -158,23 +181,14 @@ class Freshness:
         Raises:
             StaleOutputError: Names the first of them, what differs, and what to do.
         """
-        for name in inputs:
-            maker = self.keys.makers.get(name)
-            file = self.file(name) if maker is not None else None
-            if maker is None or file is None or not file.exists():
-                continue
-            record = self.records.read(name)
-            if name.startswith(RAW) and (record is None or not record.made_from):
-                continue  # A file of the user's own.
-            found = self.differs(name)
-            if found:
-                shown = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
-                raise StaleOutputError(
-                    f"The output '{name}' does not fit the run: {shown}.\n"
-                    f"  where: {file}\n"
-                    "  what to do: make it again with all that changed before it, and nothing else: "
-                    f"kedro run --to-nodes {maker.name}"
-                )
+        for name, found in self.stale(inputs):
+            shown = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+            raise StaleOutputError(
+                f"The output '{name}' does not fit the run: {shown}.\n"
+                f"  where: {self.file(name)}\n"
+                "  what to do: make it again with all that changed before it, and nothing else: "
+                f"kedro run --to-nodes {self.keys.makers[name].name}"
+            )
 
 
 class _SettledPipeline(Pipeline):
