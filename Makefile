@@ -10,7 +10,7 @@ DATA_WHEEL := recbole==1.2.1
 export KEDRO_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run study test lint data new-dataset lab viz map notebooks provenance report mlflow coverage serve pictures browser bench-quality bench-speed bench-scale bench-spark confirm audit mutate clean
+.PHONY: help run study test lint data new-dataset lab viz map notebooks provenance report coverage serve pictures browser bench-quality bench-speed bench-scale bench-spark confirm audit mutate clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -80,11 +80,6 @@ notebooks: $(VENV)/.development $(VENV)/.data ## execute the notebooks in place 
 
 provenance: $(VENV)/.runtime ## the chain that made an output: make provenance OF=metrics MODEL=shared_bottom FOLDER=data
 	@$(BIN)/python -m multitask_recommender.runs.provenance '$(or $(OF),metrics)' $(if $(MODEL),--model '$(MODEL)') --folder '$(or $(FOLDER),data)'
-
-# MLflow wants an importlib_metadata older than the pinned one, which nothing but the report reads.
-mlflow: $(VENV)/.runtime ## install what sends records of runs to MLflow; see docs/runs.md
-	grep -v '^importlib_metadata==' constraints.txt > $(VENV)/constraints-mlflow.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(VENV)/constraints-mlflow.txt --editable '.[mlflow]'
 
 report: $(VENV)/.report $(VENV)/.data ## the report site in build/report from the outputs of the last run, of an environment: make report ENV=bookstore
 	$(BIN)/python report/build.py $(if $(ENV),--env '$(ENV)')

@@ -81,7 +81,7 @@ class Tracking:
         except ImportError as error:
             raise TrackingError(
                 f"'tracking.mlflow' needs the extra 'mlflow', and '{error.name}' is not installed: "
-                "run 'make mlflow', or leave 'tracking.mlflow' out."
+                "pip install -c constraints.txt -e '.[mlflow]', or leave 'tracking.mlflow' out."
             ) from error
         for name in ("mlflow", "alembic", "urllib3"):
             logging.getLogger(name).setLevel(logging.ERROR)
