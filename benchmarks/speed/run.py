@@ -67,6 +67,8 @@ class Worker:
         paths = [HERE, QUALITY, *([quality.ROOT / "src"] if library == "own" else [])]
         WORK.mkdir(parents=True, exist_ok=True)
         self._log = (WORK / f"{library}.{task}.log").open("w+")
+        answers, place = os.pipe()
+        self._answers = os.fdopen(answers)
         self._process = subprocess.Popen(
             [python, "-W", "ignore", "-m", f"workers.{library}", task, json.dumps(arguments)],
             cwd=WORK,
@@ -74,13 +76,16 @@ class Worker:
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join(map(str, paths)),
                 "TQDM_DISABLE": "1",
+                "ANSWERS": str(place),
                 **dict.fromkeys(names, threads),
             },
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdout=self._log,
             stderr=self._log,
+            pass_fds=[place],
             text=True,
         )
+        os.close(place)
         self._answer()
 
     def seconds(self) -> float:
@@ -93,11 +98,11 @@ class Worker:
     def end(self) -> None:
         """Let it go."""
         self._process.communicate()
+        self._answers.close()
         self._log.close()
 
     def _answer(self) -> Any:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        line = self._answers.readline()
         if not line:
             self._log.seek(0)
             raise quality.PeerError(f"{self._process.args[-3]} ended: {self._log.read()[-1500:]}")

@@ -26,14 +26,13 @@ METRICS_AT = (5, 10, 20)
 def serve(tasks: dict[str, Callable[[Arguments], Run]]) -> None:
     """Prepare the task of the command line, then do it once for every line of the input.
 
-    Answers with one line of JSON: nothing when ready, then the seconds.
+    Answers with one line of JSON, to the open file whose number the variable ``ANSWERS`` of the environment has, since
+    libraries print what they like: nothing when ready, then the seconds.
 
     Args:
         tasks: Name of a task to what prepares it.
     """
-    # Libraries print what they like; the answers have a channel of their own.
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
+    answers = os.fdopen(int(os.environ["ANSWERS"]), "w")
     run = tasks[sys.argv[1]](json.loads(sys.argv[2]))
     print(json.dumps(None), file=answers, flush=True)
     for _ in sys.stdin:
