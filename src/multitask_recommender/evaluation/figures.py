@@ -541,6 +541,7 @@ def plot_experts(utilisation: pd.DataFrame) -> Figure:
     columns = min(len(cells), 4)
     lines = -(-len(cells) // columns)
     tasks = list(dict.fromkeys(own["task"]))
+    most = max(0.5, float(own["weight"].max()))
     figure, axes = panels(columns, lines, min(lines * (0.36 * len(tasks) + 1.35) + 0.6, SCREEN))
     for axis in axes.flat[len(cells) :]:
         axis.set_visible(False)
@@ -550,14 +551,16 @@ def plot_experts(utilisation: pd.DataFrame) -> Figure:
         spread = rows.groupby(["task", "expert"], sort=False)["spread"].mean()
         experts = list(dict.fromkeys(rows["expert"]))
         weights = rows.pivot_table(index="task", columns="expert", values="weight").reindex(tasks)[experts]
-        image = axis.imshow(weights, cmap=SEQUENTIAL, vmin=0, vmax=1, aspect="auto")
+        image = axis.imshow(weights, cmap=SEQUENTIAL, vmin=0, vmax=most, aspect="auto")
         size = 8.5 if len(experts) <= 6 else 7
         for y, task in enumerate(tasks):
             for x, expert in enumerate(experts):
                 weight = weights.iloc[y, x]
                 if np.isfinite(weight):
                     text = f"{weight:.2f}\n±{spread[task, expert]:.2f}"
-                    axis.text(x, y, text, ha="center", va="center", fontsize=size, color="w" if weight > 0.55 else INK)
+                    axis.text(
+                        x, y, text, ha="center", va="center", fontsize=size, color="w" if weight > 0.6 * most else INK
+                    )
         axis.grid(visible=False)
         axis.set_xticks(range(len(experts)), [plain(name) for name in experts], rotation=30, ha="right", fontsize=8)
         axis.set_yticks(range(len(tasks)), [plain(name) for name in tasks] if place % columns == 0 else [])
@@ -569,7 +572,7 @@ def plot_experts(utilisation: pd.DataFrame) -> Figure:
             f"{VARIANTS[model].title}, {side} side: {len(experts)} experts, {state}, largest distance of a gate's "
             f"weight from an equal share {equal:.2f}"
         )
-    figure.colorbar(image, ax=list(axes.flat), label="mean weight of the expert in the gate of the task", shrink=0.8)
+    figure.colorbar(image, ax=list(axes.flat), label="mean gate weight", shrink=0.8)
     footnote(figure, f"±: standard deviation over users or items; {split} split", room=True)
     return finished(figure, title, "; ".join(told) + ".")
 

@@ -128,7 +128,7 @@ def plot_user_map(the_map: pd.DataFrame, overlaps: pd.DataFrame, dataset: Datase
     right.set_xlim(-0.6, len(overlaps) - 0.4)
     right.set_ylim(0, None)
     right.set_ylabel("overlap of histories, % (Jaccard index)")
-    right.set_title("what nearness means\n(bars: 95 % interval over users)")
+    right.set_title("what nearness means\n(bars: 95 % intervals)")
     pairs: Any = overlaps.itertuples()
     told += [f"histories of {row.pairs} users overlap by {100 * row.overlap:.1f} %" for row in pairs]
     return finished(figure, f"Map of the users of {dataset.name}", f"{len(the_map)} users. {'; '.join(told)}.")
