@@ -19,6 +19,7 @@ from conftest import TASKS, Project
 from multitask_recommender.data.description import DatasetSettings
 from multitask_recommender.datasets import FigureFile, SavedFigure
 from multitask_recommender.evaluation import figures
+from multitask_recommender.evaluation.comparisons import COLUMNS
 from multitask_recommender.evaluation.metric_records import METRICS, main_metric
 from multitask_recommender.evaluation.parameters import EvaluationSettings
 from multitask_recommender.foundation import figure_style as style
@@ -64,20 +65,7 @@ def comparisons() -> pd.DataFrame:
                 what = ("made-up", split, model, control, task, metric.name, 0)
                 verdict = next(verdicts)
                 rows.append((*what, 0.02, 0.1, 0.01, 0.04, 0.01, 0.02, verdict, 0.03, verdict))
-    names = [
-        "dataset",
-        "split",
-        "model",
-        "control",
-        "task",
-        "metric",
-        "k",
-        "difference",
-        "relative",
-        "ci_low",
-        "ci_high",
-    ]
-    return pd.DataFrame(rows, columns=[*names, "p_value", "p_holm", "verdict", "p_primary", "primary_verdict"])
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def texts(figure: Figure) -> list[Text]:

@@ -194,13 +194,15 @@ class Freshness:
 class _SettledPipeline(Pipeline):
     """A pipeline that finds its free inputs and outputs once: Kedro's runner asks for them after every node."""
 
-    @functools.cache  # noqa: B019 - There is one such pipeline, and it lives as long as the run.
-    def inputs(self) -> set[str]:
-        return super().inputs()
+    @functools.cached_property
+    def _ends(self) -> tuple[set[str], set[str]]:
+        return super().inputs(), super().outputs()
 
-    @functools.cache  # noqa: B019
+    def inputs(self) -> set[str]:
+        return self._ends[0]
+
     def outputs(self) -> set[str]:
-        return super().outputs()
+        return self._ends[1]
 
 
 class Reuse:
