@@ -215,8 +215,9 @@ def write_docs(project: Path, source: Path) -> None:
     for name in names:
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(project / name, source / name)
-    if (project / "docs" / "images").exists():
-        shutil.copytree(project / "docs" / "images", source / "docs" / "images")
+    for path in sorted([*project.glob("docs/images/*"), *project.glob("benchmarks/results/*.png")]):
+        (source / path.relative_to(project)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, source / path.relative_to(project))
     # What the docs link to beside pages is offered as a file.
     for name in ("src", "LICENSE", "CITATION.cff", "Dockerfile"):
         if (project / name).exists():
