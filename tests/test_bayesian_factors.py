@@ -173,12 +173,20 @@ def test_weekdays_and_hours_are_those_of_the_calendar() -> None:
 def test_links_are_solved_from_the_smaller_side() -> None:
     random = np.random.default_rng(4)
     for shape in ((9, 4), (4, 9)):
-        design = sparse.csr_matrix(random.normal(size=shape).astype(np.float32))
-        rows, more = random.normal(size=(shape[0], 3)), random.normal(size=(shape[1], 3))
-        found = Links(design).solve(torch.tensor(rows).float(), torch.tensor(more).float(), 0.7)
-        x = design.toarray().astype(np.float64)
-        wanted = np.linalg.solve(x.T @ x + 0.7 * np.eye(shape[1]), x.T @ rows + more)
-        assert np.allclose(found.numpy(), wanted, atol=1e-4)
+        matrix = random.normal(size=shape).astype(np.float32)
+        matrix[:, -1] = matrix[:, 0]  # One direction that the owners do not feel, whichever side is smaller.
+        links = Links(sparse.csr_matrix(matrix))
+        rows, noise = random.normal(size=(shape[0], 3)), random.normal(size=(shape[1], 3))
+        x = matrix.astype(np.float64)
+        felt = np.linalg.pinv(x) @ x
+        more = links.told(torch.tensor(x @ noise).float()) / links._values[:, None]
+        found = links.solve(torch.tensor(rows).float(), more, 0.7)
+        wanted = np.linalg.solve(x.T @ x + 0.7 * np.eye(shape[1]), x.T @ rows + noise)
+        assert links.rank == min(shape) - (shape == (9, 4))
+        assert np.allclose(links.expected(found), x @ wanted, atol=1e-4)
+        # The rest of the links is noise.
+        whole = links.links(found, torch.tensor(noise).float()).numpy()
+        assert np.allclose(whole, felt @ wanted + (noise - felt @ noise), atol=1e-4)
 
 
 def test_wishart_draws_have_their_mean() -> None:

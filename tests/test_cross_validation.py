@@ -16,6 +16,7 @@ from multitask_recommender.data.description import DatasetSettings, SplitSetting
 from multitask_recommender.data.folds import Folding, SplitRule
 from multitask_recommender.data.inputs import TrainingTables
 from multitask_recommender.evaluation.cross_validation import (
+    Choice,
     CrossValidationSettings,
     Grid,
     best_candidates,
@@ -27,7 +28,9 @@ from multitask_recommender.evaluation.cross_validation import (
 from multitask_recommender.evaluation.study import StudySettings
 from multitask_recommender.foundation.errors import StudyError, TrainingError
 from multitask_recommender.foundation.randomness import derive_seed
-from multitask_recommender.models.baselines.bayesian_factors import BayesianFactors
+from multitask_recommender.models import shared_parts
+from multitask_recommender.models.baselines.bayesian_factors import BayesianFactors, BayesianFactorsSettings
+from multitask_recommender.models.shared_parts import Wanted, fit_slow_parts
 from multitask_recommender.models.variants import VARIANTS
 from multitask_recommender.pipelines.recommender.nodes import tune
 
@@ -222,31 +225,63 @@ def test_a_task_whose_held_out_pairs_are_all_known_takes_the_first_candidate() -
     assert choice.table.empty
 
 
-@pytest.mark.parametrize("name", ["wide_shared_bottom", "wide_single_task"])
-def test_slow_parts_are_fitted_once_for_all_candidates(name, monkeypatch):
-    rows, side, variant = make_interactions(60, 30, 8, seed=2), make_side(60, 30), VARIANTS[name]
+def test_slow_parts_are_fitted_once_for_all_candidates_and_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, side = make_interactions(60, 30, 8, seed=2), make_side(60, 30)
     small = {"dimension": 3, "training": {"epochs": 2, "batches": 2}, "wide": {"penalty": 5.0}}
     factors = {"dimension": 2, "sweeps": 4, "burn_in": 1}
-    parameters = variant.parameters(
-        settings={**small, "wide_labels": factors},
-        search={"penalty": [0.1, 1.0], "wide_labels.dimension": [2, 3], "wide_labels_share": [0.2, 0.5]},
-    )
-    fitted: list[tuple[str, ...]] = []
+    fitted: list[BayesianFactorsSettings] = []
     fit = BayesianFactors.fit
     monkeypatch.setattr(BayesianFactors, "fit", lambda self, *data: fitted.append(self.settings) or fit(self, *data))
 
-    def choose():
+    def choose(name: str) -> Choice:
         fitted.clear()
+        variant = VARIANTS[name]
+        parameters = variant.parameters(
+            settings={**small, "wide_labels": factors},
+            search={"penalty": [0.1, 1.0], "wide_labels.dimension": [2, 3], "wide_labels_share": [0.2, 0.5]},
+        )
         return cross_validate(variant, parameters, rows, lambda _: side, BUDGET, 1, rule(2))
 
-    shared = choose()
+    monkeypatch.setattr(shared_parts, "_fitted", {})
+    first = choose("wide_shared_bottom")
     # On the first fold two lengths for each of two tasks, on the second at most as many again.
     assert 4 < len(fitted) <= 8
-    monkeypatch.setattr(variant.recommender, "take_parts", lambda self, states: None)
-    apart = choose()
+    choose("wide_single_task")
+    assert len(fitted) <= 4
+    monkeypatch.setattr(shared_parts, "_KEPT_NUMBERS", 0)
+    shared_parts._fitted.clear()
+    again = choose("wide_shared_bottom")
+    assert 4 < len(fitted) <= 8
+    assert not shared_parts._fitted
+    assert again.chosen == first.chosen
+    pd.testing.assert_frame_equal(again.table, first.table)
+    monkeypatch.setattr(VARIANTS["wide_shared_bottom"].recommender, "take_parts", lambda self, states: None)
+    choose("wide_shared_bottom")
     assert len(fitted) > 8
-    assert shared.chosen == apart.chosen
-    pd.testing.assert_frame_equal(shared.table, apart.table)
+
+
+def test_parts_of_other_rows_seeds_or_tasks_are_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_parts, "_fitted", {})
+    rows, side = make_interactions(40, 20, 6, seed=2), make_side(40, 20)
+    variant = VARIANTS["wide_shared_bottom"]
+    settings = {"wide_labels": {"dimension": 2, "sweeps": 4, "burn_in": 1}}
+    model = variant.make(variant.read_settings(settings), side.tasks)
+    later = replace(rows, time=np.arange(len(rows), dtype=np.float64))
+    fewer = rows.where(rows.fold != 0)
+    fewer_users = replace(side, user_features=side.user_features.multiply(2.0).tocsr())
+    wanted = [
+        Wanted(model, rows, side, 1),
+        Wanted(model, rows, side, 1),
+        Wanted(model, rows, side, 2),
+        Wanted(model, later, side, 1),
+        Wanted(model, fewer, side, 1),
+    ]
+    found = fit_slow_parts(wanted, 1, "test")
+    other = fit_slow_parts([Wanted(model, rows, fewer_users, 1)], 1, "test")
+    states = [tuple(id(part.state) for part in own.values()) for own in [*found, *other]]
+    assert len(found[0]) == 2
+    assert states[0] == states[1]
+    assert len({state for own in states for state in own}) == 10
 
 
 def test_a_tuned_model_may_leave_out_a_kind_of_task() -> None:

@@ -6,7 +6,6 @@ import itertools
 import json
 import logging
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,8 +26,8 @@ from multitask_recommender.foundation.randomness import derive_seed
 from multitask_recommender.foundation.resources import scores_at_once
 from multitask_recommender.foundation.settings_base import Settings
 from multitask_recommender.models import ranking
-from multitask_recommender.models.recommender import ASKED_WITH, Part, Recommender
-from multitask_recommender.models.state import State
+from multitask_recommender.models.recommender import ASKED_WITH, Recommender
+from multitask_recommender.models.shared_parts import FittedPart, Wanted, fit_slow_parts
 from multitask_recommender.models.variants import Variant, VariantParameters
 
 logger = logging.getLogger(__name__)
@@ -293,26 +292,6 @@ def usable_folds(train: Interactions, tasks: dict[str, Task], model: str, split:
     return usable
 
 
-def _fit_shared_parts(
-    models: list[tuple[Recommender, SideInformation]], train: Interactions, seed: int, workers: int, title: str
-) -> dict[str, State]:
-    """Fit the slow parts that several models have in common once, and return their states by their names."""
-    parts: dict[str, tuple[Part, SideInformation]] = {}
-    number: Counter[str] = Counter()
-    for model, side in models:
-        found = model.slow_parts(side)
-        number.update(found.keys())
-        parts |= {name: (part, side.with_tasks(part.tasks)) for name, part in found.items()}
-    names = [name for name in parts if number[name] > 1]
-
-    def fit(name: str) -> State:
-        part, side = parts[name]
-        part.recommender.fit(train.with_tasks(part.tasks), side, seed)
-        return part.recommender.state()
-
-    return dict(zip(names, run_jobs(fit, names, workers, title), strict=True))
-
-
 def cross_validate(
     variant: Variant,
     parameters: VariantParameters,
@@ -374,18 +353,19 @@ def cross_validate(
 
         jobs = [(number, groups[place]) for place in open_groups for number in alive[place]]
         title = f"{variant.name}, {split.name}: cross-validation, fold {fold + 1} of {split.folds}"
+        part_seed = derive_seed(seed, "slow parts", split.name, "fold", fold)
         made = [make(job)[:2] for job in jobs]
-        shared = _fit_shared_parts(made, parts.train, fit_seed, settings.workers, title)
+        wanted = [Wanted(model, parts.train, some, part_seed) for model, some in made]
+        fitted = fit_slow_parts(wanted, settings.workers, title)
 
         def measure(
-            job: tuple[int, list[str]],
+            job: tuple[tuple[int, list[str]], dict[str, FittedPart]],
             make: Callable[..., tuple[Recommender, SideInformation, list[Settings]]] = make,
-            shared: dict[str, State] = shared,
             parts: FoldPairs = parts,
             fit_seed: int = fit_seed,
         ) -> list[dict[str, float]] | TrainingError:
-            model, some, each = make(job)
-            model.take_parts(shared)
+            model, some, each = make(job[0])
+            model.take_parts({name: part.state for name, part in job[1].items()})
             try:
                 model.fit(parts.train, some, fit_seed)
             except TrainingError as failed:
@@ -394,7 +374,7 @@ def cross_validate(
                 variant, model, parts.train, parts.held_out, some, split.candidates, parts.known, each
             )
 
-        results = run_jobs(measure, jobs, settings.workers, title)
+        results = run_jobs(measure, list(zip(jobs, fitted, strict=True)), settings.workers, title)
         rows = []
         for (number, group), result in zip(jobs, results, strict=True):
             if isinstance(result, TrainingError):

@@ -135,7 +135,7 @@ class Recommender(ABC, Generic[S]):
         """
 
     def slow_parts(self, side: SideInformation) -> dict[str, Part]:
-        """Return parts whose fit takes long and whose state is small, so that equal models may share it.
+        """Return parts whose fit takes long and whose state is small, so that models that have it in common share it.
 
         Returns:
             By a name that is the same for parts that become the same from the same rows and seed.

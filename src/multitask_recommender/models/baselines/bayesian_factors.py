@@ -33,7 +33,7 @@ from multitask_recommender.models.recommender import (
 from multitask_recommender.models.state import State, array, branch
 from multitask_recommender.models.towers.fold_in import factorise
 from multitask_recommender.models.training.loop import new_generator
-from multitask_recommender.models.training.sparse_products import DesignMatrix, Pairs, weighted_sums
+from multitask_recommender.models.training.sparse_products import DesignMatrix, Pairs, pair_scores, weighted_sums
 
 _CERTAIN = 0.98
 """Largest probability that is predicted: the model is linear, and would reach 1."""
@@ -41,6 +41,8 @@ _START = 0.25
 """Standard deviation of the vectors that the sampling starts from, for labels of variance 1."""
 _ROWS = 2**17
 """Most numbers of rows x samples that are solved at a time."""
+_PRODUCTS, _REPEATED = 2**20, 4
+"""Most products of coordinates that the processor's cache holds, and how often each has to be met to be worth it."""
 
 
 class BayesianFactorsSettings(HistorySettings):
@@ -85,30 +87,53 @@ class BayesianFactorsSettings(HistorySettings):
 
 
 class Links:
-    """What links the owners of one side: a design matrix, and the eigenvectors of its Gram matrix.
+    """What links the owners of one side: a design matrix X = U S V' with its singular vectors.
+
+    Of links B the owners feel X B alone, which the coordinates c = V' B tell. What B has beside V c is noise of its
+    prior: it is left out of the sampling, and drawn where a draw is kept.
 
     Args:
-        design: (owners, F) x.
+        design: (owners, F) X.
     """
 
     def __init__(self, design: sparse.csr_matrix) -> None:
         self.owners, self.columns = design.shape
         turned = design.T.tocsr()
-        self.design, self._turned = DesignMatrix(design), DesignMatrix(turned)
+        self._design, self._turned = DesignMatrix(design), DesignMatrix(turned)
+        self._wide = self.owners <= self.columns
         # Both Gram matrices have the same eigenvalues, beside 0; the smaller one is taken apart.
-        fewer = turned @ design if self.columns <= self.owners else design @ turned
+        fewer = design @ turned if self._wide else turned @ design
         values, vectors = torch.linalg.eigh(torch.from_numpy(fewer.toarray()))
         known = values > 1e-5 * values[-1:]
-        self._values, vectors = values[known], vectors[:, known]
-        if self.columns > self.owners:
-            vectors = self._turned.times(vectors.contiguous()) * self._values.rsqrt()
-        self._vectors = vectors
+        self._values = values[known]
+        self._vectors = vectors[:, known].contiguous()  # U or V
+        self.rank = len(self._values)
+        self._scaled = self._vectors * self._values.sqrt() if self._wide else self._vectors
+
+    def told(self, rows: Tensor) -> Tensor:
+        """Return (r, k), V' X' of rows (owners, k)."""
+        return _slim(self._scaled.T, rows if self._wide else self._turned.times(rows))
+
+    def expected(self, coordinates: Tensor) -> Tensor:
+        """Return (owners, k), X B of coordinates (r, k)."""
+        found = _slim(self._scaled, coordinates)
+        return found if self._wide else self._design.times(found)
 
     def solve(self, rows: Tensor, more: Tensor, strength: float) -> Tensor:
-        """Return (X'X + strength I)^-1 (X' rows + more), with rows (owners, k) and more (F, k)."""
-        told = self._turned.times(rows) + more
-        weight = 1.0 / (self._values + strength) - 1.0 / strength
-        return self._vectors @ (weight[:, None] * (self._vectors.T @ told)) + told / strength
+        """Return (r, k), the coordinates of (X'X + strength I)^-1 (X' rows + more), with more (r, k) in coordinates."""
+        return (self.told(rows) + more) / (self._values[:, None] + strength)
+
+    def links(self, coordinates: Tensor, noise: Tensor) -> Tensor:
+        """Return (F, k) links with such coordinates, and beside them what noise (F, k) has there."""
+        if not self._wide:
+            return noise + self._vectors @ (coordinates - self._vectors.T @ noise)
+        inner = coordinates - self._scaled.T @ self._design.times(noise) / self._values[:, None]
+        return noise + self._turned.times(self._vectors @ (inner * self._values.rsqrt()[:, None]))
+
+
+def _slim(matrix: Tensor, vectors: Tensor) -> Tensor:
+    """Return the product of a matrix (n, r) and few vectors (r, k): turned around it takes half the time."""
+    return (vectors.T @ matrix.T).T
 
 
 _KEPT_LINKS = 4
@@ -146,7 +171,7 @@ class Prior:
     def __init__(self, links: Links, width: int) -> None:
         self._links = links
         self.mean, self.precision = torch.zeros(width), 5.0 * torch.eye(width)
-        self.link = torch.zeros(links.columns, width)
+        self._coordinates = torch.zeros(links.rank, width)
         self.expected = torch.zeros(links.owners, width)
         self._strength = 1.0
 
@@ -156,24 +181,30 @@ class Prior:
         rest = vectors - (self.expected - self.mean)
         centre = rest.mean(0)
         scatter = (rest - centre).T @ (rest - centre) + (2.0 * number / (2.0 + number)) * torch.outer(centre, centre)
-        scatter = scatter + torch.eye(width) + self._strength * self.link.T @ self.link
-        freedom = width + number + len(self.link)
+        scatter = scatter + torch.eye(width) + self._strength * self._coordinates.T @ self._coordinates
+        freedom = width + number + self._links.rank
         self.precision = _wishart(torch.linalg.inv(scatter), freedom, generator, rng)
-        root = torch.linalg.cholesky(self.precision)
-
-        def noise(rows: int) -> Tensor:
-            drawn = torch.randn(width, rows, generator=generator)
-            return torch.linalg.solve_triangular(root.T, drawn, upper=True).T
-
-        self.mean = (number * centre + (2.0 + number) ** 0.5 * noise(1)[0]) / (2.0 + number)
+        self._root = torch.linalg.cholesky(self.precision)
+        self.mean = (number * centre + (2.0 + number) ** 0.5 * self._noise(1, generator)[0]) / (2.0 + number)
         self.expected = self.mean.expand(number, width)
-        if not len(self.link):
+        if not self._links.rank:
             return
-        more = self._strength**0.5 * noise(len(self.link))
-        self.link = self._links.solve(vectors - self.mean + noise(number), more, self._strength)
-        length = float(((self.link @ self.precision) * self.link).sum())
-        self._strength = rng.gamma(0.5 * (1 + self.link.numel())) / (0.5 * (1.0 + length))
-        self.expected = self.mean + self._links.design.times(self.link)
+        more = self._strength**0.5 * self._noise(self._links.rank, generator)
+        noisy = vectors - self.mean + self._noise(number, generator)
+        self._coordinates = self._links.solve(noisy, more, self._strength)
+        length = float(((self._coordinates @ self.precision) * self._coordinates).sum())
+        self._strength = rng.gamma(0.5 * (1 + self._coordinates.numel())) / (0.5 * (1.0 + length))
+        self.expected = self.mean + self._links.expected(self._coordinates)
+
+    def link(self, generator: torch.Generator) -> Tensor:
+        """Draw B (F, k), given all else."""
+        noise = self._noise(self._links.columns, generator) / self._strength**0.5
+        return self._links.links(self._coordinates, noise)
+
+    def _noise(self, rows: int, generator: torch.Generator) -> Tensor:
+        """Draw rows of N(0, Lambda^-1)."""
+        drawn = torch.randn(len(self._root), rows, generator=generator)
+        return torch.linalg.solve_triangular(self._root.T, drawn, upper=True).T
 
 
 def _wishart(scale: Tensor, freedom: int, generator: torch.Generator, rng: np.random.Generator) -> Tensor:
@@ -248,12 +279,28 @@ class _PaddedRows:
 
     def grams(self, table: Tensor) -> Tensor:
         """Return (owners, ..., k, k), the Gram matrices of the owners' rows of a table (columns, ..., k)."""
+        width = table.shape[-1]
+        products = len(table) * width * (width + 1) // 2
+        if table.dim() == 2 and products <= _PRODUCTS and _REPEATED * len(table) <= len(self.pairs.column):
+            return self._sums_of_products(table)
         padded = torch.cat([table, table.new_zeros(1, *table.shape[1:])])
-        result = table.new_zeros(len(self.pairs.offsets) - 1, *table.shape[1:], table.shape[-1])
+        result = table.new_zeros(len(self.pairs.offsets) - 1, *table.shape[1:], width)
         for owners, entry in self._groups:
-            vectors = padded[entry].movedim(1, -2)
+            vectors = padded.index_select(0, entry.flatten()).view(*entry.shape, *table.shape[1:]).movedim(1, -2)
             result[owners] = vectors.transpose(-1, -2) @ vectors
         return result
+
+    def _sums_of_products(self, table: Tensor) -> Tensor:
+        """Return the same by summing products of coordinates, which are made once for each row of the table."""
+        width = table.shape[1]
+        first, second = torch.triu_indices(width, width)
+        products = table[:, first] * table[:, second]
+        sums = functional.embedding_bag(
+            self.pairs.column, products, self.pairs.offsets, mode="sum", include_last_offset=True
+        )
+        place = torch.empty(width, width, dtype=torch.long)
+        place[first, second] = place[second, first] = torch.arange(len(first))
+        return sums.index_select(1, place.flatten()).view(-1, width, width)
 
     def sums(self, table: Tensor) -> Tensor:
         """Return (owners, ..., k), the sums of the owners' rows of a table (columns, ..., k)."""
@@ -317,7 +364,7 @@ class _Chain:
         self.users.draw(self.user_vectors, generator, self._rng)
         design = _with_one(self.item_vectors)
         label = self.label - self.calendar.of_rows()
-        left = label - self.item_vectors[self.item, -1]
+        left = label - self.item_vectors[:, -1].index_select(0, self.item)
         precision = alpha * self._own.grams(design) + self.users.precision
         told = weighted_sums(self._own.pairs, alpha * left, design) + self.users.expected @ self.users.precision
         felt = torch.zeros(())
@@ -326,7 +373,7 @@ class _Chain:
         else:
             windows, in_windows = self._moods
             weight = torch.full_like(left, alpha)
-            levels = windows.gather(design[self.item], left, weight, self.mood_precision)
+            levels = windows.gather(design.index_select(0, self.item), left, weight, self.mood_precision)
             precision, told = integrated_out(levels, in_windows, precision, told)
             self.user_vectors = solve(precision, told).draw(generator)
             moods = windows.effects(levels, self.user_vectors, generator)
@@ -336,11 +383,11 @@ class _Chain:
             felt = windows.of_rows(moods)
         self.items.draw(self.item_vectors, generator, self._rng)
         design = _with_one(self.user_vectors)
-        left = (label - self.user_vectors[self.user, -1] - felt)[self._order]
+        left = (label - self.user_vectors[:, -1].index_select(0, self.user) - felt).index_select(0, self._order)
         precision = alpha * self._raters.grams(design) + self.items.precision
         told = weighted_sums(self._raters.pairs, alpha * left, design) + self.items.expected @ self.items.precision
         self.item_vectors = solve(precision, told).draw(generator)
-        rest = self.label - felt - _products(self.user_vectors, self.item_vectors, self.user, self.item)
+        rest = self.label - felt - _products(self.user_vectors, self.item_vectors, self._own.pairs)
         self.calendar.draw(rest, alpha, generator, self._rng)
         error = rest - self.calendar.of_rows()
         squares = float(error.square().sum())
@@ -354,7 +401,7 @@ class _Chain:
             "items": items.numpy(),
             "mean": self.users.mean.numpy(),
             "precision": self.users.precision.numpy(),
-            "link": self.users.link.numpy(),
+            "link": self.users.link(self._generator).numpy(),
             "noise_precision": np.array(self.noise_precision, np.float32),
             "mood_precision": self.mood_precision.numpy().copy(),
         }
@@ -365,9 +412,11 @@ def _with_one(vectors: Tensor) -> Tensor:
     return torch.cat([vectors[..., :-1], torch.ones_like(vectors[..., -1:])], dim=-1)
 
 
-def _products(users: Tensor, items: Tensor, user: Tensor, item: Tensor) -> Tensor:
-    own, other = users[user], items[item]
-    return (own[:, :-1] * other[:, :-1]).sum(1) + own[:, -1] + other[:, -1]
+def _products(users: Tensor, items: Tensor, pairs: Pairs) -> Tensor:
+    """Return (n,) p . q + b + c of pairs, in one inner product."""
+    return pair_scores(
+        torch.cat([users, torch.ones_like(users[:, -1:])], 1), torch.cat([_with_one(items), items[:, -1:]], 1), pairs
+    )
 
 
 class BayesianFactors(Recommender[BayesianFactorsSettings]):

@@ -113,14 +113,14 @@ class WindowRows:
             if generator is not None:
                 mood = mood + torch.randn(mood.shape, generator=generator) * level.certainty.rsqrt()
             result.insert(0, mood)
-            above = (above + mood)[self._parents[place]]
+            above = (above + mood).index_select(0, self._parents[place])
         return result
 
     def of_rows(self, moods: list[Tensor]) -> Tensor:
         """Return (n, ...) the sum of the moods that every row is in."""
         above = torch.zeros(())
         for mood, parent in zip(reversed(moods), reversed(self._parents), strict=True):
-            above = (above + mood)[parent]
+            above = (above + mood).index_select(0, parent)
         return above
 
     def at(self, moods: list[Tensor], owner: IntArray, time: NDArray[np.float64]) -> Tensor:

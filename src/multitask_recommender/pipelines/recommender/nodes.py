@@ -38,6 +38,7 @@ from multitask_recommender.models import ranking
 from multitask_recommender.models.asked import queries_state, read_queries
 from multitask_recommender.models.fitted import note_fit, restored, settings_for, start_record, with_encoder
 from multitask_recommender.models.recommender import Recommender
+from multitask_recommender.models.shared_parts import FittedPart, Wanted, fit_slow_parts
 from multitask_recommender.models.soundness import check_learnt, check_predictions
 from multitask_recommender.models.state import State, array, branch
 from multitask_recommender.models.stored import StoredModel
@@ -179,15 +180,22 @@ def fit(
             sides[split] = with_encoder(tables.side(split), user_embedding, split, NO_FOLD)
             note_fit(made_from, split, settings[split], rows[split], sides[split])
 
-    def fit_once(job: tuple[str, int]) -> tuple[State, list[dict[str, float]], int, dict[str, float]]:
-        split, seed = job
-        model = variant.make(variant.read_settings(settings[split]), sides[split].tasks)
+    def make(split: str) -> Recommender:
+        return variant.make(variant.read_settings(settings[split]), sides[split].tasks)
+
+    def fit_once(
+        job: tuple[str, int, dict[str, FittedPart]],
+    ) -> tuple[State, list[dict[str, float]], int, dict[str, float]]:
+        split, seed, parts = job
+        model = make(split)
+        model.take_parts({name: part.state for name, part in parts.items()})
         with measured() as cost, trained_by(launcher):
             try:
                 curve = model.fit(rows[split], sides[split], derive_seed(study.seed, variant.name, split, seed))
                 check_learnt(model.state())
             except TrainingError as error:
                 raise error.within(f"model '{variant.name}', {split} split, seed number {seed}") from error
+        cost.seconds += sum(part.seconds for part in parts.values())
         # Plain values, which a killed run goes on with.
         return model.state(), curve.epochs, model.parameter_count(), vars(cost)
 
@@ -195,14 +203,16 @@ def fit(
     jobs += [(split, 0) for split in names if split == EVERYTHING]
     workers = cross_validation.workers if variant.recommender.stochastic and launcher is None else 1
     title = f"{variant.name}: training"
-    if tables.count() <= _ROWS_TOGETHER:
-        read(names)
-        results = run_jobs(fit_once, jobs, workers, title)
-    else:
-        results = []
-        for split in names:
-            read([split])
-            results += run_jobs(fit_once, [job for job in jobs if job[0] == split], workers, title)
+    results: list[tuple[State, list[dict[str, float]], int, dict[str, float]]] = []
+    for together in [names] if tables.count() <= _ROWS_TOGETHER else [[split] for split in names]:
+        read(together)
+        own_jobs = [job for job in jobs if job[0] in together]
+        wanted = [
+            Wanted(make(split), rows[split], sides[split], derive_seed(study.seed, "slow parts", split, seed))
+            for split, seed in own_jobs
+        ]
+        parts = fit_slow_parts(wanted, workers, title)
+        results += run_jobs(fit_once, [(*job, own) for job, own in zip(own_jobs, parts, strict=True)], workers, title)
     states: State = {split: {} for split in names}
     curves: list[dict[str, Any]] = []
     costs: dict[str, Any] = {}
