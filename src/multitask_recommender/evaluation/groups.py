@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from multitask_recommender.data.features import MISSING
 from multitask_recommender.data.interactions import BoolArray, IntArray, Interactions
+from multitask_recommender.foundation.membership import among
 
 COLUMNS = ["split", "side", "entity", "group"]
 EVERYONE = "all"
@@ -43,7 +44,7 @@ class Group:
         """Say of pairs (n,) of a user and an item whether they belong to the group."""
         inside = self.users[user] & self.items[item]
         if self.visited is not None:
-            inside &= np.isin(user * len(self.items) + item, self.visited) != self.new
+            inside &= among(user * len(self.items) + item, self.visited) != self.new
         return inside
 
 

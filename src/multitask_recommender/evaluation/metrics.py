@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse, stats
 
 from multitask_recommender.data.interactions import BoolArray, FloatArray, IntArray
+from multitask_recommender.foundation.membership import among
 from multitask_recommender.models.ranking import PADDING
 
 Values = NDArray[np.float64]
@@ -123,7 +124,7 @@ def find_hits(lists: IntArray, list_users: IntArray, user: IntArray, item: IntAr
         (lists, k), true at a hit.
     """
     keys = list_users[:, None] * items + lists
-    return np.isin(keys, user * items + item) & (lists != PADDING)
+    return among(keys, user * items + item) & (lists != PADDING)
 
 
 def precision(hits: BoolArray) -> Values:

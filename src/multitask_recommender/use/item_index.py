@@ -11,6 +11,7 @@ from scipy import sparse
 
 from multitask_recommender.data.interactions import BoolArray, FloatArray, IntArray
 from multitask_recommender.foundation.errors import RequestError
+from multitask_recommender.foundation.membership import among
 from multitask_recommender.models import ranking
 
 RECALL = 0.95
@@ -75,7 +76,7 @@ class ItemIndex:
         self.index.nprobe = 1
         while True:
             found = self.search(users, known, k)[0]
-            hit = np.isin(keys + exact, (keys + found)[found != ranking.PADDING]) & there
+            hit = among(keys + exact, (keys + found)[found != ranking.PADDING]) & there
             self.recall = float(hit.sum() / max(there.sum(), 1))
             if self.recall >= recall or self.index.nprobe >= self.cells:
                 return
@@ -98,7 +99,7 @@ class ItemIndex:
         more = min(k + int(counts.max()), len(self.items))
         product, found = self.index.search(np.ascontiguousarray(users, dtype=np.float32), more)
         keys = np.arange(len(users)) * len(self._vectors)
-        left_out = np.isin(keys[:, None] + found, np.repeat(keys, counts) + known.indices)
+        left_out = among(keys[:, None] + found, np.repeat(keys, counts) + known.indices)
         kept = (found >= 0) & ~left_out
         # What is kept comes first, in its order.
         first = np.argsort(~kept, axis=1, kind="stable")[:, :k]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
 
 import ibis.expr.types as ir
 import numpy as np
@@ -50,12 +51,15 @@ from multitask_recommender.evaluation.metric_records import (
     Totals,
 )
 from multitask_recommender.evaluation.parameters import EvaluationSettings
+from multitask_recommender.foundation.membership import among
 from multitask_recommender.foundation.spool import Spool
 from multitask_recommender.models import ranking
 from multitask_recommender.models.soundness import check_predictions
 from multitask_recommender.models.variants import VARIANTS, Variant
 from multitask_recommender.pipelines.bundles import ModelOutputs, in_order
 
+_TEST_ROWS_TOGETHER = 2_000_000
+"""Most test rows of all splits that are kept in memory for all models; of more, those of one split."""
 METRIC_COLUMNS = [
     "dataset",
     "split",
@@ -262,7 +266,7 @@ def _may_be_listed(test: Interactions, known: list[Interactions], name: str, tas
     """Return (rows,) whether the item of a test pair is not left out of the lists of a task because it is known."""
     left_out = [part if task.known == "any_task" else part.where(part.relevant[name]) for part in known]
     keys = [part.user * items + part.item for part in left_out]
-    return ~np.isin(test.user * items + test.item, np.concatenate(keys))
+    return ~among(test.user * items + test.item, np.concatenate(keys))
 
 
 def _stack_totals(found: list[tuple[dict[str, Any], Totals]], tasks: Iterable[str]) -> pd.DataFrame:
@@ -281,10 +285,28 @@ def _places(table: pd.DataFrame, keys: list[str]) -> dict[Any, IntArray]:
     return {key: np.asarray(places) for key, places in table.groupby(keys).indices.items()}
 
 
-def measure(
-    variant: Variant,
+class HeldOut(NamedTuple):
+    """What every model is measured by on one split.
+
+    Attributes:
+        rows: Test rows, by user and item.
+        train: Training pairs.
+        groups: Groups of the users, of the items and of the pairs.
+        catalogue: (items,), true for the items that may be recommended.
+        around: What is known of users and items before the test.
+        relevant: Task to (rows,), whether a pair is relevant and may be listed.
+    """
+
+    rows: Interactions
+    train: Interactions
+    groups: list[Group]
+    catalogue: BoolArray
+    around: Surroundings
+    relevant: dict[str, BoolArray]
+
+
+def read_held_out(
     dataset: DatasetSettings,
-    settings: EvaluationSettings,
     splits: SplitSettings,
     behaviour_sequences: ir.Table,
     validation_rows: ir.Table,
@@ -292,6 +314,34 @@ def measure(
     item_features: ir.Table,
     item_vocabulary: ir.Table,
     test_labels: ir.Table,
+    split: str,
+) -> HeldOut:
+    """Read what every model is measured by on one split."""
+    rules = pair_rules(dataset.tasks)
+    test = as_pairs(read_interactions(test_labels, split, dataset.tasks), rules, "item")
+    train = as_pairs(read_interactions(behaviour_sequences, split, dataset.tasks), rules)
+    known = [train, as_pairs(read_interactions(validation_rows, split, dataset.tasks), rules)]
+    groups = read_groups(entity_groups, split)
+    shape = len(groups[0].users), len(groups[0].items)
+    groups += groups_of_pairs(groups[0], test, [(part.user, part.item) for part in known])
+    return HeldOut(
+        test,
+        train,
+        groups,
+        candidate_items(splits.candidates_of(split), train.item, shape[1]),
+        surroundings(dataset, split, train, known, shape, item_features, item_vocabulary),
+        {
+            name: test.relevant[name] & _may_be_listed(test, known, name, task, shape[1])
+            for name, task in dataset.tasks.items()
+        },
+    )
+
+
+def measure(
+    variant: Variant,
+    dataset: DatasetSettings,
+    settings: EvaluationSettings,
+    held_out: Callable[[str], HeldOut],
     predictions: pd.DataFrame,
     ranked_lists: pd.DataFrame,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
@@ -312,20 +362,12 @@ def measure(
     none = np.zeros(0, np.int64)
     measured_splits = predictions["split"].drop_duplicates().tolist()
     for split in measured_splits:
-        rules = pair_rules(dataset.tasks)
-        test = as_pairs(read_interactions(test_labels, split, dataset.tasks), rules, "item")
-        train = as_pairs(read_interactions(behaviour_sequences, split, dataset.tasks), rules)
-        known = [train, as_pairs(read_interactions(validation_rows, split, dataset.tasks), rules)]
-        groups = read_groups(entity_groups, split)
-        users, items = len(groups[0].users), len(groups[0].items)
-        groups += groups_of_pairs(groups[0], test, [(part.user, part.item) for part in known])
-        catalogue = candidate_items(splits.candidates_of(split), train.item, items)
-        around = surroundings(dataset, split, train, known, (users, items), item_features, item_vocabulary)
+        test, train, groups, catalogue, around, all_relevant = held_out(split)
         by_task: dict[str, pd.DataFrame] = {}
         for name, task in dataset.tasks.items():
             own: list[tuple[dict[str, Any], Totals]] = []
             asked = ~np.isnan(test.labels[name])
-            relevant = test.relevant[name] & _may_be_listed(test, known, name, task, items)
+            relevant = all_relevant[name]
             pairs = test.user[relevant], test.item[relevant]
             row_metrics = [
                 metric
@@ -344,7 +386,7 @@ def measure(
                 check_predictions({name: part["score"].to_numpy()}, dataset.tasks, probable, where)
                 labelled = ScoredRows(test.user, test.item, test.labels[name], part["score"].to_numpy()).where(asked)
                 shown = ranked_lists[["user", "rank", "item"]].take(listed.get((split, name, seed), none))
-                table = _list_table(shown, users, max(settings.ks))
+                table = _list_table(shown, len(groups[0].users), max(settings.ks))
                 for group in groups:
                     inside = labelled.where(group.contains(labelled.user, labelled.item))
                     judged = _judge(table, pairs, group, catalogue, around)
@@ -391,11 +433,14 @@ def measure_models(
     sequences, features, vocabulary = (
         training_data[name] for name in ("behaviour_sequences", "item_features", "item_vocabulary")
     )
+    known = (sequences, validation_rows, entity_groups, features, vocabulary, test_labels)
+    # Read once for all models, unless so much at a time would weigh on the memory.
+    few = int(test_labels.count().execute()) <= _TEST_ROWS_TOGETHER
+    held_out = lru_cache(len(splits.names) if few else 1)(partial(read_held_out, dataset, splits, *known))
     for name in tqdm(in_order(model_outputs), desc="measuring models", leave=False, disable=None):
         variant, outputs = VARIANTS[name], model_outputs[name]
-        known = (sequences, validation_rows, entity_groups, features, vocabulary, test_labels)
         answers = outputs["predictions"], outputs["ranked_lists"]
-        values, own, thirds = measure(variant, dataset, settings, splits, *known, *answers)
+        values, own, thirds = measure(variant, dataset, settings, held_out, *answers)
         found.append((values, thirds))
         totals.add(pa.Table.from_pandas(own, preserve_index=False))
     measured, by_groups = (collect(tables) for tables in zip(*found, strict=True))
