@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import ibis
 import numpy as np
@@ -176,8 +177,9 @@ def measured(
         pd.concat([table.assign(task=task) for task in TASKS], ignore_index=True) for table in (pairs, ranked)
     )
     nothing = long_table(train).limit(0)
-    tables = (long_table(train), nothing, groups, *features, long_table(test), predictions, ranked_lists)
-    return nodes.measure(VARIANTS["popularity"], dataset, SETTINGS, SPLITS, *tables)[0]
+    tables = (long_table(train), nothing, groups, *features, long_table(test))
+    held_out = partial(nodes.read_held_out, dataset, SPLITS, *tables)
+    return nodes.measure(VARIANTS["popularity"], dataset, SETTINGS, held_out, predictions, ranked_lists)[0]
 
 
 def test_one_record_is_all_that_a_new_metric_needs(monkeypatch: pytest.MonkeyPatch) -> None:

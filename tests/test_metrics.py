@@ -15,6 +15,7 @@ from scipy import sparse
 from scipy.stats import entropy
 
 from multitask_recommender.evaluation import metrics
+from multitask_recommender.foundation.membership import among
 from multitask_recommender.models import ranking
 
 RANDOM = np.random.default_rng(3)
@@ -247,3 +248,10 @@ def test_calibration_worked_by_hand() -> None:
     assert metrics.expected_calibration_error([1, 1], [1.0, 1.0]) == 0.0
     # Of fifteen bins by default, 0.06 and 0.07 are in two.
     assert metrics.expected_calibration_error([1, 0], [0.06, 0.07]) == pytest.approx((0.94 + 0.07) / 2)
+
+
+def test_numbers_are_found_among_others() -> None:
+    random = np.random.default_rng(2)
+    for wanted in (random.integers(0, 10**12, 50), np.array([7]), np.zeros(0, np.int64)):
+        keys = np.concatenate([wanted[::3], wanted[:2] + 1, [-1, 10**13]]).reshape(-1, 1)
+        assert np.array_equal(among(keys, wanted), np.isin(keys, wanted))
