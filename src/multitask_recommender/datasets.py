@@ -182,7 +182,7 @@ class FigureFile(_WholeFile, MatplotlibDataset):
             warnings.filterwarnings("ignore", message="Glyph .* missing from")
             # The layout is settled once, and not again for each file.
             data.draw_without_rendering()
-            data.set_layout_engine("none")
+            data.set_layout_engine(None)
             try:
                 self._save_args = {**original, "metadata": words}
                 self._replace(lambda: write(data))
