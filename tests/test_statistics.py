@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from multitask_recommender.evaluation.statistics import Comparison, compare_paired, holm, judge
+from multitask_recommender.evaluation import statistics
+from multitask_recommender.evaluation.statistics import Comparison, compare_paired, estimate_means, holm, judge
 
 ONES = np.ones(200)
 
@@ -199,3 +200,29 @@ def test_equal_models_and_models_without_users() -> None:
     nothing = compare_paired(0 * same, 0 * same, np.array([1, 1, 1]), False, 99, np.random.default_rng(0))
     assert (nothing.difference, nothing.p_value, nothing.base) == (0.0, 1.0, 0.0)
     assert np.isnan(nothing.relative)
+
+
+def test_random_groups_of_many_users_give_the_interval_of_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(8)
+    count = random.integers(1, 30, 60_000).astype(float)
+    control = count * random.gamma(1.0, 1.0, (2, 60_000))
+    # A difference of about two standard errors, so that the p-value tells much.
+    model = control + 0.012 * count * random.normal(0.8, 60.0, 60_000)
+    found = {}
+    for largest in (20_000, 10**9):
+        monkeypatch.setattr(statistics, "_LARGEST", largest)
+        one = compare_paired(model, control, count, True, 1000, np.random.default_rng(1))
+        (other,) = estimate_means([model], [count], True, 1000, np.random.default_rng(1))
+        found[largest] = one, other
+    (few, own), (all_users, own_of_all) = found.values()
+    assert few.difference == all_users.difference
+    assert few.high - few.low == pytest.approx(all_users.high - all_users.low, rel=0.1)
+    assert own.high - own.low == pytest.approx(own_of_all.high - own_of_all.low, rel=0.1)
+    assert few.p_value == pytest.approx(all_users.p_value, abs=0.03)
+    groups = statistics._in_groups([count, control], np.random.default_rng(1))[0]
+    monkeypatch.setattr(statistics, "_LARGEST", 20_000)
+    sums, of_control = statistics._in_groups([count, control], np.random.default_rng(1))
+    assert len(groups) == 60_000
+    assert len(sums) == 20_000
+    assert sums.sum() == count.sum()
+    assert np.allclose(of_control.sum(axis=1), control.sum(axis=1))
