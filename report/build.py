@@ -37,9 +37,9 @@ _LARGEST_DRAWING = 200_000
 """Bytes up to which a figure is shown as SVG; a larger one is shown as PNG."""
 _SHOWN_ELSEWHERE = frozenset({"data_engineering", "user_embedding", "recommender", "evaluation", "simulated_study"})
 """Pipelines that are boxes of the default one, or made of others on the map."""
-_LONG_PARAMETER = 2000
+_LONG_PARAMETER = 1000
 """Characters from which the map does not repeat a parameter at every node."""
-_PREVIEW_WIDTH = 1000
+_PREVIEW_WIDTH = 800
 """Pixels of a figure on the map."""
 _MAP_SETTINGS = (
     "<script>localStorage.getItem('KedroViz') ?? "
@@ -112,7 +112,7 @@ def small_picture(encoded: bytes, width: int | None = None) -> bytes:
     with Image.open(io.BytesIO(encoded)) as picture:
         small = picture.convert("RGB")
     if width is not None:
-        small.thumbnail((width, small.height), Image.Resampling.LANCZOS)
+        small.thumbnail((width, 4 * width), Image.Resampling.LANCZOS)
     written = io.BytesIO()
     small.quantize(128, dither=Image.Dither.NONE).save(written, "png", optimize=True)
     return min(written.getvalue(), encoded, key=len)
@@ -372,6 +372,21 @@ def write_site(source: Path, site: Path, doctrees: Path) -> None:
     for path in [*(site / name for name in (".buildinfo", "objects.inv")), *site.glob("_static/**/*.map")]:
         path.unlink(missing_ok=True)
     (site / "_static" / "webpack-macros.html").unlink(missing_ok=True)
+    keep_one_of_equal(site)
+
+
+def keep_one_of_equal(site: Path) -> None:
+    """Let pages share pictures: a figure of the run stands in a notebook, too, and Sphinx copies it once for each."""
+    kept: dict[bytes, str] = {}
+    other: dict[str, str] = {}
+    for path in sorted(site.glob("_images/*.png")):
+        first = kept.setdefault(path.read_bytes(), path.name)
+        if first != path.name:
+            other[path.name] = first
+            path.unlink()
+    for page in site.rglob("*.html") if other else []:
+        text = page.read_text(encoding="utf-8")
+        page.write_text(re.sub("|".join(map(re.escape, other)), lambda found: other[found[0]], text), encoding="utf-8")
 
 
 def execute_notebooks(project: Path, environment: str | None, folder: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 from itables import to_html_datatable
 
-ROWS_SHOWN = 12_000
+ROWS_SHOWN = 3_000
 """Rows on one page; what is beyond stands in the file alone."""
 _LONGEST_LIST = 200
 """Values of a column up to which they are offered as a list."""

@@ -274,7 +274,7 @@ def test_large_tables_are_cut_and_large_files_zipped(tmp_path: Path, monkeypatch
     wide.to_csv(tmp_path / "metrics.csv", index=False)
     row = tables.write_page("metrics", tmp_path / "metrics.csv", pages, files)
     assert row.endswith("| 30,000 |")
-    assert "the first 12,000 of 30,000 rows" in (pages / "metrics.md").read_text()
+    assert "the first 3,000 of 30,000 rows" in (pages / "metrics.md").read_text()
     with zipfile.ZipFile(files / "metrics.csv.zip") as archive:
         assert archive.read("metrics.csv") == (tmp_path / "metrics.csv").read_bytes()
     two = pd.concat([table.assign(seed=0, value=1.0), table.assign(value=3.0)]).head(60_000)
