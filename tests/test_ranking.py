@@ -149,3 +149,15 @@ def test_equals_at_the_end_of_a_list_are_drawn_from_all_groups() -> None:
     lists = ranking.top_items(score, nothing, everything, 2, np.arange(200))
     assert (lists[:, 0] == 0).all()
     assert lists[:, 1].tolist() == [min((1, 2, 3), key=lambda item: tie_order(user, item)) for user in range(200)]
+
+
+def test_scores_are_changed_only_where_they_may_be() -> None:
+    random = np.random.default_rng(3)
+    score = random.normal(size=(6, 40)).astype(np.float32)
+    excluded = sparse.random_array((6, 40), density=0.2, rng=random, format="csr", dtype=np.float32).tocsr()
+    excluded = sparse.csr_matrix(excluded)
+    catalogue, kept = random.random(40) < 0.8, score.copy()
+    lists = ranking.top_items(score, excluded, catalogue, 5, np.arange(6))
+    assert np.array_equal(score, kept)
+    assert np.array_equal(ranking.top_items(score, excluded, catalogue, 5, np.arange(6), overwrite=True), lists)
+    assert not np.array_equal(score, kept)

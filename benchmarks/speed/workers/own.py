@@ -81,7 +81,7 @@ def evaluate(arguments: Arguments) -> Run:
         judged, positives = np.unique(given["test_user"], return_counts=True)
         counts = np.bincount(given["train_item"], minlength=items)
         catalogue = counts > 0
-        lists = ranking.top_items(matrix[judged], known[judged], catalogue, max(METRICS_AT), judged)
+        lists = ranking.top_items(matrix[judged], known[judged], catalogue, max(METRICS_AT), judged, overwrite=True)
         hits = metrics.find_hits(lists, judged, given["test_user"], given["test_item"], items)
         around = Surroundings(counts, users, features)
         found = JudgedLists(judged, lists, hits, positives, catalogue, around)

@@ -137,9 +137,8 @@ def validation_errors(
                 wanted = metrics.outside(left_out, user - block[0], item)
                 user, item = user[wanted], item[wanted]
                 judged, positives = np.unique(user, return_counts=True)
-                lists = ranking.top_items(
-                    order[task][judged - block[0]], left_out[judged - block[0]], catalogue, _K, judged
-                )
+                own = order[task][judged - block[0]]
+                lists = ranking.top_items(own, left_out[judged - block[0]], catalogue, _K, judged, overwrite=True)
                 hits = metrics.find_hits(lists, judged, user, item, side.items)
                 ndcg[place].setdefault(task, []).append(metrics.ndcg(hits, positives))
     return [_errors(*found, train, held_out, side) for found in zip(predicted, ndcg, strict=True)]

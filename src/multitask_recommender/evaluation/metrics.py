@@ -167,7 +167,9 @@ def catalogue_coverage(lists: IntArray, catalogue: BoolArray) -> float:
     """Share of the catalogue that stands in at least one list; NaN for an empty catalogue."""
     if not catalogue.any():
         return float("nan")
-    return float(len(np.unique(lists[lists != PADDING])) / catalogue.sum())
+    listed = np.zeros(len(catalogue), dtype=bool)
+    listed[lists[lists != PADDING]] = True
+    return float(listed.sum() / catalogue.sum())
 
 
 def gini(lists: IntArray, catalogue: BoolArray) -> float:
@@ -243,10 +245,17 @@ def _mean_over_entries(lists: IntArray, value: NDArray[np.generic]) -> Values:
 
 def _sums_over_entries(lists: IntArray, features: sparse.csr_matrix) -> sparse.csr_matrix:
     """Return (lists, columns) the sums of rows of (items, columns) features over the entries of lists (lists, k)."""
-    row, place = np.nonzero(lists != PADDING)
-    ones = np.ones(len(row), dtype=np.float64)
-    listed = sparse.csr_matrix((ones, (row, lists[row, place])), shape=(len(lists), features.shape[0]))
+    valid = lists != PADDING
+    entries, ends = lists[valid], np.append(0, np.cumsum(valid.sum(axis=1)))
+    listed = sparse.csr_matrix((np.ones(len(entries)), entries, ends), shape=(len(lists), features.shape[0]))
     return (listed @ features).tocsr()
+
+
+def _squared_lengths(matrix: sparse.csr_matrix) -> Values:
+    """Return (rows,) the sums of the squares of each row."""
+    row = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    squares = np.square(matrix.data, dtype=np.float64)
+    return np.bincount(row, squares, minlength=matrix.shape[0]).astype(np.float64)
 
 
 def intra_list_diversity(lists: IntArray, features: sparse.csr_matrix) -> Values:
@@ -263,11 +272,11 @@ def intra_list_diversity(lists: IntArray, features: sparse.csr_matrix) -> Values
         (lists,) values; NaN for a list of fewer than two items.
     """
     # The sum of all cosines is the squared length of the sum of the rows.
-    lengths = np.asarray(features.multiply(features).sum(axis=1)).ravel()
+    lengths = _squared_lengths(features)
     sums = _sums_over_entries(lists, features)
     length = (lists != PADDING).sum(axis=1)
     own = np.nan_to_num(_mean_over_entries(lists, lengths)) * length
-    cosines = np.asarray(sums.multiply(sums).sum(axis=1)).ravel() - own
+    cosines = _squared_lengths(sums) - own
     pairs = length * (length - 1)
     return 1.0 - np.divide(cosines, pairs, out=np.full(len(lists), np.nan), where=pairs > 0)
 

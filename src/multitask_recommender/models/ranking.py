@@ -53,7 +53,12 @@ def users_at_a_time(items: int, tasks: int = 1, memory_mb: float | None = None) 
 
 
 def top_items(
-    score: FloatArray, excluded: sparse.csr_matrix, catalogue: BoolArray, k: int, users: IntArray
+    score: FloatArray,
+    excluded: sparse.csr_matrix,
+    catalogue: BoolArray,
+    k: int,
+    users: IntArray,
+    overwrite: bool = False,
 ) -> IntArray:
     """Rank the catalogue for a block of users.
 
@@ -61,16 +66,18 @@ def top_items(
     cannot tell items apart is at chance. It is seeded, because the numbers are (see ``data/numbering.py``).
 
     Args:
-        score: (users, items) scores; higher is better. Not changed.
+        score: (users, items) scores; higher is better.
         excluded: (users, items), nonzero at the items that the user is known to have.
         catalogue: (items,), true for the items that may be recommended.
         k: Length of the lists.
         users: (users,) numbers of the users, which break ties. Other users of the block change nothing.
+        overwrite: Whether the scores may be changed, which saves a copy of them.
 
     Returns:
         (users, k) items, best first; ``PADDING`` at the end of the list of a user with fewer than k candidates.
     """
-    return _ranked(torch.from_numpy(np.array(score, order="C")), excluded, catalogue, k, users)
+    own = np.ascontiguousarray(score) if overwrite else np.array(score, order="C")
+    return _ranked(torch.from_numpy(own), excluded, catalogue, k, users)
 
 
 def top_items_by_vectors(
