@@ -386,7 +386,9 @@ def keep_one_of_equal(site: Path) -> None:
             path.unlink()
     for page in site.rglob("*.html") if other else []:
         text = page.read_text(encoding="utf-8")
-        page.write_text(re.sub("|".join(map(re.escape, other)), lambda found: other[found[0]], text), encoding="utf-8")
+        # With its folder: the name of one picture may be the end of another's.
+        removed = "_images/(" + "|".join(map(re.escape, other)) + ")"
+        page.write_text(re.sub(removed, lambda found: f"_images/{other[found[1]]}", text), encoding="utf-8")
 
 
 def execute_notebooks(project: Path, environment: str | None, folder: Path) -> None:

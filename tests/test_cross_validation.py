@@ -268,17 +268,17 @@ def test_parts_of_other_rows_seeds_or_tasks_are_others(monkeypatch: pytest.Monke
     model = variant.make(variant.read_settings(settings), side.tasks)
     later = replace(rows, time=np.arange(len(rows), dtype=np.float64))
     fewer = rows.where(rows.fold != 0)
-    fewer_users = replace(side, user_features=side.user_features.multiply(2.0).tocsr())
+    other_features = replace(side, user_features=side.user_features.multiply(2.0).tocsr())
     wanted = [
         Wanted(model, rows, side, 1),
         Wanted(model, rows, side, 1),
         Wanted(model, rows, side, 2),
         Wanted(model, later, side, 1),
         Wanted(model, fewer, side, 1),
+        Wanted(model, rows, other_features, 1),
     ]
     found = fit_slow_parts(wanted, 1, "test")
-    other = fit_slow_parts([Wanted(model, rows, fewer_users, 1)], 1, "test")
-    states = [tuple(id(part.state) for part in own.values()) for own in [*found, *other]]
+    states = [tuple(id(part.state) for part in own.values()) for own in found]
     assert len(found[0]) == 2
     assert states[0] == states[1]
     assert len({state for own in states for state in own}) == 10

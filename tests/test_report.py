@@ -288,3 +288,18 @@ def test_notebooks_are_stored_as_they_are_committed(site: Path) -> None:
     stored = nbformat.read(ROOT / "notebooks" / f"{SWEEP}.ipynb", as_version=4)
     pictures = sum("image/png" in own.get("data", {}) for cell in stored.cells for own in cell.get("outputs", []))
     assert (site / f"notebooks/{SWEEP}.html").read_text().count("<img") >= pictures
+
+
+def test_equal_pictures_are_kept_once_and_names_within_names_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "report")
+    build = pytest.importorskip("build")
+    (tmp_path / "_images").mkdir()
+    for name, content in (("0a.png", b"1"), ("accuracy.png", b"1"), ("all_accuracy.png", b"2")):
+        (tmp_path / "_images" / name).write_bytes(content)
+    page = tmp_path / "page.html"
+    page.write_text("<img src='_images/accuracy.png'><img src='_images/all_accuracy.png'> accuracy.png")
+    build.keep_one_of_equal(tmp_path)
+    assert page.read_text() == "<img src='_images/0a.png'><img src='_images/all_accuracy.png'> accuracy.png"
+    assert sorted(path.name for path in (tmp_path / "_images").iterdir()) == ["0a.png", "all_accuracy.png"]

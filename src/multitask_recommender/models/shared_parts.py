@@ -67,11 +67,11 @@ def fit_slow_parts(wanted: Sequence[Wanted], workers: int, title: str) -> list[d
     """
     jobs: dict[str, _Job] = {}
     keys: list[dict[str, str]] = []
-    data: dict[tuple[int, tuple[str, ...]], str] = {}
+    data: dict[tuple[int, int, int, tuple[str, ...]], str] = {}
     for model, train, side, seed in wanted:
         own: dict[str, str] = {}
         for name, part in model.slow_parts(side).items():
-            seen = id(train), tuple(part.tasks)
+            seen = id(train), id(side.user_features), id(side.item_features), tuple(part.tasks)
             rows, known = train.with_tasks(part.tasks), side.with_tasks(part.tasks)
             if seen not in data:
                 data[seen] = _digest(rows, known)

@@ -58,7 +58,7 @@ from multitask_recommender.models.soundness import check_predictions
 from multitask_recommender.models.variants import VARIANTS, Variant
 from multitask_recommender.pipelines.bundles import ModelOutputs, in_order
 
-_TEST_ROWS_TOGETHER = 2_000_000
+_TEST_ROWS_TOGETHER = 500_000
 """Most test rows of all splits that are kept in memory for all models; of more, those of one split."""
 METRIC_COLUMNS = [
     "dataset",
