@@ -249,8 +249,8 @@ def test_collapsed_gates_can_be_seen(rows: Interactions, side: SideInformation) 
     pair[0].task_gates["like"].bias.data.copy_(torch.tensor([20.0, 0.0, 0.0]))
     module = MultiTaskModule(side, MultiTaskSettings(dimension=D), scales, pair, new_generator(1))
     used = module.expert_utilisation(started(module, rows, side).everyone())
-    assert [used["user"]["like"][f"shared {n}"][0].item() for n in (1, 2, 3)] == pytest.approx([1, 0, 0], abs=1e-6)
-    assert [used["item"]["like"][f"shared {n}"][0].item() for n in (1, 2, 3)] == pytest.approx([1 / 3] * 3, abs=1e-6)
+    assert [used["user"]["like"][f"(shared) {n}"][0].item() for n in (1, 2, 3)] == pytest.approx([1, 0, 0], abs=1e-6)
+    assert [used["item"]["like"][f"(shared) {n}"][0].item() for n in (1, 2, 3)] == pytest.approx([1 / 3] * 3, abs=1e-6)
 
 
 def test_an_expert_that_no_task_uses_is_reported() -> None:

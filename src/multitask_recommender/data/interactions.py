@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -23,6 +24,8 @@ IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 _BLOCK = 2**20
+_KEPT_ROWS = 500_000
+"""Most rows of a table whose arrays are kept: every node of every model asks for the same ones."""
 
 EVERYTHING = "everything"
 """Name of the additional split whose training part is all interactions: the recommendations are made from it."""
@@ -136,18 +139,29 @@ class SideInformation:
         return replace(self, users=0, user_features=nobody)
 
 
-def read_interactions(table: ir.Table, split: str, tasks: dict[str, Task], mostly_sorted: bool = True) -> Interactions:
-    """Turn the rows of one split into arrays.
+def read_interactions(table: ir.Table, split: str, tasks: Iterable[str], mostly_sorted: bool = True) -> Interactions:
+    """Turn the rows of one split into arrays, which nobody may write to: those of a small table are read once.
 
     Args:
         table: ``behaviour_sequences``, ``validation_rows`` or ``test_labels``.
         split: Name of the split.
-        tasks: The tasks by name.
+        tasks: Names of the tasks.
         mostly_sorted: Whether the rows are likely to stand in order, which is tried before they are sorted.
 
     Returns:
         The rows, sorted by user and by position in the behaviour sequence.
     """
+    read = _read_interactions if _count(table) > _KEPT_ROWS else _kept_interactions
+    return read(table, split, tuple(tasks), mostly_sorted)
+
+
+# A file that is written again is another table.
+@lru_cache(maxsize=16)
+def _count(table: ir.Table) -> int:
+    return int(table.count().execute())
+
+
+def _read_interactions(table: ir.Table, split: str, tasks: tuple[str, ...], mostly_sorted: bool) -> Interactions:
     own = table.filter(table.split == split)
     kinds: dict[str, type[np.generic]] = {"user": np.int64, "position": np.int32, "item": np.int64}
     kinds |= dict.fromkeys(tasks, np.float32) | dict.fromkeys((f"relevant_{name}" for name in tasks), np.bool_)
@@ -165,6 +179,9 @@ def read_interactions(table: ir.Table, split: str, tasks: dict[str, Task], mostl
         fold=rows.get("fold"),
         time=None if time is None or np.isnan(time).any() else time,
     )
+
+
+_kept_interactions = lru_cache(maxsize=8)(_read_interactions)
 
 
 def _in_order(user: IntArray, position: NDArray[np.int32]) -> bool:
@@ -190,8 +207,9 @@ def interactions_of(rows: pa.Table, tasks: Iterable[str]) -> Interactions:
     )
 
 
+@lru_cache(maxsize=8)
 def read_features(matrix: ir.Table, key: str, count: int, split: str) -> sparse.csr_matrix:
-    """Turn the long form of a design matrix into a sparse matrix (``count``, columns).
+    """Turn the long form of a design matrix into a sparse matrix (``count``, columns), which nobody may write to.
 
     Args:
         matrix: Table (split, ``key``, column, weight).

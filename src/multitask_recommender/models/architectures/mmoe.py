@@ -67,7 +67,7 @@ class MMoETower(Tower):
 
     def expert_names(self, task: str) -> list[str]:
         """Return the names of the experts that a task's gate weighs."""
-        return [f"shared {number + 1}" for number in range(len(self.experts.maps))]
+        return [f"(shared) {number + 1}" for number in range(len(self.experts.maps))]
 
     def expert_parameters(self) -> list[nn.Parameter]:
         """Return experts and gates."""
