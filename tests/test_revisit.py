@@ -109,6 +109,35 @@ def test_a_wide_model_reads_visits(train: Interactions, side: SideInformation) -
     np.testing.assert_allclose(again.score(asked)["buy"][0], strong, rtol=1e-6)
 
 
+def test_a_control_with_equal_inputs_reads_the_steps_before_its_task(
+    train: Interactions, side: SideInformation
+) -> None:
+    training = {"epochs": 1, "batches": 2}
+    values = {"dimension": 2, "user_features": False, "item_features": False, "training": training, "revisit": {}}
+    settings = WideSharedBottomSettings.model_validate({**values, "revisit_weight": 50.0})
+    # With item 2 in the cart, and before.
+    asked, before = (
+        Histories(pairs(rows), side.user_features).of(np.array([0])) for rows in ([(0, 2, 2), (0, 3, 3)], [(0, 3, 3)])
+    )
+    scores = {}
+    for name in ("wide_single_task", "wide_single_task_equal_inputs"):
+        assert VARIANTS[name].obstacle(TASKS) is None
+        assert VARIANTS[name].scored_tasks(TASKS) == list(TASKS)
+        model, again = (VARIANTS[name].make(settings, TASKS) for _ in range(2))
+        model.fit(train, side, 1)
+        scores[name] = [model.score(queries)["buy"][0] for queries in (asked, before)]
+        again.restore(model.state(), side)
+        found = again.score(asked)
+        assert list(found) == list(TASKS)
+        np.testing.assert_allclose(found["buy"][0], scores[name][0], rtol=1e-6)
+        np.testing.assert_array_equal(model.orders(asked, ["buy"])["buy"][0], scores[name][0])
+    moved = {name: np.subtract(*pair) for name, pair in scores.items()}
+    own = moved["wide_single_task_equal_inputs"]
+    assert own[2] > 1000 * np.abs(np.delete(own, 2)).max()
+    # Without the labels of the other tasks the row counts as any other of the history does.
+    np.testing.assert_allclose(moved["wide_single_task"], 0.0, atol=1e-3)
+
+
 @pytest.mark.parametrize(("name", "settings"), [("esmm", RevisitingESMMSettings), ("aitm", RevisitingAITMSettings)])
 def test_models_of_funnels_rank_what_was_met(
     name: str, settings: type[RevisitingSettings], train: Interactions, side: SideInformation

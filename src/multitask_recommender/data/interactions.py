@@ -127,10 +127,10 @@ class SideInformation:
         """Return the same information for some tasks alone.
 
         Args:
-            names: The tasks.
+            names: The tasks, of those whose labels histories carry.
             equal_inputs: Whether histories carry the labels of the same tasks as before, instead of those alone.
         """
-        own = {name: self.tasks[name] for name in names}
+        own = {name: self.read_tasks[name] for name in names}
         return replace(self, tasks=own, read=self.read_tasks if equal_inputs else None)
 
     def without_users(self) -> SideInformation:

@@ -30,7 +30,7 @@ class WidePart(NamedTuple):
 
     Attributes:
         recommender: It.
-        tasks: Names of the tasks whose scores it changes, which are all that it learns from.
+        tasks: Names of the tasks that it learns from; it changes the scores of those that the deep one has.
         weight: What its scores are multiplied by.
         mixed: Whether they replace that share of the deep scores, instead of being added to them.
         slow: Whether its fit takes long and its state is small, so that it is worth being shared.
@@ -134,6 +134,8 @@ class Blend(Recommender[S]):
         scores = {task: own.copy() for task, own in self._scores("", self.deep, queries, None).items()}
         for name, part in parts.items():
             for task, wide in self._scores(name, part.recommender, queries, part.tasks).items():
+                if task not in scores:
+                    continue
                 weight = np.float32(part.weight)
                 if part.mixed:
                     scores[task] += weight * (wide - scores[task])

@@ -323,8 +323,6 @@ class Variant:
             return "no task is declared to come 'after' another"
         if self.revisits and not any(task.after in own and task.known == "own_task" for task in own.values()):
             return "no task that comes 'after' another keeps in its lists what was met ('known: own_task')"
-        if self.equal_inputs and history_task(own) is None:
-            return "no task has labels that a history could carry"
         if self.equal_inputs and len(own) == 1:
             return "there is one task alone"
         if self.leaves_out is not None and (len(own) == len(tasks) or not own):

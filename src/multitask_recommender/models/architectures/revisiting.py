@@ -7,7 +7,7 @@ from typing import ClassVar, TypeVar
 from pydantic import Field
 
 from multitask_recommender.data.interactions import SideInformation
-from multitask_recommender.data.tasks import Task, funnel_chain
+from multitask_recommender.data.tasks import funnel_chain
 from multitask_recommender.models.baselines.revisit import RevisitBonus, RevisitSettings
 from multitask_recommender.models.blend import Blend, WidePart
 from multitask_recommender.models.recommender import HistorySettings, Recommender
@@ -29,14 +29,20 @@ class RevisitingSettings(HistorySettings):
 R = TypeVar("R", bound=RevisitingSettings)
 
 
-def revisit_parts(settings: RevisitingSettings, tasks: dict[str, Task]) -> dict[str, WidePart]:
-    """Return the bonus as a wide part of the later steps of funnels of retrieval tasks; empty where there are none."""
-    steps = RevisitBonus(settings.revisit or RevisitSettings()).scored_tasks(tasks)
-    if settings.revisit is None or not steps:
+def revisit_parts(settings: RevisitingSettings, side: SideInformation) -> dict[str, WidePart]:
+    """Return the bonus as a wide part of the later steps of funnels of retrieval tasks; empty where there are none.
+
+    A model of a later step alone has it where its histories carry the steps before: it is an input of the score.
+    """
+    if settings.revisit is None:
         return {}
-    chain = {before for name in steps for before in funnel_chain(tasks, name)}
-    own = [name for name in tasks if name in chain]
-    return {"revisit": WidePart(RevisitBonus(settings.revisit), own, settings.revisit_weight, mixed=False)}
+    bonus, read = RevisitBonus(settings.revisit), side.read_tasks
+    steps = [name for name in bonus.scored_tasks(read) if name in side.tasks]
+    if not steps:
+        return {}
+    chain = {before for name in steps for before in funnel_chain(read, name)}
+    own = [name for name in read if name in chain]
+    return {"revisit": WidePart(bonus, own, settings.revisit_weight, mixed=False)}
 
 
 class Revisiting(Blend[R]):
@@ -55,4 +61,4 @@ class Revisiting(Blend[R]):
 
     def make_wide(self, side: SideInformation) -> dict[str, WidePart]:
         """Make the bonus, where there are steps for it."""
-        return revisit_parts(self.settings, side.tasks)
+        return revisit_parts(self.settings, side)

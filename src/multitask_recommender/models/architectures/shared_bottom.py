@@ -145,4 +145,4 @@ class WideSharedBottom(Blend[WideSharedBottomSettings]):
             for task in labelled:
                 factors, share = BayesianFactors(self.settings.wide_labels), self.settings.wide_labels_share
                 parts[f"wide_labels_{task}"] = WidePart(factors, [task], share, mixed=True, slow=True)
-        return {**parts, **revisit_parts(self.settings, side.tasks)}
+        return {**parts, **revisit_parts(self.settings, side)}
