@@ -181,6 +181,15 @@ def test_popularity_of_lists_worked_by_hand() -> None:
     users = np.array([50, 30, 30, 10, 5, 5])
     assert metrics.short_head(users).tolist() == [True, True, True, False, False, False]
     assert metrics.short_head(np.array([0, 0, 0])).tolist() == [False, False, False]
+    # Sizes 7, 4, 3, 1: two thirds are 10, which the first two do not reach at 90 %.
+    uneven = np.array([1, 7, 3, 4])
+    assert metrics.short_head(uneven, 0.7).tolist() == [False, True, False, True]
+    assert metrics.short_head(uneven, 0.9).tolist() == [False, True, True, True]
+    assert metrics.short_head(uneven, 1.0).tolist() == [True, True, True, True]
+    # A share that rounding puts above the sum takes them all, and an item that nobody had is no head.
+    assert metrics.short_head(uneven, 1.0 + 1e-9).tolist() == [True, True, True, True]
+    assert metrics.short_head(np.array([3, 0]), 1.0 + 1e-9).tolist() == [True, False]
+    assert metrics.short_head(np.array([1, 0]), 0.5).tolist() == [True, False]
     lists = np.array([[0, 3, 4], [1, 2, ranking.PADDING], [ranking.PADDING] * 3])
     assert metrics.average_popularity(lists, users, 50)[:2].tolist() == pytest.approx([65 / 150, 0.6])
     assert metrics.long_tail_share(lists, users)[:2].tolist() == pytest.approx([2 / 3, 0])
@@ -196,6 +205,11 @@ def test_serendipity_worked_by_hand() -> None:
     # Item 3 three ranks earlier, item 0 one rank later, item 4 two ranks earlier; item 2 half a rank earlier.
     wanted = [(3 + 0 + 2) / 5 / 3, 0.5 / 5 / 3]
     assert metrics.serendipity(lists, hits, users, catalogue).tolist() == pytest.approx(wanted)
+    alone = np.array([True] + [False] * 5)
+    assert metrics.serendipity(np.array([[0]]), np.array([[True]]), users, alone).tolist() == [0.0]
+    first = np.array([True, True] + [False] * 4)
+    late = metrics.serendipity(np.array([[1]]), np.array([[True]]), users, first)
+    assert late.tolist() == pytest.approx([1 / 2 / 1])
     # What is popular surprises nobody.
     assert metrics.serendipity(np.array([[0, 1]]), np.array([[True, True]]), users, catalogue)[0] == pytest.approx(
         0.5 / 5 / 2
@@ -225,6 +239,14 @@ def test_errors_and_losses_worked_by_hand() -> None:
     certain = metrics.log_losses([1, 0, 1, 0], [1.0, 0.0, 0.0, 1.0])
     np.testing.assert_allclose(certain, [1e-7, 1e-7, -np.log(1e-7), -np.log(1e-7)], rtol=1e-6)
     assert metrics.right_answers([1, 1, 0, 0], [0.5, 0.49, 0.5, 0.0]).tolist() == [1.0, 0.0, 0.0, 1.0]
+    assert metrics.squared_errors(np.array([2**24 + 1]), np.array([2**24])).tolist() == [1.0]
+    small = np.array([16777217.0]), np.array([16777216.0], np.float32)
+    assert metrics.squared_errors(*small).tolist() == metrics.squared_errors(*small[::-1]).tolist() == [1.0]
+    narrow = np.array([0.1], np.float32), np.array([0.3], np.float32)
+    exact = abs(float(narrow[0][0]) - float(narrow[1][0]))
+    assert metrics.absolute_errors(*narrow).tolist() == [exact]
+    assert metrics.squared_errors(*narrow).tolist() == [exact**2]
+    assert metrics.log_losses(narrow[0] * 0, narrow[1]).tolist() == [-np.log(1 - float(narrow[1][0]))]
     assert metrics.hit_rate(np.array([[True, True], [False, False]])).tolist() == [1.0, 0.0]
 
 
@@ -246,6 +268,11 @@ def test_calibration_worked_by_hand() -> None:
     found = metrics.expected_calibration_error([0, 1, 1, 0], [0.0, 0.5, 1.0, 0.7], bins=2)
     assert found == pytest.approx((abs(1 - 0.5) + abs(1 - 1.7)) / 4)
     assert metrics.expected_calibration_error([1, 1], [1.0, 1.0]) == 0.0
+    # A probability that rounding puts above 1 or below 0 belongs to the bin at that end.
+    outer = metrics.expected_calibration_error([1, 0, 0, 1], [1.0 + 1e-9, 0.9, -1e-9, 0.1], bins=2)
+    assert outer == pytest.approx((abs(1 - 1.9) + abs(1 - 0.1)) / 4)
+    narrow = np.array([0.1], np.float32)
+    assert metrics.expected_calibration_error(narrow * 0, narrow) == float(narrow[0])
     # Of fifteen bins by default, 0.06 and 0.07 are in two.
     assert metrics.expected_calibration_error([1, 0], [0.06, 0.07]) == pytest.approx((0.94 + 0.07) / 2)
 
@@ -255,3 +282,39 @@ def test_numbers_are_found_among_others() -> None:
     for wanted in (random.integers(0, 10**12, 50), np.array([7]), np.zeros(0, np.int64)):
         keys = np.concatenate([wanted[::3], wanted[:2] + 1, [-1, 10**13]]).reshape(-1, 1)
         assert np.array_equal(among(keys, wanted), np.isin(keys, wanted))
+
+
+def test_lists_of_one_entry_and_of_none() -> None:
+    lists = np.array([[0, 1], [2, ranking.PADDING], [ranking.PADDING] * 2])
+    features = sparse.csr_matrix(np.array([[1, 0], [0, 1], [0, 1]], np.float32))
+    tastes = np.array([[0.5, 0.5], [0.0, 1.0], [1.0, 0.0]], np.float32)
+    users = np.array([1, 2, 4])
+    with np.errstate(all="raise"):
+        np.testing.assert_array_equal(metrics.self_information(lists, users, 4), [1.5, 0.0, np.nan])
+        np.testing.assert_array_equal(metrics.intra_list_diversity(lists, features), [1.0, np.nan, np.nan])
+        found = metrics.miscalibration(lists, features, tastes)
+        np.testing.assert_allclose(found, [0.0, 0.0, np.nan], atol=1e-7)
+        # Nothing of the user's taste is in the list: the smoothing alone keeps the divergence finite.
+        missed = metrics.miscalibration(lists[1:2], features, np.array([[1.0, 0.0]], np.float32))
+        assert missed.tolist() == pytest.approx([np.log(100)], rel=1e-5)
+        # A category that is missing in both counts nothing.
+        three = sparse.csr_matrix(np.array([[1, 0, 0], [0, 1, 0], [0, 1, 0]], np.float32))
+        both = metrics.miscalibration(lists[:1], three, np.array([[0.5, 0.5, 0.0]], np.float32))
+        assert both.tolist() == pytest.approx([0.0], abs=1e-7)
+
+
+def test_pairs_of_equal_items_are_not_diverse() -> None:
+    features = sparse.csr_matrix(np.array([[1, 0], [1, 0], [0, 1]], np.float32))
+    lists = np.array([[0, 1, ranking.PADDING], [0, 1, 2]])
+    assert metrics.intra_list_diversity(lists, features).tolist() == pytest.approx([0.0, 2 / 3])
+    # Squares beyond float32 are no infinity.
+    large = sparse.csr_matrix(np.array([[1e30, 0], [0, 0]], np.float32))
+    assert metrics._squared_lengths(large).tolist() == pytest.approx([1e60, 0.0])
+
+
+def test_sums_over_entries_know_items_that_no_list_holds() -> None:
+    features = sparse.csr_matrix(np.eye(4, dtype=np.float32))
+    sums = metrics._sums_over_entries(np.array([[0, 1], [1, ranking.PADDING]]), features)
+    assert sums.toarray().tolist() == [[1, 1, 0, 0], [0, 1, 0, 0]]
+    nothing = metrics._sums_over_entries(np.full((2, 2), ranking.PADDING), features)
+    assert nothing.toarray().tolist() == [[0, 0, 0, 0]] * 2

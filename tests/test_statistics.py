@@ -43,21 +43,6 @@ def test_swapping_the_models_changes_the_sign_alone() -> None:
     assert (one.low, one.high) == pytest.approx((-other.high, -other.low), abs=0.03)
 
 
-@pytest.mark.parametrize("root", [False, True])
-def test_p_values_are_those_of_the_exact_permutation_test(root: bool) -> None:
-    """Few users, so that all ways of swapping their totals can be counted out."""
-    random = np.random.default_rng(5)
-    model, control, count = random.gamma(2.0, 1.0, 9) + 0.4, random.gamma(2.0, 1.0, 9), random.integers(1, 5, 9)
-
-    def difference(a: np.ndarray, b: np.ndarray, axis: int) -> np.ndarray:
-        one, other = a.sum(axis) / count.sum(), b.sum(axis) / count.sum()
-        return np.sqrt(one) - np.sqrt(other) if root else one - other
-
-    exact = stats.permutation_test((model, control), difference, permutation_type="samples", n_resamples=np.inf)
-    found = compare_paired(model, control, count.astype(float), root, 20_000, np.random.default_rng(1))
-    assert found.p_value == pytest.approx(exact.pvalue, abs=0.015)
-
-
 def test_equal_models_are_equivalent() -> None:
     found = compare(ONES, ONES)
     assert found.p_value == 1
@@ -160,7 +145,8 @@ def test_of_one_user_nothing_is_inferred() -> None:
     assert found.p_value == 1.0
     assert judge(found, 1.0, True, 0.01) == "undecided"
     nobody = compare(np.array([]), np.array([]), np.array([]))
-    assert np.isnan([nobody.difference, nobody.low, nobody.high]).all()
+    assert np.isnan([nobody.difference, nobody.relative, nobody.low, nobody.high, nobody.base]).all()
+    assert nobody.p_value == 1.0
     assert judge(nobody, 1.0, True, 0.01) == "undecided"
 
 
@@ -172,25 +158,40 @@ def test_two_users_have_an_interval_and_no_verdict() -> None:
 
 @pytest.mark.parametrize(("value", "resamples"), [(np.nan, 99), (np.inf, 99), (0.5, 0)])
 def test_what_cannot_be_compared_is_an_error(value: float, resamples: int) -> None:
-    with pytest.raises(ValueError, match=r"finite|resamples"):
+    problem = "0 resamples tell nothing: at least 1 is needed" if resamples == 0 else "have to be finite numbers"
+    with pytest.raises(ValueError, match=f"^(totals and counts )?{problem}$"):
         compare_paired(np.array([value, 1.0]), np.ones(2), np.ones(2), False, resamples, np.random.default_rng(1))
 
 
 @pytest.mark.parametrize("root", [False, True])
-def test_the_p_value_is_the_share_of_all_exchanges_that_differ_as_much(root: bool) -> None:
-    rng = np.random.default_rng(5)
-    model, control = rng.exponential(1.0, 9), rng.exponential(4.0, 9)
-    count = rng.integers(1, 6, 9)
+@pytest.mark.parametrize("seed", range(4))
+def test_the_p_value_is_the_share_of_all_exchanges_that_differ_as_much(root: bool, seed: int) -> None:
+    """Few users, so that all ways of swapping their totals can be counted out."""
+    rng = np.random.default_rng(seed)
+    model, control = rng.exponential(1.0, (2, 9)), rng.exponential(1.6, 9)
+    count = rng.integers(1, 6, 9).astype(float)
 
     def difference(one: np.ndarray, other: np.ndarray) -> np.ndarray:
         means = one.sum(-1) / count.sum(), other.sum(-1) / count.sum()
         return np.sqrt(means[0]) - np.sqrt(means[1]) if root else means[0] - means[1]
 
     swaps = (np.arange(2**9)[:, None] >> np.arange(9)) & 1 == 1
-    every = difference(np.where(swaps, control, model), np.where(swaps, model, control))
-    exact = (np.abs(every) >= abs(difference(model, control)) - 1e-12).mean()
-    found = compare_paired(model[None], control[None], count, root, 40_000, np.random.default_rng(1))
-    assert found.p_value == pytest.approx(exact, abs=0.01)
+    own = model.mean(0)
+    every = difference(np.where(swaps, control, own), np.where(swaps, own, control))
+    exact = (np.abs(every) >= abs(difference(own, control)) - 1e-12).mean()
+    assert 0.02 < exact < 0.98
+    found = compare_paired(model, control[None], count, root, 20_000, np.random.default_rng(1))
+    assert found.p_value == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / 20_000) + 1e-3)
+
+
+def test_the_smallest_p_value_is_that_of_the_number_of_permutations() -> None:
+    found = statistics.permutation_p_value(2 * ONES, ONES, 199, np.random.default_rng(1))
+    assert found == pytest.approx(2 / 200)
+    # Swaps of users are independent of each other and as likely as none.
+    drawn = statistics.permutation_p_value(np.array([1.0, 0.0]), np.array([0.0, 1.0]), 4000, np.random.default_rng(2))
+    assert drawn == pytest.approx(1.0)
+    one = statistics.permutation_p_value(np.array([3.0, 1.0]), np.zeros(2), 4000, np.random.default_rng(2))
+    assert one == pytest.approx(0.5, abs=0.04)
 
 
 def test_equal_models_and_models_without_users() -> None:
@@ -226,3 +227,128 @@ def test_random_groups_of_many_users_give_the_interval_of_the_users(monkeypatch:
     assert len(sums) == 20_000
     assert sums.sum() == count.sum()
     assert np.allclose(of_control.sum(axis=1), control.sum(axis=1))
+
+
+def test_estimates_are_those_of_resamples_of_the_users() -> None:
+    """Two models, of which one was measured on two of five users: some resamples have none of them."""
+    random = np.random.default_rng(3)
+    counts = [np.array([1.0, 2.0, 3.0, 1.0, 2.0]), np.array([1.0, 0.0, 0.0, 1.0, 0.0])]
+    totals = [random.random(5) * counts[0], np.array([0.3, 0.0, 0.0, 0.8, 0.0])]
+    resamples = statistics._BATCH + 7
+    for root in (False, True):
+        with np.errstate(all="raise"):
+            found = estimate_means([total[None] for total in totals], counts, root, resamples, np.random.default_rng(4))
+        rng = np.random.default_rng(4)
+        drawn = np.concatenate([rng.integers(0, 5, (size, 5)) for size in (statistics._BATCH, 7)])
+        for own, total, count in zip(found, totals, counts, strict=True):
+            there = count > 0
+            number = count[drawn].sum(1)
+            means = total[drawn].sum(1)[number > 0] / number[number > 0]
+            value = total.sum() / count.sum()
+            without = np.array([(total.sum() - total[u]) / (count.sum() - count[u]) for u in np.flatnonzero(there)])
+            g = np.sqrt if root else np.asarray
+            assert own.value == pytest.approx(float(g(value)), rel=1e-12)
+            expected = statistics._interval(float(g(value)), g(means), g(without))
+            assert (own.low, own.high) == pytest.approx(expected, rel=1e-12)
+        assert (counts[1][drawn].sum(1) == 0).any()
+
+
+def test_estimates_draw_seeds_for_every_resample() -> None:
+    # Users are alike and two seeds differ: each resample has one of them.
+    totals = np.stack([np.full(6, 0.2), np.full(6, 0.4)])
+    (found,) = estimate_means([totals], [np.ones(6)], False, 200, np.random.default_rng(1))
+    assert found.value == pytest.approx(0.3)
+    assert (found.low, found.high) == pytest.approx((0.2, 0.4))
+    drawn = [statistics._drawn_seeds(400, seeds, np.random.default_rng(2)) for seeds in (1, 2, 4)]
+    assert [own.shape for own in drawn] == [(400, 1), (400, 2), (400, 4)]
+    for own in drawn:
+        assert own.sum(axis=1) == pytest.approx(np.ones(400))
+        assert own.mean(axis=0) == pytest.approx(np.full(own.shape[1], 1 / own.shape[1]), abs=0.06)
+    assert set(drawn[1].ravel()) == {0.0, 1.0}
+
+
+def test_estimates_of_few_users_have_no_interval() -> None:
+    counts = [np.array([2.0, 0.0]), np.zeros(2), np.array([1.0, 1.0])]
+    totals = [np.array([[8.0, 0.0]]), np.zeros((1, 2)), np.array([[4.0, 4.0]])]
+    for root, expected in ((False, 4.0), (True, 2.0)):
+        one, nobody, two = estimate_means(totals, counts, root, 30, np.random.default_rng(1))
+        assert one.value == expected
+        assert np.isnan([one.low, one.high, nobody.value, nobody.low, nobody.high]).all()
+        assert two == statistics.Estimate(expected, expected, expected)
+
+
+def test_intervals_are_those_of_the_formula() -> None:
+    """Efron 1987, equations 2.3 and 6.6, with the acceleration of the jackknife, equation 7.3 of his book of 1993."""
+    random = np.random.default_rng(6)
+    drawn, without = random.gamma(2.0, 1.0, 500).round(1), random.gamma(1.0, 0.3, 40)
+    value = 1.5
+    assert (drawn == value).sum() > 10
+    z0 = stats.norm.ppf((drawn < value).mean() + (drawn == value).mean() / 2)
+    centred = without.mean() - without
+    a = (centred**3).sum() / (6 * (centred**2).sum() ** 1.5)
+    z = stats.norm.ppf([0.025, 0.975])
+    expected = np.quantile(drawn, stats.norm.cdf(z0 + (z0 + z) / (1 - a * (z0 + z))))
+    assert statistics._interval(value, drawn, without) == pytest.approx(tuple(expected), rel=1e-12)
+    # Users who are alike have no acceleration.
+    plain = np.quantile(drawn, stats.norm.cdf(2 * z0 + z))
+    assert statistics._interval(value, drawn, np.ones(40)) == pytest.approx(tuple(plain), rel=1e-12)
+    # All on one side: the percentiles.
+    for outside in (-1.0, 99.0):
+        ends = statistics._interval(outside, drawn, without)
+        assert ends == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), rel=1e-12)
+
+
+def test_comparisons_are_those_of_resamples_of_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(7)
+    count = np.array([1.0, 4.0, 2.0, 3.0, 0.0, 5.0])
+    model, control = random.random(6) * count, random.random(6) * count
+    resamples = statistics._BATCH + 3
+    monkeypatch.setattr(statistics, "permutation_p_value", lambda *_: 0.125)
+    for root in (False, True):
+        with np.errstate(all="raise"):
+            found = compare_paired(model, control, count, root, resamples, np.random.default_rng(5))
+        rng = np.random.default_rng(5)
+        users = np.concatenate([rng.integers(0, 6, (size, 6)) for size in (statistics._BATCH, 3)])
+        g = np.sqrt if root else np.asarray
+        drawn = g(model[users].sum(1) / count[users].sum(1)) - g(control[users].sum(1) / count[users].sum(1))
+        rest = count.sum() - count
+        without = g((model.sum() - model) / rest) - g((control.sum() - control) / rest)
+        base = float(g(control.sum() / count.sum()))
+        difference = float(g(model.sum() / count.sum())) - base
+        ends = statistics._interval(difference, drawn, without)
+        assert (found.low, found.high) == pytest.approx(ends, rel=1e-12)
+        assert (found.difference, found.base, found.p_value) == pytest.approx((difference, base, 0.125))
+        assert found.relative == pytest.approx(difference / base)
+    one = compare_paired(model, control, count, False, 1, np.random.default_rng(5))
+    assert one.low == one.high
+
+
+def test_all_of_two_seeds_that_differ_is_a_difference() -> None:
+    """The means are equal and the trainings are not: there is an interval, which holds 0."""
+    model = np.stack([np.full(8, 0.2), np.full(8, 0.4)])
+    found = compare_paired(model, np.full(8, 0.3), np.ones(8), False, 400, np.random.default_rng(1))
+    assert found.difference == pytest.approx(0.0, abs=1e-12)
+    assert (found.low, found.high) == pytest.approx((-0.1, 0.1))
+
+
+def test_verdicts_at_their_borders() -> None:
+    def verdict(low: float, high: float, p: float = 0.001, base: float = 1.0, level: float = 0.05) -> str:
+        return judge(Comparison((low + high) / 2, 0.0, low, high, p, base), p, True, 0.25, level)
+
+    # An end that lies at the margin does not lie within it.
+    assert verdict(-0.25, 0.125) == "undecided"
+    assert verdict(-0.125, 0.25) == "undecided"
+    assert verdict(-0.1875, 0.1875) == "equivalent"
+    # The margin is a share of the control's metric.
+    assert verdict(0.375, 0.4375, base=2.0) == "equivalent"
+    assert verdict(0.375, 0.4375, base=0.5) == "helps"
+    assert verdict(0.375, 0.4375, base=-2.0) == "equivalent"
+    # An end at 0 does not exclude it.
+    assert verdict(0.0, 0.5) == verdict(-0.5, 0.0) == "undecided"
+    assert verdict(-0.5, 0.5) == "undecided"
+    assert verdict(0.375, 0.5, p=0.05) == "undecided"
+    assert verdict(0.375, 0.5, p=0.0499) == "helps"
+    assert verdict(0.375, 0.5, p=0.0499, level=0.01) == "undecided"
+    # No difference at all is equivalence, even where the control's metric is 0; half of it is not.
+    assert verdict(0.0, 0.0, p=1.0, base=0.0) == "equivalent"
+    assert verdict(0.0, 0.5, p=1.0, base=0.0) == verdict(0.5, 0.5, p=1.0, base=0.0) == "undecided"

@@ -31,7 +31,7 @@ def candidate_items(rule: Candidates, trained: IntArray, items: int) -> BoolArra
         (items,), true for a candidate.
     """
     known = np.bincount(trained, minlength=items) > 0
-    return {"trained": known, "new": ~known, "all": np.ones(items, dtype=bool)}[rule]
+    return {"trained": known, "new": ~known, "all": np.ones_like(known)}[rule]
 
 
 def _shuffled_positions(count: int, seed: int) -> ir.Table:

@@ -194,7 +194,7 @@ def compare_models(
     def compare_finely(row: tuple[Any, ...]) -> float:
         split, model, control, task, metric, _, own, other = row
         rng = np.random.default_rng(derive_seed(study.seed, "primary", split, model, control, task, metric))
-        return permutation_p_value(*_paired(own, other), METRICS[metric].root, enough, rng)
+        return permutation_p_value(*_paired(own, other)[:2], enough, rng)
 
     finely = [place for place in np.flatnonzero(chosen) if results[place].p_value <= _WORTH_MORE]
     p_values = run_jobs(compare_finely, [rows[place] for place in finely], cross_validation.workers, "primary family")

@@ -7,6 +7,8 @@ paired by user.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
@@ -45,11 +47,11 @@ def auc(label: ArrayLike, score: ArrayLike) -> float:
     Returns:
         The area, or NaN if one of the classes is empty.
     """
-    positive = np.asarray(label, np.float64) > 0
+    positive = np.asarray(label) > 0
     positives, negatives = int(positive.sum()), int((~positive).sum())
     if positives == 0 or negatives == 0:
-        return float("nan")
-    ranks = stats.rankdata(np.asarray(score, np.float64))
+        return math.nan
+    ranks = stats.rankdata(score)
     return float((ranks[positive].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
@@ -64,15 +66,15 @@ def auc_by_user(label: ArrayLike, score: ArrayLike, user: IntArray) -> tuple[Int
     Returns:
         Users who have rows of both classes, ascending, and their areas.
     """
-    rows = pd.DataFrame({"user": user, "positive": np.asarray(label, np.float64) > 0})
-    rows["rank"] = pd.Series(np.asarray(score, np.float64)).groupby(user).rank()
-    rows["positive_rank"] = rows["rank"].where(rows["positive"], 0.0)
+    rows = pd.DataFrame({"user": user, "positive": np.asarray(label) > 0})
+    rows["rank"] = pd.Series(np.asarray(score)).groupby(user).rank()
+    rows["positive_rank"] = rows["rank"] * rows["positive"]
     own = rows.groupby("user").agg(rows=("rank", "size"), positives=("positive", "sum"), ranks=("positive_rank", "sum"))
     negatives = own["rows"] - own["positives"]
     both = (own["positives"] > 0) & (negatives > 0)
     own, negatives = own[both], negatives[both]
     area = (own["ranks"] - own["positives"] * (own["positives"] + 1) / 2) / (own["positives"] * negatives)
-    return own.index.to_numpy(np.int64), area.to_numpy(np.float64)
+    return own.index.to_numpy(), area.to_numpy()
 
 
 def log_losses(label: ArrayLike, probability: ArrayLike) -> Values:
@@ -166,8 +168,8 @@ def hit_rate(hits: BoolArray) -> Values:
 def catalogue_coverage(lists: IntArray, catalogue: BoolArray) -> float:
     """Share of the catalogue that stands in at least one list; NaN for an empty catalogue."""
     if not catalogue.any():
-        return float("nan")
-    listed = np.zeros(len(catalogue), dtype=bool)
+        return math.nan
+    listed = np.zeros_like(catalogue)
     listed[lists[lists != PADDING]] = True
     return float(listed.sum() / catalogue.sum())
 
@@ -181,7 +183,7 @@ def gini(lists: IntArray, catalogue: BoolArray) -> float:
     counts = np.sort(np.bincount(lists[lists != PADDING], minlength=len(catalogue))[catalogue])
     n = len(counts)
     if not counts.any():
-        return float("nan")
+        return math.nan
     return float(((2 * np.arange(1, n + 1) - n - 1) * counts).sum() / (n * counts.sum()))
 
 

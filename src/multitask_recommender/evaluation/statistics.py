@@ -78,22 +78,21 @@ def compare_paired(
     of_seeds = [np.atleast_2d(model), np.atleast_2d(control)]
     model, control = (values.mean(axis=0) for values in of_seeds)
     if not len(model):
-        nan = float("nan")
-        return Comparison(nan, nan, nan, nan, 1.0, nan)
+        return Comparison(math.nan, math.nan, math.nan, math.nan, 1.0, math.nan)
 
-    def metric(total: Values, number: Values, axis: int = -1) -> Values:
-        mean = total.sum(axis=axis) / number.sum(axis=axis)
-        return np.sqrt(mean) if root else mean
+    def metric(total: Values) -> float:
+        mean = float(total.sum() / count.sum())
+        return math.sqrt(mean) if root else mean
 
-    base = float(metric(control, count))
-    difference = float(metric(model, count)) - base
-    relative = difference / base if base != 0 else float("nan")
+    base = metric(control)
+    difference = metric(model) - base
+    relative = difference / base if base != 0 else math.nan
     if all(np.array_equal(values, np.broadcast_to(model, values.shape)) for values in of_seeds):
-        return Comparison(0.0, 0.0 if base != 0 else float("nan"), 0.0, 0.0, 1.0, base)
+        return Comparison(0.0, 0.0 if base != 0 else math.nan, 0.0, 0.0, 1.0, base)
     if len(model) == 1:
-        return Comparison(difference, relative, float("nan"), float("nan"), 1.0, base)
+        return Comparison(difference, relative, math.nan, math.nan, 1.0, base)
 
-    p_value = permutation_p_value(model, control, count, root, resamples, rng)
+    p_value = permutation_p_value(model, control, resamples, rng)
     drawn = np.empty(resamples)
     *units, numbers = _in_groups([*of_seeds, count], rng)
     for begin in range(0, resamples, _BATCH):
@@ -157,8 +156,8 @@ def estimate_means(
     for own, of_seeds, count in zip(drawn, totals, counts, strict=True):
         total, there = of_seeds.mean(axis=0), count > 0
         if there.sum() < 2:
-            value = float(total.sum() / count.sum()) if there.any() else float("nan")
-            found.append(Estimate(math.sqrt(value) if root else value, float("nan"), float("nan")))
+            value = float(total.sum() / count.sum()) if there.any() else math.nan
+            found.append(Estimate(math.sqrt(value) if root else value, math.nan, math.nan))
             continue
         rest = count.sum() - count[there]
         without = (total.sum() - total[there]) / np.where(rest > 0, rest, 1.0)
@@ -169,31 +168,20 @@ def estimate_means(
     return found
 
 
-def permutation_p_value(
-    model: Values, control: Values, count: Values, root: bool, resamples: int, rng: np.random.Generator
-) -> float:
+def permutation_p_value(model: Values, control: Values, resamples: int, rng: np.random.Generator) -> float:
     """Return the two-sided p-value of the test that swaps the totals of users between the models.
 
-    Its smallest value is 2 / (resamples + 1).
+    A swap leaves the counts alone, and the sum of both models' totals as well: the difference of the metrics rises with
+    that of the totals, whatever g is, and a swap turns the sign of a user's. The smallest value is 2 / (resamples + 1).
 
     Args:
         model: (users,) or (seeds, users) totals a_u of the model.
         control: (users,) or (its seeds, users) totals of the control.
-        count: (users,) counts n_u.
-        root: Whether g is the square root.
         resamples: Number of permutations.
         rng: Source of them.
     """
     means = [np.atleast_2d(values).mean(axis=0) for values in (model, control)]
-    model, control, count = _in_groups([*means, count], rng)
-    # Swapping a user's totals between the models leaves the counts alone, and their sum as well: it turns the sign of
-    # the difference.
-    half_sum, half_difference, whole = (model + control).sum() / 2, (model - control) / 2, count.sum()
-
-    def swapped(signs: Values, axis: int = -1) -> Values:
-        moved = signs @ half_difference
-        one, other = (half_sum + moved) / whole, (half_sum - moved) / whole
-        return np.sqrt(np.maximum(one, 0.0)) - np.sqrt(np.maximum(other, 0.0)) if root else one - other
+    difference = np.subtract(*_in_groups(means, rng))
 
     def signs(size: tuple[int, ...]) -> Values:
         number = math.prod(size)
@@ -201,9 +189,9 @@ def permutation_p_value(
         return bits.reshape(size).astype(np.float64) * 2.0 - 1.0
 
     test = stats.monte_carlo_test(
-        np.ones(len(count)),
+        np.ones(len(difference)),
         signs,
-        swapped,
+        lambda drawn, axis=-1: drawn @ difference,
         vectorized=True,
         n_resamples=resamples,
         batch=_BATCH,
@@ -273,7 +261,7 @@ def holm(p_values: Values) -> Values:
     Returns:
         (tests,) adjusted p-values: the running maximum over ascending p of (tests - rank) p, at most 1.
     """
-    order = np.argsort(p_values, kind="stable")
+    order = np.argsort(p_values)
     factors = len(p_values) - np.arange(len(p_values))
     adjusted = np.minimum(np.maximum.accumulate(p_values[order] * factors), 1.0)
     result = np.empty_like(adjusted)
