@@ -26,7 +26,6 @@ from pydantic import ValidationError
 from conftest import Project
 from multitask_recommender.data import dates, labels
 from multitask_recommender.data.description import DatasetSettings, Feature, Signal, SplitSettings
-from multitask_recommender.data.splits import assign_splits, check_splits
 from multitask_recommender.foundation.errors import DataError, SettingsError
 from multitask_recommender.new_dataset import write_starting_point
 from multitask_recommender.pipelines.data_engineering import nodes
@@ -485,85 +484,6 @@ def test_a_signal_belongs_to_the_file_it_stands_in(tmp_path: Path) -> None:
     assert labelled(files=["rate", "view"])["rating"].notna().sum() == len(pairs) + 9
     with pytest.raises(DataError, match="names 'rates'; the table has the files rate, view"):
         labelled(files=["rates"])
-
-
-# Splits in time --------------------------------------------------------------------------------------------------------
-
-
-def timed(times: list[float]) -> ibis.Table:
-    frame = pd.DataFrame({"row": np.arange(len(times)), "timestamp": np.array(times, dtype=float)})
-    frame["user"], frame["item"] = frame["row"] // 10, frame["row"] % 10
-    frame["user_id"], frame["item_id"] = "u" + frame["user"].astype(str), "i" + frame["item"].astype(str)
-    return ibis.memtable(frame)
-
-
-def split_settings(name: str, **options: Any) -> SplitSettings:
-    return SplitSettings.model_validate({"strategies": [name], "seed": 5, "folds": 2, **options})
-
-
-def test_equal_times_are_ordered_by_the_seed_and_counted() -> None:
-    table = timed([1.0, 2, 3, 4, 5, 6, 6, 6, 6, 6] * 6)
-    lines_ = check_splits(table, split_settings("chronological"))
-    assert lines_ == [
-        (
-            "order of equal times in split chronological",
-            "the cut of 6 of 6 users falls among 30 interactions of equal time; the seed decides",
-        )
-    ]
-
-    def tests(own: ibis.Table) -> set[tuple[int, int]]:
-        parts = assign_splits(own, split_settings("chronological")).filter(ibis._.split == "chronological")
-        frame = parts.execute().merge(own.execute(), on="row")
-        return set(frame.loc[frame["part"] == "test", ["user", "row"]].itertuples(index=False, name=None))
-
-    found = tests(table)
-    assert len({row % 10 for _, row in found}) > 2  # Not always the last items.
-    renamed = table.mutate(item_id=ibis.literal("z").concat((9 - table.item).cast("string")))
-    assert tests(renamed) == found
-    assert check_splits(timed(list(range(10)) * 6), split_settings("chronological")) == []
-    (line,) = check_splits(timed([*range(8), 8, 8] * 3 + [*range(10)] * 3), split_settings("leave_last_out"))
-    assert line == (
-        "order of equal times in split leave_last_out",
-        "the cut of 3 of 6 users falls among 6 interactions of equal time; the seed decides",
-    )
-    assert check_splits(timed([*range(10)] * 6), split_settings("leave_last_out")) == []
-
-
-@pytest.mark.parametrize(
-    ("strategy", "times"),
-    [
-        ("chronological", [7.0] * 60),
-        ("chronological", [float(n // 10) for n in range(60)]),
-        ("leave_last_out", [7.0] * 60),
-        ("leave_last_out", [float(n // 10) for n in range(60)]),
-        ("temporal", [1.0] * 3 + [2.0] * 57),
-        ("temporal", [1.0] * 57 + [2.0] * 3),
-        ("temporal", [1.0] * 30 + [2.0] * 30),
-    ],
-)
-def test_cuts_in_time_that_say_nothing_are_refused(strategy: str, times: list[float]) -> None:
-    with pytest.raises(SettingsError, match=f"'{strategy}' cannot be made") as raised:
-        check_splits(timed(times), split_settings(strategy))
-    assert "dataset.interactions.timestamp" in str(raised.value)
-
-
-def test_a_cut_that_equal_times_have_moved_is_said() -> None:
-    times = [float(n) for n in range(44)] + [44.0] * 10 + [float(n) for n in range(45, 51)]
-    assert check_splits(timed(times), split_settings("temporal", validation_share=0.0)) == [
-        (
-            "equal times in split temporal",
-            "a cut does not divide them: test 16 of 60 (declared 12), validation 0 of 60 (declared 0), "
-            "train 44 of 60 (declared 48)",
-        )
-    ]
-
-
-@pytest.mark.parametrize("strategy", ["random", "chronological", "temporal", "cold_items"])
-def test_a_study_may_have_no_validation_rows(strategy: str) -> None:
-    table, settings = timed([float(n) for n in range(60)]), split_settings(strategy, validation_share=0.0)
-    check_splits(table, settings)
-    parts = assign_splits(table, settings).filter(ibis._.split == strategy).execute()["part"]
-    assert set(parts) == {"train", "test"}
 
 
 # Names -----------------------------------------------------------------------------------------------------------------
