@@ -54,7 +54,8 @@ def plot_learning_curve(curve: pd.DataFrame, limits: pd.DataFrame, dataset: Data
         ends = [(row.reached, f"training {row.reached:.3f}", BLUE)]
         if np.isfinite(row.limit):
             axis.axhline(row.limit, color=GREY, linestyle="--", linewidth=1.2)
-            ends.append((row.limit, f"limit {row.limit:.3f}", GREY))
+            what = "limit without context" if row.context else "limit"
+            ends.append((row.limit, f"{what} {row.limit:.3f}", GREY))
             told.append(
                 f"{row.split}: {row.reached:.4f} after training, {row.limit:.4f} is the minimum without context"
             )
