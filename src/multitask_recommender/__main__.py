@@ -6,7 +6,7 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from multitask_recommender.use.command_line import VERBS
+from multitask_recommender.use.command_line import VERBS, overview
 from multitask_recommender.use.command_line import main as ask
 
 
@@ -20,6 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given and given[0] in VERBS:
         sys.exit(ask(given))
+    if given and given[0] in ("-h", "--help"):
+        print(f"{overview()}\n\nWithout a verb it runs the study, with the options of kedro run:\n", flush=True)
     # Asking a model needs nothing of Kedro, and does not wait for it.
     import yaml
     from kedro.framework.cli.utils import find_run_command

@@ -133,3 +133,5 @@ def test_the_module_answers_without_kedro_and_still_runs_kedro(finished_project:
     )
     assert result.returncode == 0
     assert "--pipelines" in result.stdout
+    # What is asked of a fitted model comes first.
+    assert all(f"\n  {verb} " in result.stdout[: result.stdout.index("--pipelines")] for verb in VERBS)

@@ -47,6 +47,14 @@ _HELP = {
 }
 
 
+def overview() -> str:
+    """Return what the verbs are for."""
+    lines = [f"  {verb:<12}{_HELP[verb]}" for verb in VERBS]
+    return "\n".join(
+        ["multitask-recommender VERB asks a fitted model; multitask-recommender VERB --help says how:", *lines]
+    )
+
+
 def main(arguments: Sequence[str]) -> int:
     """Answer one request.
 
