@@ -318,3 +318,12 @@ def test_sums_over_entries_know_items_that_no_list_holds() -> None:
     assert sums.toarray().tolist() == [[1, 1, 0, 0], [0, 1, 0, 0]]
     nothing = metrics._sums_over_entries(np.full((2, 2), ranking.PADDING), features)
     assert nothing.toarray().tolist() == [[0, 0, 0, 0]] * 2
+
+
+def test_places_outside_a_matrix_are_those_without_an_entry() -> None:
+    matrix = sparse.csr_matrix(np.array([[0.0, 2.0], [1.0, 0.0]]))
+    found = metrics.outside(matrix, np.array([0, 0, 1, 1, 0]), np.array([0, 1, 0, 1, 1]))
+    assert found.dtype == bool
+    assert found.tolist() == [True, False, False, True, False]
+    nothing = metrics.outside(matrix, np.zeros(0, np.int64), np.zeros(0, np.int64))
+    assert (nothing.shape, nothing.dtype) == ((0,), np.dtype(bool))
