@@ -95,6 +95,12 @@ def _fits_of_choice(
     return float(len(splits.names) * choices * (2 * tried - 1 if tried > 1 else 0))
 
 
+def box_of(node: Node) -> str:
+    """Return what a node is a step of: a model, or else one of the boxes at the top of the pipeline map."""
+    variant = variant_of(node)
+    return (node.namespace or node.name).split(".")[0] if variant is None else variant.name
+
+
 class Estimate:
     """How long the nodes of a run are expected to take, and what time is left.
 
@@ -105,10 +111,14 @@ class Estimate:
         nodes: The nodes that will run.
         earlier: Node to its seconds in earlier runs.
         load: Loads a parameter by its name in the catalog.
+
+    Attributes:
+        boxes: What has something to do (see :func:`box_of`); a model that the study leaves out is not among them.
     """
 
     def __init__(self, nodes: Sequence[Node], earlier: Mapping[str, float], load: Callable[[str], Any]) -> None:
         counted = {node.name: fits(node, load) for node in nodes}
+        self.boxes = {box_of(node) for node in nodes if counted[node.name]}
         known = [name for name in counted if name in earlier and counted[name]]
         self.first = not known
         per_fit = 1.0 if self.first else sum(earlier[name] for name in known) / sum(counted[name] for name in known)
@@ -155,12 +165,6 @@ def in_words(seconds: float | None) -> str:
     if seconds < 3600:
         return f"about {round(seconds / 60)} min left"
     return f"about {seconds / 3600:.1f} h left"
-
-
-def box_of(node: Node) -> str:
-    """Return what a node is a step of: a model, or else one of the boxes at the top of the pipeline map."""
-    variant = variant_of(node)
-    return (node.namespace or node.name).split(".")[0] if variant is None else variant.name
 
 
 class Progress:
@@ -227,8 +231,7 @@ class Progress:
         self._waiting[box] -= 1
         self._seconds[box] = self._seconds.get(box, 0.0) + now - self._since
         self._since = now
-        # A model that the study leaves out is no news.
-        ended = self._waiting[box] == 0 and self._seconds[box] >= 0.1
+        ended = self._waiting[box] == 0 and box in self._estimate.boxes
         if self._bar is None and (ended or now - self._said > _SILENCE):
             what = f"{box}: done in {self._seconds[box]:.1f} s" if ended else f"{box}, {node.short_name}: done"
             logger.info("%s; step %d of %d, %s", what, self._finished, self._steps, self._time_left(None))
