@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ import torch
 from joblib import Parallel, delayed
 from joblib.externals import loky
 from joblib.externals.loky.process_executor import TerminatedWorkerError
-from threadpoolctl import ThreadpoolController, threadpool_limits
+from threadpoolctl import ThreadpoolController
 from tqdm import tqdm
 
 from multitask_recommender.foundation.errors import StudyError
@@ -36,24 +37,22 @@ R = TypeVar("R")
 def single_threaded() -> AbstractContextManager[Any]:
     """Limit numerical libraries to one thread: sums are made in the same order everywhere."""
     torch.set_num_threads(1)
-    return threadpool_limits(limits=1)
+    return _thread_pools(len(sys.modules)).limit(limits=1)
 
 
-@cache
-def _thread_pools() -> ThreadpoolController:
+@lru_cache(maxsize=1)
+def _thread_pools(modules: int) -> ThreadpoolController:
+    """Look up what can be limited, anew where modules were imported since: it takes 10 ms, and libraries come with them."""
     return ThreadpoolController()
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Limit numerical libraries to one thread for a short while, as for a request: two would only wait for each other.
-
-    What is limited is looked up once, so that it costs little.
-    """
+    """Limit numerical libraries to one thread for a short while, as for a request: two would only wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with _thread_pools().limit(limits=1):
+        with _thread_pools(len(sys.modules)).limit(limits=1):
             yield
     finally:
         torch.set_num_threads(before)
