@@ -697,13 +697,13 @@ def tiny_models(
     own = yaml.safe_load(path.read_text())
     tiny = yaml.safe_load((project.folder / "conf/test/parameters.yml").read_text())
     for model, block in own.get("models", {}).items():
-        # New dictionaries, because the models of the tests share some by YAML anchors.
         shared = tiny["models"].get(model, {})
         settings = {**shared.get("settings", {}), **block.get("settings", {})}
         if "training" in settings:
             settings["training"] = {**settings["training"], "epochs": 2, "batches": 2}
         first = {parameter: values[:1] for parameter, values in block.get("search", {}).items()}
-        tiny["models"][model] = {"settings": settings, "search": {**(shared.get("search") or {}), **first} or None}
+        search = {**(shared.get("search") or {}), **first} or None
+        tiny["models"][model] = {**block, **shared, "settings": settings, "search": search}
     tiny["study"] = {**tiny["study"], "core_only": True, **own.get("study", {}), "quick": False, **(study or {})}
     tiny["splits"] = {**own.get("splits", {}), "folds": 2, **(splits or {})}
     path.write_text(yaml.safe_dump({**own, **tiny, "dataset": own["dataset"]}))

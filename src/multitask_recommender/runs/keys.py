@@ -172,6 +172,7 @@ class Keys:
         self._ingredients: dict[str, Ingredients | None] = {}
         self._raw: dict[str, str | None] = {}
         self._parameters: dict[str, Any] = {}
+        self._plain: dict[str, Any] = {}
 
     def of(self, name: str) -> str | None:
         """Return the key of a data set; None if it depends on a raw table that never was there.
@@ -224,7 +225,9 @@ class Keys:
                 "runs": runs,
                 **value.model_dump(mode="json", exclude={*value.without_effect, *value.not_of_models}),
             }
-        return plain(value)
+        if name not in self._plain:
+            self._plain[name] = plain(value)
+        return self._plain[name]
 
     def _of_contents(self, name: str) -> str | None:
         if name not in self._raw:
