@@ -138,6 +138,33 @@ def test_records_have_the_stated_keys_and_null_where_a_model_cannot(quality, tmp
     assert compared["rmse", "SVD++"]["ahead"] == "yes"
 
 
+def test_peers_that_are_not_measured_again_keep_their_results_beside_the_same_figures_of_ours(quality):
+    def record(model, library, value):
+        return {"split": "chronological", "model": model, "library": library, "seed": 0, "ndcg_10": value, "rmse": None}
+
+    def comparison(peer, p):
+        return {
+            "metric": "ndcg_10",
+            "peer": peer,
+            "library": "RecBole",
+            "difference": 0.1,
+            "ci_low": 0.05,
+            "ci_high": 0.2,
+            "p_value": p,
+        }
+
+    own, again = (record("wide", quality.report.OWN, value) for value in (0.28004, 0.28001))
+    first, second = (record(name, "RecBole", 0.2) for name in ("SASRec", "GRU4Rec"))
+    measured = [own, second], [comparison("GRU4Rec", 0.03)]
+    before = [again, first], [{**comparison("SASRec", 0.04), "p_holm": 0.04, "ahead": "yes"}]
+    records, compared = quality.report.beside_earlier(*measured, *before)
+    assert [one["model"] for one in records] == ["wide", "GRU4Rec", "SASRec"]
+    assert [(one["p_holm"], one["ahead"]) for one in compared] == [(0.06, "undecided")] * 2
+    # What was compared with other figures of ours says nothing of these.
+    before[0][0] = record("wide", quality.report.OWN, 0.27)
+    assert quality.report.beside_earlier(*measured, *before) == measured
+
+
 def test_contributions_to_the_auc_have_its_mean_and_its_standard_error(quality):
     random = np.random.default_rng(3)
     user = np.repeat(np.arange(300), 10)

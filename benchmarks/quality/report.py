@@ -43,6 +43,7 @@ SHOWN = {
     "fit_seconds": ("fit, s", 1),
     "peak_mb": ("peak, MB", 0),
 }
+Record = dict[str, Any]
 SPLITS = {
     "random": "MovieLens-100k, random split",
     "chronological": "MovieLens-100k, chronological split",
@@ -109,12 +110,50 @@ def compare(measured: dict[tuple[str, str], list[Measured]]) -> list[dict[str, A
                     "p_value": result.p_value,
                 }
             )
+    return judged(records)
+
+
+def judged(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Adjust the p-values of all comparisons of a split, and say which are sure, see :func:`compare`."""
     adjusted = holm(np.array([record["p_value"] for record in records])) if records else np.array([])
     for record, p in zip(records, adjusted, strict=True):
         better = METRIC_OF[record["metric"]].sign * record["difference"] > 0
         sure = p < 0.05 and (record["ci_low"] > 0 or record["ci_high"] < 0)
         record |= {"p_holm": float(p), "ahead": ("yes" if better else "no") if sure else "undecided"}
     return records
+
+
+def beside_earlier(
+    records: list[Record], comparisons: list[Record], before: list[Record], compared_before: list[Record]
+) -> tuple[list[Record], list[Record]]:
+    """Add earlier results of the peers of a split that were not measured now, as long as this project's are the same.
+
+    Args:
+        records: What was measured now.
+        comparisons: What :func:`compare` found of it.
+        before: Earlier records of the same split.
+        compared_before: Earlier comparisons of the same split.
+
+    Returns:
+        Records and comparisons, adjusted over all of them.
+    """
+
+    def own(table: list[Record]) -> dict[tuple[str, int, str], float | None]:
+        # Other machines round otherwise.
+        return {
+            (one["model"], one["seed"], name): None if one[name] is None else round(one[name], 4)
+            for one in table
+            if one["library"] == OWN
+            for name in COMPARED
+            if name in one
+        }
+
+    if own(records) != own(before):
+        return records, comparisons
+    now = {(one["model"], one["library"]) for one in records}
+    kept = [one for one in before if (one["model"], one["library"]) not in now]
+    compared = [one for one in compared_before if (one["peer"], one["library"]) not in now]
+    return [*records, *kept], judged([*comparisons, *compared])
 
 
 def _row(cells: list[str]) -> str:

@@ -338,7 +338,7 @@ def run_bench(bench: Bench, only: list[str], again: bool, refit: bool) -> tuple[
 
 
 def main() -> None:
-    """Run the benchmark; splits that are not asked for keep their results."""
+    """Run the benchmark; splits that are not asked for keep their results, and so do peers of which there are no scores."""
     parser = argparse.ArgumentParser(description=__doc__)
     names = list(dict.fromkeys(entry.name for bench in BENCHES for entry in bench.entries))
     splits = [bench.name for bench in BENCHES]
@@ -355,12 +355,12 @@ def main() -> None:
         if bench.name in arguments.split:
             *found, problems = run_bench(bench, arguments.only, arguments.again, arguments.refit)
             failed += problems
-            for name, own in zip(("quality", "quality_comparisons"), found, strict=True):
-                path = report.RESULTS / f"{name}.json"
-                before = json.loads(path.read_text()) if path.exists() else []
-                kept = [one for one in before if one.get("split", "random") != bench.name]
-                order = {split: place for place, split in enumerate(splits)}
-                _write_json(path, sorted([*kept, *own], key=lambda one: order[one.get("split", "random")]))
+            paths = [report.RESULTS / f"{name}.json" for name in ("quality", "quality_comparisons")]
+            before = [json.loads(path.read_text()) if path.exists() else [] for path in paths]
+            same = [[one for one in table if one["split"] == bench.name] for table in before]
+            for path, table, own in zip(paths, before, report.beside_earlier(*found, *same), strict=True):
+                others = [one for one in table if one["split"] != bench.name]
+                _write_json(path, sorted([*others, *own], key=lambda one: splits.index(one["split"])))
             report.write_table()
     if failed:
         sys.exit(f"failed: {', '.join(failed)}; the results are without them")
