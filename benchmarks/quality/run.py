@@ -338,7 +338,7 @@ def run_bench(bench: Bench, only: list[str], again: bool, refit: bool) -> tuple[
 
 
 def main() -> None:
-    """Run the benchmark; splits that are not asked for keep their results, and so do peers of which there are no scores."""
+    """Run the benchmark; splits that are not asked for, and peers without scores, keep their results."""
     parser = argparse.ArgumentParser(description=__doc__)
     names = list(dict.fromkeys(entry.name for bench in BENCHES for entry in bench.entries))
     splits = [bench.name for bench in BENCHES]

@@ -58,7 +58,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         "simulated_study": Pipeline([*study, own["simulation"], own["regret"]]),
         "__default__": Pipeline(study),
     }
-    # Modules and pipelines live as long as the process: to look whether they are garbage again and again takes a tenth of
-    # a small run.
+    # Modules and pipelines live as long as the process: to look again and again whether they are garbage takes a tenth
+    # of a small run.
     gc.freeze()
     return pipelines

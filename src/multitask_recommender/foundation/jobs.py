@@ -42,13 +42,13 @@ def single_threaded() -> AbstractContextManager[Any]:
 
 @lru_cache(maxsize=1)
 def _thread_pools(modules: int) -> ThreadpoolController:
-    """Look up what can be limited, anew where modules were imported since: it takes 10 ms, and libraries come with them."""
+    """Look up what can be limited, which takes 10 ms: anew where modules, and with them libraries, were imported since."""
     return ThreadpoolController()
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Limit numerical libraries to one thread for a short while, as for a request: two would only wait for each other."""
+    """Limit numerical libraries to one thread for a while, as for a request: two would only wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
