@@ -42,7 +42,7 @@ def single_threaded() -> AbstractContextManager[Any]:
 
 @lru_cache(maxsize=1)
 def _thread_pools(modules: int) -> ThreadpoolController:
-    """Look up what can be limited, which takes 10 ms: anew where modules, and with them libraries, were imported since."""
+    """Look up what can be limited (10 ms): anew where modules, and with them libraries, were imported since."""
     return ThreadpoolController()
 
 
