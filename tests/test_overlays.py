@@ -115,7 +115,9 @@ def execute_in_turn(notebooks: list[Path]) -> dict[str, str]:
         cells += own
         owner += [path.name] * len(own)
     joined = notebooks[0].with_name("in_turn.ipynb")
-    nbformat.write(nbformat.v4.new_notebook(cells=[{**cell, "id": f"cell{n}"} for n, cell in enumerate(cells)]), joined)
+    for number, cell in enumerate(cells):
+        cell["id"] = f"cell{number}"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), joined)
     shown: dict[str, str] = {}
     for name, cell in zip(owner, execute(joined).cells, strict=True):
         shown[name] = shown.get(name, "") + str(cell.get("outputs"))
