@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from kedro.io import DatasetError
 from pydantic import ValidationError
 
 from conftest import Project
+from multitask_recommender import new_dataset
 from multitask_recommender.configuration import without_base_data
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
 from multitask_recommender.data.features import build_features
@@ -723,6 +725,25 @@ def test_make_new_dataset_gives_a_study_that_runs(project: Project) -> None:
     assert len(tables["interactions"]) == len(interactions)
     assert "01" in set(tables["users"]["user_id"])
     assert set(tables["splits"]["split"]) == {"random", "chronological", "everything"}
+
+
+def test_new_dataset_by_its_command_says_what_it_wrote_and_overwrites_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["new_dataset", "my_books"])
+    new_dataset.main()
+    said = capsys.readouterr().out
+    written = sorted((tmp_path / "conf" / "my_books").iterdir())
+    assert sorted(line.removeprefix("wrote ") for line in said.splitlines()[:3]) == [str(path) for path in written]
+    assert "kedro run --env my_books --pipelines data_engineering" in said
+    before = [path.read_bytes() for path in written]
+    for name in ("my_books", "../elsewhere"):
+        monkeypatch.setattr("sys.argv", ["new_dataset", name])
+        with pytest.raises(SystemExit, match="Error: .*" + re.escape(name)):
+            new_dataset.main()
+    assert [path.read_bytes() for path in written] == before
+    assert not (tmp_path.parent / "elsewhere").exists()
 
 
 @pytest.mark.parametrize(

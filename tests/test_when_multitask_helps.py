@@ -11,11 +11,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from multitask_recommender.foundation.figure_style import signed
 from multitask_recommender.foundation.jobs import run_jobs
-from multitask_recommender.pipelines.when_multitask_helps.experiment import Cell, run_repeat, simulate
+from multitask_recommender.pipelines.when_multitask_helps.experiment import Cell, gains_of_studies, run_repeat, simulate
 from multitask_recommender.pipelines.when_multitask_helps.figures import plot_gain_by_relatedness, plot_sweep
 from multitask_recommender.pipelines.when_multitask_helps.nodes import COLUMNS, VERDICTS, judge_repeat, run_sweep
 from multitask_recommender.pipelines.when_multitask_helps.parameters import SweepSettings
@@ -135,6 +136,37 @@ def test_positive_gain_is_better() -> None:
     assert row["gain"] == pytest.approx(0.5)
     assert row["ci_low"] <= 0.5 <= row["ci_high"]
     assert row["verdict"] == "helps"
+
+
+def test_gains_of_studies_are_those_of_the_sweeps_own_models_on_data_that_was_not_simulated() -> None:
+    def row(dataset: str, task: str, metric: str, model: str = "shared_bottom", control: str = "single_task") -> Any:
+        difference = {"rmse": -0.1, "ndcg": 0.05}.get(metric, 0.3)
+        ends = {"ci_low": difference - 0.02, "ci_high": difference + 0.03}
+        own = {
+            "dataset": dataset,
+            "split": "random",
+            "task": task,
+            "metric": metric,
+            "model": model,
+            "control": control,
+        }
+        return {**own, "difference": difference, "relative": difference / 0.5, **ends, "verdict": "helps"}
+
+    rows = [
+        row("films", "rating", "rmse"),
+        row("films", "rating", "ndcg"),  # Chosen by its error.
+        row("films", "watch", "ndcg"),
+        row("films", "watch", "recall"),
+        row("films", "watch", "ndcg", control="single_task_equal_inputs"),
+        row("films", "watch", "ndcg", model="mmoe"),
+        row("bookstore", "click", "ndcg"),
+    ]
+    found = gains_of_studies(pd.DataFrame(rows), tiny()).set_index("task")
+    assert dict(found["metric"]) == {"rating": "rmse", "watch": "ndcg"}
+    # An error that falls by a fifth is a gain of a fifth, and its interval is turned around with it.
+    np.testing.assert_allclose(found.loc["rating", ["gain", "ci_low", "ci_high"]].astype(float), [0.2, 0.14, 0.24])
+    np.testing.assert_allclose(found.loc["watch", ["gain", "ci_low", "ci_high"]].astype(float), [0.1, 0.06, 0.16])
+    assert gains_of_studies(pd.DataFrame(), tiny()).empty
 
 
 def test_sparsity_thins_the_labels_that_models_learn_from_alone() -> None:

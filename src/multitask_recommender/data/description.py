@@ -206,7 +206,7 @@ class Feature(Settings):
         reference: The day on which ages are counted.
         hash_columns: Words of a ``text`` share so many columns by their MD5 digest, instead of one column a word.
         first_characters: Keep only so many leading characters of a category (a zip code's region).
-        minimum_count: A value seen on fewer users (items) than this joins the value ``(rare)``.
+        minimum_count: A value seen on fewer users (items) than this joins the value ``(rare)``; bins of numbers do not.
         unreadable: What happens to a value that is not a number or a date: ``refuse`` it, or count it as ``missing``.
     """
 

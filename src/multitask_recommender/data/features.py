@@ -83,10 +83,10 @@ def build_features(
 ) -> tuple[ir.Table, ir.Table] | None:
     """Make the vocabulary and the design matrix of the users or the items, once per split.
 
-    The vocabulary of a feature has its values seen on at least ``minimum_count`` entities with training rows, then
-    ``(rare)`` and ``(missing)``. A value that is rare, or that no training entity has, counts as ``(rare)``; an
-    entity without any value counts as ``(missing)``. Every feature has total weight 1 in a row of the matrix, divided
-    equally among its values.
+    The vocabulary of a feature has its values seen on at least ``minimum_count`` entities with training rows (the bins
+    of numbers: on any), then ``(rare)`` and ``(missing)``. A value that is rare, or that no training entity has,
+    counts as ``(rare)``; an entity without any value counts as ``(missing)``. Every feature has total weight 1 in a row
+    of the matrix, divided equally among its values.
 
     Args:
         table: The canonical users or items.
@@ -101,7 +101,8 @@ def build_features(
     features = settings.users.features if key == "user" else settings.items.features
     trained = _training_entities(training, key)
     parts = _values(table, key, features, trained)
-    minimum = {name: feature.minimum_count for name, feature in features.items()}
+    # Bins are of equal count: none is rare, so that a newcomer's number, too, belongs to one of them.
+    minimum = {name: 1 if feature.is_number else feature.minimum_count for name, feature in features.items()}
     if key == "user" and settings.users.activity is not None:
         parts.append(_activity_values(table, training, settings.users.activity, trained))
         minimum[settings.users.activity] = 1
