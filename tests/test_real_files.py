@@ -781,6 +781,19 @@ def test_a_first_description_of_files_without_headings_and_of_behaviours(project
     assert {"view_ecommerce", "purchase_ecommerce"} <= set(tables["interactions"])
 
 
+def test_a_first_description_knows_interactions_without_a_heading_and_a_name(tmp_path: Path) -> None:
+    """As in MovieLens-100k, whose files are u.data, u.user and u.item."""
+    (tmp_path / "raw").mkdir()
+    rows = [(user, 100 + item, 1 + (user * item) % 5, 10**9 + user + item) for user in range(9) for item in range(7)]
+    (tmp_path / "raw" / "u.data").write_text("".join("\t".join(map(str, row)) + "\n" for row in rows))
+    (tmp_path / "raw" / "u.user").write_text("".join(f"{user}|{20 + user}|F|{user}\n" for user in range(9)))
+    written = write_starting_point("mine", tmp_path, tmp_path / "raw")
+    dataset = yaml.safe_load(written[-1].read_text())["dataset"]
+    assert (dataset["interactions"]["user_id"], dataset["interactions"]["item_id"]) == ("u_1", "u_2")
+    assert dataset["interactions"]["timestamp"] == "u_4"
+    assert "u.data" in (tmp_path / "conf" / "mine" / "catalog.yml").read_text()
+
+
 @pytest.mark.parametrize(("user", "item"), [("listener", "track_uri"), ("Player", "game"), ("student_id", "Course")])
 def test_a_first_description_knows_users_and_items_by_many_names(tmp_path: Path, user: str, item: str) -> None:
     (tmp_path / "raw").mkdir()

@@ -181,9 +181,9 @@ class FigureFile(_WholeFile, MatplotlibDataset):
             # What signs the fonts lack is said once, where the figure is made.
             warnings.filterwarnings("ignore", message="Glyph .* missing from")
             # The layout is settled once, and not again for each file.
-            if (layout := data.get_layout_engine()) is not None:
+            if data.axes and (layout := data.get_layout_engine()) is not None:
                 layout.execute(data)
-                data.set_layout_engine(None)
+            data.set_layout_engine(None)
             try:
                 self._save_args = {**original, "metadata": words}
                 self._replace(lambda: write(data))

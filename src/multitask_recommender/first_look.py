@@ -399,8 +399,11 @@ def _pair(own: LookedAt) -> tuple[str, str] | None:
     """The columns of users and items, if the file has both."""
     user, item = own.best(_USER), own.best(_ITEM, _USER)
     names = list(own.columns)
-    if "columns" in own.options and len(names) >= 3 and _LOG.search(own.stem):
-        return names[0], names[1]
+    if "columns" in own.options and len(names) >= 3:
+        # Without a heading: by the name of the file, or since users and items both come again.
+        again = [own.columns[name].distinct < own.columns[name].rows for name in names[:2]]
+        if _LOG.search(own.stem) or all(again):
+            return names[0], names[1]
     # A table of users or items has one row each.
     if user is None or item is None or user == item:
         return None
