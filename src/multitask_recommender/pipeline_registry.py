@@ -1,6 +1,5 @@
 """The project's pipelines."""
 
-import gc
 import inspect
 import warnings
 from functools import partial
@@ -51,14 +50,10 @@ def register_pipelines() -> dict[str, Pipeline]:
     # Which models have outputs is looked up again, so that an evaluation knows what has been run since.
     collecting = own.pop("collecting")
     study = [own[name] for name in ("data_engineering", "user_embedding", "recommender", "evaluation")]
-    pipelines = {
+    return {
         **own,
         "evaluation": Pipeline([collecting, own["evaluation"]]),
         "regret": Pipeline([collecting, own["regret"]]),
         "simulated_study": Pipeline([*study, own["simulation"], own["regret"]]),
         "__default__": Pipeline(study),
     }
-    # Modules and pipelines live as long as the process: to look again and again whether they are garbage takes a tenth
-    # of a small run.
-    gc.freeze()
-    return pipelines

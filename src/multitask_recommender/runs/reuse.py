@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import shutil
 from collections.abc import Iterable, Iterator
@@ -312,7 +313,13 @@ class ReusingSequentialRunner(SequentialRunner):
         for hook in hooks:
             if isinstance(hook, Reuse):
                 pipeline = hook.without_reused(pipeline)
-        return super().run(pipeline, catalog, hook_manager, run_id)
+        # Modules and pipelines outlive the run: to look again and again whether they are garbage takes a tenth of a
+        # small one. Afterwards this process, a notebook's perhaps, is as it was.
+        gc.freeze()
+        try:
+            return super().run(pipeline, catalog, hook_manager, run_id)
+        finally:
+            gc.unfreeze()
 
 
 class StudyContext(KedroContext):
