@@ -24,7 +24,7 @@ from multitask_recommender.evaluation.study import StudySettings
 from multitask_recommender.models.variants import VARIANTS
 from multitask_recommender.pipeline_registry import register_pipelines
 from multitask_recommender.runs.headline import headline_lines, shown_models
-from multitask_recommender.runs.progress import Estimate, box_of, fits, in_words, seconds_of_runs
+from multitask_recommender.runs.progress import Estimate, box_of, effort, in_words, seconds_of_runs
 
 STUDY = register_pipelines()["__default__"]
 NODES = {node.name: node for node in STUDY.nodes}
@@ -53,16 +53,23 @@ def parameters(**study: Any) -> dict[str, Any]:
     }
 
 
-def test_fits_follow_splits_repeats_candidates_and_tasks() -> None:
+def test_effort_follows_splits_repeats_candidates_and_tasks() -> None:
     load = parameters().__getitem__
     shared, single = "recommender.multi_task.shared_bottom", "recommender.single_task.single_task"
-    assert fits(NODES[f"{shared}.fit"], load) == 2 * 3 + 1
-    assert fits(NODES["recommender.baselines.popularity.fit"], load) == 2 + 1
-    assert fits(NODES[f"{shared}.tune"], load) == 2 * 3  # Two candidates on a fold, one on the next.
-    assert fits(NODES[f"{single}.tune"], load) == 2 * fits(NODES[f"{shared}.tune"], load)
-    assert fits(NODES["recommender.single_task.hand_over"], load) > 0
+    assert effort(NODES[f"{shared}.fit"], load) == 2 * 3 + 1
+    assert effort(NODES[f"{shared}.tune"], load) == 2 * 3  # Two candidates on a fold, one on the next.
+    # A model per task is as many models, each of which takes less.
+    for step in ("tune", "fit"):
+        joint = effort(NODES[f"{shared}.{step}"], load)
+        assert joint < effort(NODES[f"{single}.{step}"], load) < 2 * joint
+    # One fit without a seed, of a model that counts, takes less than one of many that is trained.
+    assert effort(NODES["recommender.baselines.popularity.fit"], load) < 2 + 1
+    wide = effort(NODES["recommender.multi_task.wide_shared_bottom.fit"], load)
+    assert wide > 2 * effort(NODES[f"{shared}.fit"], load)
+    assert 0 < effort(NODES[f"{shared}.predict"], load) < effort(NODES[f"{shared}.fit"], load)
+    assert effort(NODES["recommender.single_task.hand_over"], load) > 0
     core = parameters(core_only=True).__getitem__
-    assert fits(NODES["recommender.multi_task.mmoe.fit"], core) == 0
+    assert effort(NODES["recommender.multi_task.mmoe.fit"], core) == 0
 
 
 def test_the_longest_of_the_last_runs_tells_how_long_a_node_takes(tmp_path: Path) -> None:
@@ -96,7 +103,7 @@ def test_a_first_run_says_nothing_before_it_knows() -> None:
     assert estimate.left(None, 0.0, 0.0) is None
     assert in_words(None) == "time left not known yet"
     estimate.finish(steps[0].name)
-    assert estimate.left(None, 0.0, 60.0) == pytest.approx((7 + 0.1) * 10.0)  # Six fits took a minute.
+    assert estimate.left(None, 0.0, 60.0) == pytest.approx((7 + 2 * 3 * 0.15) * 10.0)  # Six fits took a minute.
 
 
 @pytest.mark.parametrize(

@@ -106,12 +106,15 @@ class Recommender(ABC, Generic[S]):
             tasks order items and mean nothing else.
         ranks: Kinds of tasks for which the model gives scores at all.
         stochastic: Whether the seed changes the result.
+        effort: About how long a fit takes, next to one of the shared-bottom model. It tells a first run its time left
+            and nothing else.
         knowledge: What its scores rest on.
     """
 
     predicts: frozenset[TaskKind] = frozenset()
     ranks: frozenset[TaskKind] = frozenset({"retrieval", "binary", "regression"})
     stochastic: bool = False
+    effort: float = 0.2
     knowledge: Knowledge
 
     def __init__(self, settings: S) -> None:

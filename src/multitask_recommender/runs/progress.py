@@ -23,7 +23,7 @@ from multitask_recommender.data.description import DatasetSettings, SplitSetting
 from multitask_recommender.evaluation.cross_validation import CrossValidationSettings
 from multitask_recommender.evaluation.study import StudySettings
 from multitask_recommender.foundation.jobs import after_each_job
-from multitask_recommender.models.variants import Variant, VariantParameters
+from multitask_recommender.models.variants import VariantParameters
 from multitask_recommender.runs.keys import variant_of
 from multitask_recommender.runs.reuse import Reuse
 
@@ -35,6 +35,10 @@ _TRUST = 0.1
 """Share of a run after which its own speed counts as much as that of earlier runs."""
 _FIRST = 0.03
 """Share of a first run, of which nothing is known, after which its speed tells the time left."""
+_ALONE = 0.6
+"""What a fit for one task alone takes, next to one for all, where a first run is estimated."""
+_LITTLE, _EVALUATION, _ANSWERS = 0.1, 3.0, 0.15
+"""The same for steps that fit no model: any, one of the evaluation, and, next to a fit, its answers for the test."""
 _SILENCE = 30.0
 """Seconds after which a line says how far the run is, where there is no terminal."""
 
@@ -53,8 +57,8 @@ def seconds_of_runs(records: Path) -> dict[str, float]:
     return {name: max(own) for name, own in found.items()}
 
 
-def fits(node: Node, load: Callable[[str], Any]) -> float:
-    """Return about how many fits of a model a node makes; 0.1 for one that makes none.
+def effort(node: Node, load: Callable[[str], Any]) -> float:
+    """Return about how long a node takes, next to one fit of the shared-bottom model.
 
     Args:
         node: The node.
@@ -62,37 +66,33 @@ def fits(node: Node, load: Callable[[str], Any]) -> float:
     """
     variant = variant_of(node)
     if variant is None:
-        return 0.1
+        return _EVALUATION if box_of(node) == "evaluation" else _LITTLE
     dataset, study, splits = (load(f"params:{name}") for name in ("dataset", "study", "splits"))
     assert isinstance(dataset, DatasetSettings)
     assert isinstance(study, StudySettings)
     assert isinstance(splits, SplitSettings)
     if not study.runs(variant, dataset):
         return 0.0
+    per_fit = variant.recommender.effort
+    if variant.per_task:
+        per_fit *= _ALONE * len(variant.scored_tasks(variant.trained_tasks(dataset.tasks)))
     if node.short_name == "tune":
         budget = load("params:cross_validation")
         assert isinstance(budget, CrossValidationSettings)
-        return _fits_of_choice(variant, load(f"params:models.{variant.block}"), budget, splits, dataset)
+        return per_fit * len(splits.names) * _fits_of_choice(load(f"params:models.{variant.block}"), budget)
+    repeats = study.repeats if variant.recommender.stochastic else 1
     if node.short_name == "fit":
-        repeats = study.repeats if variant.recommender.stochastic else 1
-        return float(len(splits.names) * repeats + variant.recommends)
-    return 0.1
+        return per_fit * (len(splits.names) * repeats + variant.recommends)
+    return per_fit * len(splits.names) * repeats * _ANSWERS if node.short_name == "predict" else _LITTLE
 
 
-def _fits_of_choice(
-    variant: Variant,
-    parameters: VariantParameters,
-    budget: CrossValidationSettings,
-    splits: SplitSettings,
-    dataset: DatasetSettings,
-) -> float:
+def _fits_of_choice(parameters: VariantParameters, budget: CrossValidationSettings) -> int:
     grid = 1
     for values in (parameters.search or {}).values():
         grid *= len(values)
     tried = min(grid, budget.candidates)
-    choices = len(variant.scored_tasks(variant.trained_tasks(dataset.tasks))) if variant.per_task else 1
     # Halving: all candidates meet on the first fold, half of them on the next.
-    return float(len(splits.names) * choices * (2 * tried - 1 if tried > 1 else 0))
+    return 2 * tried - 1 if tried > 1 else 0
 
 
 def box_of(node: Node) -> str:
@@ -104,8 +104,8 @@ def box_of(node: Node) -> str:
 class Estimate:
     """How long the nodes of a run are expected to take, and what time is left.
 
-    The expectation is the time that a node took in earlier runs; for one that never ran, its number of fits times the
-    time of a fit of the others. How fast the run itself is corrects it.
+    The expectation is the time that a node took in earlier runs; for one that never ran, its :func:`effort` at the
+    speed of the others. How fast the run itself is corrects it.
 
     Args:
         nodes: The nodes that will run.
@@ -117,12 +117,12 @@ class Estimate:
     """
 
     def __init__(self, nodes: Sequence[Node], earlier: Mapping[str, float], load: Callable[[str], Any]) -> None:
-        counted = {node.name: fits(node, load) for node in nodes}
+        counted = {node.name: effort(node, load) for node in nodes}
         self.boxes = {box_of(node) for node in nodes if counted[node.name]}
         known = [name for name in counted if name in earlier and counted[name]]
         self.first = not known
-        per_fit = 1.0 if self.first else sum(earlier[name] for name in known) / sum(counted[name] for name in known)
-        self.expected = {name: earlier.get(name, number * per_fit) for name, number in counted.items()}
+        unit = 1.0 if self.first else sum(earlier[name] for name in known) / sum(counted[name] for name in known)
+        self.expected = {name: earlier.get(name, number * unit) for name, number in counted.items()}
         self.total = sum(self.expected.values())
         self.done = 0.0
 

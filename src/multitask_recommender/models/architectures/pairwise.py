@@ -389,6 +389,7 @@ class PairwiseRecommender(Recommender[PairwiseSettings]):
 
     predicts = frozenset({"binary", "regression"})
     stochastic = True
+    effort = 10.0
     knowledge = Knowledge("encoded", "what the network makes of no history", "features", True, True)
     own_experts = False
 

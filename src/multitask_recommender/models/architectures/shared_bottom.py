@@ -128,6 +128,7 @@ class WideSharedBottom(Blend[WideSharedBottomSettings]):
     """
 
     knowledge = SharedBottom.knowledge
+    effort = 5.0
 
     def make_deep(self) -> Recommender:
         """Make the towers, with their own settings alone: another weight of a part is no reason to ask them again."""

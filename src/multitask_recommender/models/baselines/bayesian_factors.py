@@ -437,6 +437,7 @@ class BayesianFactors(Recommender[BayesianFactorsSettings]):
     predicts = frozenset({"binary", "regression"})
     ranks = predicts
     stochastic = True
+    effort = 4.0
     knowledge = Knowledge(
         "a vector solved from its labels", "expected vector", "vector expected by features", True, True
     )

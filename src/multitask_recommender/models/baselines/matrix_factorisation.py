@@ -88,6 +88,7 @@ class MatrixFactorisation(Recommender[MatrixFactorisationSettings]):
     predicts = frozenset({"binary", "regression"})
     ranks = predicts
     stochastic = True
+    effort = 0.7
     knowledge = Knowledge("factors and bias solved from its labels", "item biases", "user bias")
 
     def fit(self, train_rows: Interactions, side: SideInformation, seed: int) -> LearningCurve:

@@ -233,6 +233,7 @@ class NeuralRecommender(Recommender[H]):
 
     predicts = frozenset({"binary", "regression"})
     stochastic = True
+    effort = 1.0
     observe: Callable[[TwoTowerModule, int, Mapping[str, Tensor]], None] | None = None
 
     @abstractmethod

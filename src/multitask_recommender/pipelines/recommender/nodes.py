@@ -114,7 +114,8 @@ def tune(
             chosen[split] = {task: own.with_values(values).model_dump() for task, values in choice.chosen.items()}
         else:
             chosen[split] = own.with_values(choice.chosen).model_dump()
-    return (pd.concat(results) if results else pd.DataFrame(columns=CV_COLUMNS))[CV_COLUMNS], chosen
+    measured_fits = [table for table in results if len(table)]
+    return (pd.concat(measured_fits) if measured_fits else pd.DataFrame(columns=CV_COLUMNS))[CV_COLUMNS], chosen
 
 
 def derive(
