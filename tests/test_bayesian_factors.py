@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from scipy import sparse
 
 from multitask_recommender.data.interactions import Interactions, SideInformation
-from multitask_recommender.data.queries import Histories
+from multitask_recommender.data.queries import Histories, Queries
+from multitask_recommender.data.recency import Recency
 from multitask_recommender.data.tasks import Task
 from multitask_recommender.models.baselines import bayesian_factors
 from multitask_recommender.models.baselines.bayesian_factors import (
@@ -23,7 +24,7 @@ from multitask_recommender.models.baselines.bayesian_factors import (
 from multitask_recommender.models.baselines.calendar import keys_of
 from multitask_recommender.models.baselines.simple import BiasSettings, UserItemBias
 from multitask_recommender.models.baselines.windows import useful_windows
-from multitask_recommender.models.state import array, branch
+from multitask_recommender.models.state import State, array, branch
 from multitask_recommender.models.towers.fold_in import factorise
 
 USERS, ITEMS, DAY = 60, 40, 86400
@@ -244,3 +245,47 @@ def test_equal_links_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(made) == 4  # Of users and of items, for the known and for the other rows.
     assert np.array_equal(states[0], states[1])
     assert len(bayesian_factors._links_made) <= 4
+
+
+def test_the_last_queries_are_solved_once_and_others_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores and moods rest on the same answers; another weight of the histories, query or state has its own."""
+    known, asked, side = _study(seed=5)
+    settings = BayesianFactorsSettings(dimension=2, sweeps=6, burn_in=2, samples=2)
+    later = settings.model_copy(update={"recency": Recency(weight=5.0, reach=3.0)})
+    models = [BayesianFactors(settings) for _ in range(2)]
+    for model, seed in zip(models, (1, 2), strict=True):
+        model.fit(known, side, seed=seed)
+    states = [model.state() for model in models]
+    solved: list[str] = []
+    solve = BayesianFactors._answer
+    monkeypatch.setattr(BayesianFactors, "_answer", lambda *args: solved.append(args[1]) or solve(*args))
+
+    def answer(model: BayesianFactors, queries: Queries) -> np.ndarray:
+        return model.predict(queries, model.score(queries), asked.user, asked.item, asked.time)["rating"]
+
+    def alone(state: State, own: BayesianFactorsSettings, rows: Interactions) -> np.ndarray:
+        fresh = BayesianFactors(own)
+        fresh.restore(state, side)
+        return answer(fresh, Histories(rows, side.user_features).of(np.arange(USERS)))
+
+    model, queries = models[0], Histories(known, side.user_features).of(np.arange(USERS))
+    first = answer(model, queries)
+    assert len(solved) == 1
+    assert np.array_equal(answer(model, queries), first)
+    assert len(solved) == 1
+    half = known.where(np.arange(len(known)) % 2 == 0)
+    other = Histories(half, side.user_features).of(np.arange(USERS))
+    assert np.array_equal(answer(model, other), alone(states[0], settings, half))
+    model.ask_with(later)
+    assert np.array_equal(answer(model, other), alone(states[0], later, half))
+    model.ask_with(settings)
+    assert np.array_equal(answer(model, other), alone(states[0], settings, half))
+    model.restore(states[1], side)
+    assert np.array_equal(answer(model, other), alone(states[1], settings, half))
+    # Of more than is kept, nothing is kept, and the numbers are the same.
+    monkeypatch.setattr(bayesian_factors, "_KEPT", 0)
+    model.restore(states[0], side)
+    assert np.array_equal(answer(model, queries), first)
+    solved.clear()
+    answer(model, queries)
+    assert len(solved) == 2

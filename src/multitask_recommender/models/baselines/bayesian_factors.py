@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from multitask_recommender.data.interactions import FloatArray, IntArray, Interactions, SideInformation
 from multitask_recommender.data.queries import Queries
+from multitask_recommender.data.recency import Recency
 from multitask_recommender.models.baselines.calendar import CalendarEffects, Period, calendar_at
 from multitask_recommender.models.baselines.windows import Level, WindowRows, useful_windows
 from multitask_recommender.models.recommender import (
@@ -41,6 +42,8 @@ _START = 0.25
 """Standard deviation of the vectors that the sampling starts from, for labels of variance 1."""
 _ROWS = 2**17
 """Most numbers of rows x samples that are solved at a time."""
+_KEPT = 2**23
+"""Most numbers in the answers of a task that are kept for what is asked next."""
 _PRODUCTS, _REPEATED = 2**20, 4
 """Most products of coordinates that the processor's cache holds, and how often each has to be met to be worth it."""
 
@@ -441,6 +444,7 @@ class BayesianFactors(Recommender[BayesianFactorsSettings]):
     knowledge = Knowledge(
         "a vector solved from its labels", "expected vector", "vector expected by features", True, True
     )
+    _asked: _Asked | None = None
 
     def fit(self, train: Interactions, side: SideInformation, seed: int) -> LearningCurve:
         """Sample; the learning curve is the mean squared error of the standardised labels by sweep."""
@@ -510,15 +514,30 @@ class BayesianFactors(Recommender[BayesianFactorsSettings]):
         return found
 
     def _answers(self, task: str, queries: Queries) -> Iterator[tuple[int, int, _Answer]]:
-        """Yield the answers about so many queries at a time that little is held, with the number of the first."""
+        """Yield the answers about so many queries at a time that little is held, with the number of the first.
+
+        Those about the last queries are kept: scores and the moods at some times are asked for one after the other.
+        """
+        last = self._asked
+        if last is None or last.queries is not queries or last.recency != self.settings.recency:
+            last = self._asked = _Asked(queries, self.settings.recency, {})
+        if task in last.answers:
+            yield from last.answers[task]
+            return
         weighted = queries.weighted(self.settings.recency)
         counts = np.bincount(weighted.history.user, minlength=len(queries))
-        first = 0
+        first, made, size = 0, [], 0
         while first < len(queries):
             fits = np.searchsorted(np.cumsum(counts[first:] + 8), _ROWS // 16)
             number = int(np.clip(fits, 1, len(queries) - first))
-            yield first, number, self._answer(task, weighted.take(np.arange(first, first + number)))
+            answer = self._answer(task, weighted.take(np.arange(first, first + number)))
+            yield first, number, answer
+            size += answer.size
+            if size <= _KEPT:
+                made.append((first, number, answer))
             first += number
+        if size <= _KEPT:
+            last.answers[task] = made
 
     def _answer(self, task: str, queries: Queries) -> _Answer:
         samples, history = self._samples[task], queries.history
@@ -558,7 +577,7 @@ class BayesianFactors(Recommender[BayesianFactorsSettings]):
 
     def restore(self, state: State, side: SideInformation) -> None:
         """Take the draws back."""
-        self._state = dict(state)
+        self._state, self._asked = dict(state), None
         self._kinds = {task: side.tasks[task].kind for task in self.scored_tasks(side.tasks)}
         self._samples = {task: _Samples.of(branch(state, task)) for task in self._kinds}
 
@@ -640,6 +659,25 @@ class _Answer(NamedTuple):
     vectors: Tensor
     windows: WindowRows | None
     moods: list[Tensor]
+
+    @property
+    def size(self) -> int:
+        """How many numbers it holds."""
+        return self.vectors.numel() + sum(mood.numel() for mood in self.moods)
+
+
+class _Asked(NamedTuple):
+    """The last answers.
+
+    Attributes:
+        queries: What was asked.
+        recency: With which weights of the histories.
+        answers: Task to the answers, as they were yielded.
+    """
+
+    queries: Queries
+    recency: Recency
+    answers: dict[str, list[tuple[int, int, _Answer]]]
 
 
 def _links(
