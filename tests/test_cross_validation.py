@@ -15,6 +15,8 @@ from conftest import TASKS, everyone, make_interactions, make_side
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
 from multitask_recommender.data.folds import Folding, SplitRule
 from multitask_recommender.data.inputs import TrainingTables
+from multitask_recommender.data.queries import Histories
+from multitask_recommender.evaluation import cross_validation
 from multitask_recommender.evaluation.cross_validation import (
     Choice,
     CrossValidationSettings,
@@ -125,6 +127,31 @@ def test_a_perfect_ranker_has_error_zero() -> None:
     model.score = lambda queries: {"watch": truth[queries.user]}  # type: ignore[method-assign]
     (errors,) = validation_errors(VARIANTS["popularity"], model, inside, held_out, side)
     assert errors["watch"] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_nobody_without_held_out_rows_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a slice of time these are most; asked in blocks of any size, the others tell the same."""
+    rows, side = make_interactions(40, 30, 8, seed=2), make_side(40, 30)
+    few = np.isin(rows.user, [3, 4, 17, 30, 39]) & (rows.fold == 0)
+    inside, held_out = rows.where(~few), rows.where(few)
+    variant = VARIANTS["shared_bottom"]
+    settings = variant.settings.model_validate({"dimension": 3, "training": {"epochs": 2, "batches": 2}})
+    model = variant.make(settings, side.tasks)
+    model.fit(inside, side, 1)
+    asked: list[int] = []
+    score = model.score
+    monkeypatch.setattr(model, "score", lambda queries: asked.extend(queries.user) or score(queries))
+    (errors,) = validation_errors(variant, model, inside, held_out, side)
+    assert asked == sorted({*held_out.user})
+    everyone_asked = score(everyone(inside, side))
+    queries = Histories(inside, side.user_features).of(np.arange(side.users))
+    predicted = model.predict(queries, everyone_asked, held_out.user, held_out.item, None)["rating"]
+    spread = float(np.std(inside.labels["rating"]))
+    rmse = float(np.sqrt(np.mean((predicted - held_out.labels["rating"]) ** 2)))
+    assert errors["rating"] == pytest.approx(rmse / spread, rel=1e-5)
+    monkeypatch.setattr(cross_validation, "_BLOCK", 2)
+    (in_blocks,) = validation_errors(variant, model, inside, held_out, side)
+    assert in_blocks == pytest.approx(errors, rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -116,31 +116,34 @@ def validation_errors(
     predicted: list[dict[str, FloatArray]] = [{} for _ in every_way]
     ndcg: list[dict[str, list[metrics.Values]]] = [{} for _ in every_way]
     size = int(np.clip(scores_at_once(_CELLS) // max(side.items * len(side.tasks), 1), 1, _BLOCK))
-    for block in np.array_split(np.arange(side.users), math.ceil(side.users / size)):
+    # Users without a held-out row tell nothing: of a slice of time, these are most.
+    asked = np.unique(held_out.user)
+    for block in np.array_split(asked, max(math.ceil(len(asked) / size), 1)):
         rows = slice(*np.searchsorted(held_out.user, [block[0], block[-1] + 1]))
+        place = np.searchsorted(block, held_out.user[rows])
         # All ways ask the same queries in turn, so that a model need not solve again what they share.
         queries = histories.of(block)
-        for place, way in enumerate(every_way):
+        for number, way in enumerate(every_way):
             if way is not None:
                 model.ask_with(way)
             scores = model.score(queries)
             order = model.ranking_scores(scores)
             time = None if held_out.time is None else held_out.time[rows]
-            pairs = model.predict(queries, scores, held_out.user[rows] - block[0], held_out.item[rows], time)
+            pairs = model.predict(queries, scores, place, held_out.item[rows], time)
             for task, values in pairs.items():
                 if side.tasks[task].kind != "retrieval" and variant.predicts(side.tasks[task]):
-                    predicted[place].setdefault(task, np.empty(len(held_out), np.float32))[rows] = values
+                    predicted[number].setdefault(task, np.empty(len(held_out), np.float32))[rows] = values
                     continue
                 relevant = held_out.relevant[task][rows]
-                user, item = held_out.user[rows][relevant], held_out.item[rows][relevant]
+                own_place, item = place[relevant], held_out.item[rows][relevant]
                 left_out = queries.left_out(task, side.tasks[task], side.items)
-                wanted = metrics.outside(left_out, user - block[0], item)
-                user, item = user[wanted], item[wanted]
-                judged, positives = np.unique(user, return_counts=True)
-                own = order[task][judged - block[0]]
-                lists = ranking.top_items(own, left_out[judged - block[0]], catalogue, _K, judged, overwrite=True)
-                hits = metrics.find_hits(lists, judged, user, item, side.items)
-                ndcg[place].setdefault(task, []).append(metrics.ndcg(hits, positives))
+                wanted = metrics.outside(left_out, own_place, item)
+                own_place, item = own_place[wanted], item[wanted]
+                judged, positives = np.unique(own_place, return_counts=True)
+                own, users = order[task][judged], block[judged]
+                lists = ranking.top_items(own, left_out[judged], catalogue, _K, users, overwrite=True)
+                hits = metrics.find_hits(lists, judged, own_place, item, side.items)
+                ndcg[number].setdefault(task, []).append(metrics.ndcg(hits, positives))
     return [_errors(*found, train, held_out, side) for found in zip(predicted, ndcg, strict=True)]
 
 
