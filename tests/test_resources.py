@@ -95,3 +95,28 @@ def test_without_a_limit_nothing_is_bounded() -> None:
     assert tables_limit() is None
     assert scores_at_once(2**40) == 2**40
     assert affordable_workers(1000) == 1000
+
+
+def test_as_many_workers_as_cores_and_no_more_than_free_memory_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources.joblib, "cpu_count", lambda: 6)
+    monkeypatch.setattr(resources, "_free_memory", lambda: 10**12)
+    assert affordable_workers(None) == 6
+    monkeypatch.setattr(resources, "_free_memory", lambda: None)
+    assert affordable_workers(None) == 6
+    monkeypatch.setattr(resources, "_free_memory", lambda: 3 * max(resources._resident(), 300 * 10**6) + 1)
+    assert affordable_workers(None) in (2, 3)
+    monkeypatch.setattr(resources, "_free_memory", lambda: 1)
+    assert affordable_workers(None) == 1
+    resources.limit_memory(1.0)
+    try:
+        monkeypatch.setattr(resources, "_free_memory", lambda: 10**12)
+        assert affordable_workers(None) < 6
+    finally:
+        resources.limit_memory(None)
+
+
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="this system has no /proc/meminfo")
+def test_the_system_tells_its_free_memory() -> None:
+    free = resources._free_memory()
+    assert free is not None
+    assert 10**7 < free < 10**15

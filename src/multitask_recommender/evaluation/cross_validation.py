@@ -45,13 +45,14 @@ class CrossValidationSettings(Settings):
 
     Attributes:
         candidates: Most parameter combinations tried per model and split; a larger grid is sampled.
-        workers: Processes that fit at the same time, each on one thread. The number changes no result.
+        workers: Processes that fit at the same time, each on one thread; null: as many as there are cores. The number
+            changes no result.
     """
 
     without_effect = frozenset({"workers"})
 
     candidates: int = Field(ge=1, le=10_000)
-    workers: int = Field(ge=1, le=1024)
+    workers: int | None = Field(default=None, ge=1, le=1024)
 
 
 def candidates(search: dict[str, list[Any]], limit: int, seed: int) -> list[dict[str, Any]]:

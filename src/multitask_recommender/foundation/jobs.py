@@ -107,7 +107,7 @@ def _watch_parent(parent: int) -> None:
         _die_with(parent)
 
 
-def run_jobs(function: Callable[[T], R], jobs: Sequence[T], workers: int, title: str) -> list[R]:
+def run_jobs(function: Callable[[T], R], jobs: Sequence[T], workers: int | None, title: str) -> list[R]:
     """Run a function on every job and show a progress bar.
 
     Results that are trees of plain values and arrays are kept until the node is done, see :func:`keep_results`.
@@ -115,7 +115,8 @@ def run_jobs(function: Callable[[T], R], jobs: Sequence[T], workers: int, title:
     Args:
         function: What to do with a job.
         jobs: The jobs.
-        workers: Processes at the same time, or fewer where memory is limited; 1 stays in this process.
+        workers: Processes at the same time, or fewer where memory is limited; 1 stays in this process. None: as many as
+            there are cores.
         title: What the progress bar says.
 
     Returns:

@@ -7,6 +7,8 @@ import os
 import re
 from pathlib import Path
 
+import joblib
+
 from multitask_recommender.foundation.errors import StudyError
 
 MEMORY_VARIABLE = "MULTITASK_RECOMMENDER_MEMORY_GB"
@@ -136,16 +138,31 @@ def scores_at_once(most: int) -> int:
     return int(min(most, max(limit * _SHARE_OF_SCORES / (4 * _COPIES_OF_SCORES), 1)))
 
 
-def affordable_workers(wanted: int) -> int:
+def affordable_workers(wanted: int | None) -> int:
     """Return how many of the wanted workers the stated limit has room for, at least 1.
 
     Every worker is taken to need what this process has now: the libraries and the tables.
+
+    Args:
+        wanted: How many; None: one for every core, and no more than the free memory has room for.
     """
-    limit = memory_limit()
+    limit, own = memory_limit(), max(_resident(), _SMALLEST_WORKER)
+    if wanted is None:
+        wanted = joblib.cpu_count()
+        if (free := _free_memory()) is not None:
+            wanted = int(min(wanted, max(free // own, 1)))
     if limit is None or wanted == 1:
         return wanted
-    own = _resident()
-    return int(min(wanted, max((limit - own) // max(own, _SMALLEST_WORKER), 1)))
+    return int(min(wanted, max((limit - _resident()) // own, 1)))
+
+
+def _free_memory() -> int | None:
+    """Bytes that this computer could still give; None where the system does not tell."""
+    try:
+        found = re.search(r"^MemAvailable:\s+(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return None if found is None else 1024 * int(found[1])
 
 
 def _resident() -> int:

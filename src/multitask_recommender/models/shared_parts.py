@@ -54,12 +54,12 @@ class _Job(NamedTuple):
 _fitted: dict[str, FittedPart] = {}
 
 
-def fit_slow_parts(wanted: Sequence[Wanted], workers: int, title: str) -> list[dict[str, FittedPart]]:
+def fit_slow_parts(wanted: Sequence[Wanted], workers: int | None, title: str) -> list[dict[str, FittedPart]]:
     """Fit the slow parts of some models, each once, unless a model before them had the same.
 
     Args:
         wanted: The models.
-        workers: Processes at the same time.
+        workers: Processes at the same time; None: as many as there are cores.
         title: What the progress bar says.
 
     Returns:

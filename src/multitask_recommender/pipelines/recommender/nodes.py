@@ -395,7 +395,7 @@ def predict(
     list_lengths: Sequence[int],
     validation_rows: ir.Table,
     test_pairs: ir.Table,
-    workers: int = 1,
+    workers: int | None = 1,
 ) -> tuple[Spool, Spool, dict[str, Any]]:
     """Score the test pairs and rank the candidates for every test user. Test labels are not an input.
 
