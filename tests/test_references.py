@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
+from implicit import utils as implicit_utils
 from implicit.cpu.als import AlternatingLeastSquares
 from lenskit.data import Dataset, ItemList, RecQuery, from_interactions_df
 from lenskit.knn import EASEScorer, ItemKNNScorer
 from scipy import sparse
+from threadpoolctl import threadpool_limits
 
 from multitask_recommender.data.interactions import FloatArray, Interactions, SideInformation
 from multitask_recommender.data.queries import NEW_USER, Queries
@@ -85,3 +89,16 @@ def test_ials_equals_implicit(study: tuple[Interactions, SideInformation]) -> No
     )
     for own, order, found in zip(ours, items, scores, strict=True):
         assert np.allclose(own[order], found, atol=1e-5)
+
+
+def test_a_model_that_is_taken_back_says_nothing_of_threads(
+    study: tuple[Interactions, SideInformation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library advises one thread wherever a model of it is made; a request is given one when it is answered."""
+    rows, side = study
+    model = ImplicitALS(ImplicitALSSettings(dimension=4, iterations=1))
+    model.fit(rows, side, 1)
+    monkeypatch.setattr(implicit_utils, "_checked_blas_config", False)
+    with threadpool_limits(2), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ImplicitALS(ImplicitALSSettings(dimension=4)).restore(model.state(), side)

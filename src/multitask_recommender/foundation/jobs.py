@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -155,13 +156,18 @@ def run_jobs(function: Callable[[T], R], jobs: Sequence[T], workers: int | None,
         found = pool(delayed(alone)(job) for job in todo)
     bar = tqdm(found, total=len(jobs), initial=len(results), desc=title, leave=False, disable=None)
     try:
-        for number, result in zip(left, bar, strict=True):
-            results[number] = result
-            if _watcher is not None:
-                _watcher()
-            if folder is not None and len(jobs) > 1:
-                with suppress(NotPlainError):
-                    write_values(folder / f"{number}.safetensors", result)
+        with warnings.catch_warnings():
+            # A process that has grown is replaced by a new one between two jobs: nothing is lost.
+            warnings.filterwarnings(
+                "ignore", message="A worker stopped while some jobs were given", category=UserWarning
+            )
+            for number, result in zip(left, bar, strict=True):
+                results[number] = result
+                if _watcher is not None:
+                    _watcher()
+                if folder is not None and len(jobs) > 1:
+                    with suppress(NotPlainError):
+                        write_values(folder / f"{number}.safetensors", result)
     except TerminatedWorkerError as error:
         raise StudyError(
             f"A process of the run was killed, most often because the memory did not suffice ({title}).\n"

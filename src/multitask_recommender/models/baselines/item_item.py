@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 from implicit.cpu.als import AlternatingLeastSquares
 from pydantic import Field
@@ -345,14 +347,17 @@ class ImplicitALS(Recommender[ImplicitALSSettings]):
     knowledge = Knowledge("factors solved from its relevant items", "popularity", "0")
 
     def _model(self, seed: int) -> AlternatingLeastSquares:
-        return AlternatingLeastSquares(
-            factors=self.settings.dimension,
-            regularization=self.settings.penalty,
-            alpha=1.0 + self.settings.positive_weight,
-            iterations=self.settings.iterations,
-            num_threads=1,
-            random_state=seed % 2**32,
-        )
+        with warnings.catch_warnings():
+            # It asks for one thread of the process that makes it; what computes is given one anyway.
+            warnings.filterwarnings("ignore", message=".* is configured to use", category=RuntimeWarning)
+            return AlternatingLeastSquares(
+                factors=self.settings.dimension,
+                regularization=self.settings.penalty,
+                alpha=1.0 + self.settings.positive_weight,
+                iterations=self.settings.iterations,
+                num_threads=1,
+                random_state=seed % 2**32,
+            )
 
     def fit(self, train: Interactions, side: SideInformation, seed: int) -> LearningCurve:
         """Factorise the relevant pairs of every task."""
