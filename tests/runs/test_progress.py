@@ -106,6 +106,18 @@ def test_a_first_run_says_nothing_before_it_knows() -> None:
     assert estimate.left(None, 0.0, 60.0) == pytest.approx((7 + 2 * 3 * 0.15) * 10.0)  # Six fits took a minute.
 
 
+def test_a_model_that_earlier_runs_left_out_is_not_expected_to_take_nothing() -> None:
+    """As when all models are run after the core ones."""
+    names = [f"recommender.multi_task.{model}.fit" for model in ("shared_bottom", "cgc")]
+    load = parameters(core_only=False).__getitem__
+    estimate = Estimate([NODES[name] for name in names], {names[0]: 70.0, names[1]: 0.004}, load)
+    assert estimate.expected == pytest.approx(
+        {names[0]: 70.0, names[1]: 60.0}
+    )  # Ten seconds a fit; one makes no lists.
+    assert not estimate.first
+    assert Estimate([NODES[names[1]]], {names[1]: 0.004}, load).first
+
+
 @pytest.mark.parametrize(
     ("seconds", "said"), [(1, "5 s"), (29, "30 s"), (62, "1 min"), (3500, "58 min"), (5400, "1.5 h")]
 )

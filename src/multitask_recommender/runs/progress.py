@@ -39,6 +39,8 @@ _ALONE = 0.6
 """What a fit for one task alone takes, next to one for all, where a first run is estimated."""
 _LITTLE, _EVALUATION, _ANSWERS = 0.1, 3.0, 0.15
 """The same for steps that fit no model: any, one of the evaluation, and, next to a fit, its answers for the test."""
+_NOTHING = 0.01
+"""Seconds for an effort of 1 that no step takes which does something."""
 _SILENCE = 30.0
 """Seconds after which a line says how far the run is, where there is no terminal."""
 
@@ -119,10 +121,12 @@ class Estimate:
     def __init__(self, nodes: Sequence[Node], earlier: Mapping[str, float], load: Callable[[str], Any]) -> None:
         counted = {node.name: effort(node, load) for node in nodes}
         self.boxes = {box_of(node) for node in nodes if counted[node.name]}
-        known = [name for name in counted if name in earlier and counted[name]]
+        # A time of next to nothing is that of a run which left the model out.
+        known = {name: earlier.get(name, 0.0) for name, own in counted.items() if own}
+        known = {name: seconds for name, seconds in known.items() if seconds > _NOTHING * counted[name]}
         self.first = not known
-        unit = 1.0 if self.first else sum(earlier[name] for name in known) / sum(counted[name] for name in known)
-        self.expected = {name: earlier.get(name, number * unit) for name, number in counted.items()}
+        unit = 1.0 if self.first else sum(known.values()) / sum(counted[name] for name in known)
+        self.expected = {name: known.get(name, own * unit) for name, own in counted.items()}
         self.total = sum(self.expected.values())
         self.done = 0.0
 
