@@ -62,14 +62,17 @@ def start(project: Project, *options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=project.folder, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
 
 
+def works(process: psutil.Process) -> bool:
+    try:
+        return any("LokyProcess" in part for part in process.cmdline())
+    except psutil.NoSuchProcess:  # What a library asks for as it is imported may have ended meanwhile.
+        return False
+
+
 def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     """Wait for the processes that work for a run."""
     for _ in range(600):
-        found = [
-            child
-            for child in psutil.Process(process.pid).children(recursive=True)
-            if any("LokyProcess" in part for part in child.cmdline())
-        ]
+        found = [child for child in psutil.Process(process.pid).children(recursive=True) if works(child)]
         if len(found) >= 2:
             return found
         assert process.poll() is None, process.stderr and process.stderr.read()
