@@ -149,6 +149,7 @@ def test_nobody_without_held_out_rows_is_asked(monkeypatch: pytest.MonkeyPatch) 
     spread = float(np.std(inside.labels["rating"]))
     rmse = float(np.sqrt(np.mean((predicted - held_out.labels["rating"]) ** 2)))
     assert errors["rating"] == pytest.approx(rmse / spread, rel=1e-5)
+    assert validation_errors(variant, model, inside, rows.where(rows.user < 0), side) == [{}]  # Nobody to ask.
     monkeypatch.setattr(cross_validation, "_BLOCK", 2)
     (in_blocks,) = validation_errors(variant, model, inside, held_out, side)
     assert in_blocks == pytest.approx(errors, rel=1e-5)

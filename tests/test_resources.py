@@ -99,20 +99,27 @@ def test_without_a_limit_nothing_is_bounded() -> None:
 
 def test_as_many_workers_as_cores_and_no_more_than_free_memory_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resources.joblib, "cpu_count", lambda: 6)
-    monkeypatch.setattr(resources, "_free_memory", lambda: 10**12)
-    assert affordable_workers(None) == 6
-    monkeypatch.setattr(resources, "_free_memory", lambda: None)
-    assert affordable_workers(None) == 6
-    monkeypatch.setattr(resources, "_free_memory", lambda: 3 * max(resources._resident(), 300 * 10**6) + 1)
-    assert affordable_workers(None) in (2, 3)
-    monkeypatch.setattr(resources, "_free_memory", lambda: 1)
-    assert affordable_workers(None) == 1
-    resources.limit_memory(1.0)
+    own = max(resources._resident(), 300 * 10**6)
+
+    def workers(free: int | None) -> int:
+        resources._one_per_core.cache_clear()
+        monkeypatch.setattr(resources, "_free_memory", lambda: free)
+        return affordable_workers(None)
+
     try:
-        monkeypatch.setattr(resources, "_free_memory", lambda: 10**12)
+        assert workers(10**12) == 6
+        assert workers(None) == 6
+        assert workers(3 * own + 1) in (2, 3)
+        assert workers(1) == 1
+        assert workers(10**12) == 6
+        # What the workers take themselves is no reason for fewer of them.
+        monkeypatch.setattr(resources, "_free_memory", lambda: 1)
+        assert affordable_workers(None) == 6
+        resources.limit_memory(1.0)
         assert affordable_workers(None) < 6
     finally:
         resources.limit_memory(None)
+        resources._one_per_core.cache_clear()
 
 
 @pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="this system has no /proc/meminfo")

@@ -111,9 +111,8 @@ def test_a_model_that_earlier_runs_left_out_is_not_expected_to_take_nothing() ->
     names = [f"recommender.multi_task.{model}.fit" for model in ("shared_bottom", "cgc")]
     load = parameters(core_only=False).__getitem__
     estimate = Estimate([NODES[name] for name in names], {names[0]: 70.0, names[1]: 0.004}, load)
-    assert estimate.expected == pytest.approx(
-        {names[0]: 70.0, names[1]: 60.0}
-    )  # Ten seconds a fit; one makes no lists.
+    # Ten seconds a fit; the one makes no lists.
+    assert estimate.expected == pytest.approx({names[0]: 70.0, names[1]: 60.0})
     assert not estimate.first
     assert Estimate([NODES[names[1]]], {names[1]: 0.004}, load).first
 

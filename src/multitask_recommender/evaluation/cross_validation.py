@@ -119,7 +119,7 @@ def validation_errors(
     size = int(np.clip(scores_at_once(_CELLS) // max(side.items * len(side.tasks), 1), 1, _BLOCK))
     # Users without a held-out row tell nothing: of a slice of time, these are most.
     asked = np.unique(held_out.user)
-    for block in np.array_split(asked, max(math.ceil(len(asked) / size), 1)):
+    for block in np.array_split(asked, math.ceil(len(asked) / size)) if len(asked) else []:
         rows = slice(*np.searchsorted(held_out.user, [block[0], block[-1] + 1]))
         place = np.searchsorted(block, held_out.user[rows])
         # All ways ask the same queries in turn, so that a model need not solve again what they share.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import re
 from pathlib import Path
@@ -146,14 +147,19 @@ def affordable_workers(wanted: int | None) -> int:
     Args:
         wanted: How many; None: one for every core, and no more than the free memory has room for.
     """
-    limit, own = memory_limit(), max(_resident(), _SMALLEST_WORKER)
-    if wanted is None:
-        wanted = joblib.cpu_count()
-        if (free := _free_memory()) is not None:
-            wanted = int(min(wanted, max(free // own, 1)))
+    wanted = _one_per_core() if wanted is None else wanted
+    limit = memory_limit()
     if limit is None or wanted == 1:
         return wanted
-    return int(min(wanted, max((limit - _resident()) // own, 1)))
+    own = _resident()
+    return int(min(wanted, max((limit - own) // max(own, _SMALLEST_WORKER), 1)))
+
+
+@functools.cache
+def _one_per_core() -> int:
+    """Found once: later the workers themselves take of the free memory, and their number would go up and down."""
+    cores, free = joblib.cpu_count(), _free_memory()
+    return int(cores if free is None else min(cores, max(free // max(_resident(), _SMALLEST_WORKER), 1)))
 
 
 def _free_memory() -> int | None:
