@@ -136,6 +136,23 @@ def test_a_figure_of_nothing_says_why(estimates: pd.DataFrame, comparisons: pd.D
     assert "gates" in figures.plot_experts(pd.DataFrame(columns=["model", "split"])).get_label()
 
 
+@pytest.mark.parametrize("number", [1, 2, 5])
+def test_names_of_splits_meet_no_other_text_whatever_number_of_models_there_is(
+    comparisons: pd.DataFrame, number: int
+) -> None:
+    some = list(dict.fromkeys(comparisons["model"]))[:number]
+    figure = figures.plot_verdicts(comparisons[comparisons["model"].isin(some)], DATASET)
+    figure.draw_without_rendering()
+    shown = texts(figure)
+    named = [text for text in shown if text.get_text() in {f"{split} split" for split in SPLITS}]
+    assert len(named) == len(SPLITS)
+    for name in named:
+        box = name.get_window_extent()
+        assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
+        for other in shown:
+            assert other is name or not box.overlaps(other.get_window_extent()), other.get_text()
+
+
 def test_names_of_points_cover_no_other_name() -> None:
     random = np.random.default_rng(3)
     figure, axes = style.panels(1, 1, 6.0)

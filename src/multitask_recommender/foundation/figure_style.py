@@ -165,13 +165,8 @@ def footnote(figure: Figure, text: str, room: bool = False) -> None:
     height = 0.22 / figure.get_figheight()
     figure.text(0.995, 0.1 * height, plain(text), ha="right", va="bottom", fontsize=8.5, color=GREY)
     if room:
-        make_room(figure, below=height)
-
-
-def make_room(figure: Figure, left: float = 0.0, below: float = 0.0) -> None:
-    """Keep shares of a figure's width and height free of axes."""
-    engine: Any = figure.get_layout_engine()
-    engine.set(rect=(left, below, 1 - left, 1 - below))
+        engine: Any = figure.get_layout_engine()
+        engine.set(rect=(0, height, 1, 1 - height))
 
 
 def note(text: str, title: str) -> Figure:
