@@ -108,6 +108,11 @@ class JudgedLists:
         """Number of relevant pairs."""
         return int(self.positives.sum())
 
+    def is_like(self, other: JudgedLists) -> bool:
+        """Return whether nothing is judged otherwise than in others of the same surroundings."""
+        parts = ("user", "positives", "lists", "hits", "catalogue")
+        return all(np.array_equal(getattr(self, part), getattr(other, part)) for part in parts)
+
     def first(self, k: int) -> JudgedLists:
         """Return the same with the first k places of every list."""
         return replace(self, lists=self.lists[:, :k], hits=self.hits[:, :k])
@@ -168,25 +173,37 @@ class Metric(Generic[Of]):
 
     def value(self, of: Of) -> float:
         """Return the metric; NaN where it is not defined, as the AUC of a single class."""
-        if self.whole is not None:
-            return self.whole(of)
-        assert self.each is not None
-        values = self.each(of)
-        return float("nan") if np.isnan(values).all() else self.finish(float(np.nanmean(values)))
+        return self._value(of, self._each(of))
 
     def totals(self, of: Of) -> Totals | None:
         """Return totals and counts of the users: the metric is g(sum of totals / sum of counts).
 
         Of AUC that is the mean of the users' own AUC. None for a metric that does not divide by user.
         """
+        return self._totals(of, self._each(of))
+
+    def value_and_totals(self, of: Of) -> tuple[float, Totals | None]:
+        """Return both, computed from the same values of the rows or lists."""
+        each = self._each(of)
+        return self._value(of, each), self._totals(of, each)
+
+    def _each(self, of: Of) -> Values | None:
+        return None if self.each is None else self.each(of)
+
+    def _value(self, of: Of, each: Values | None) -> float:
+        if self.whole is not None:
+            return self.whole(of)
+        assert each is not None
+        return float("nan") if np.isnan(each).all() else self.finish(float(np.nanmean(each)))
+
+    def _totals(self, of: Of, each: Values | None) -> Totals | None:
         if self.by_user is not None:
             return self.by_user(of)
-        if self.each is None:
+        if each is None:
             return None
-        values = self.each(of)
-        known = ~np.isnan(values)
+        known = ~np.isnan(each)
         users, place = np.unique(of.user, return_inverse=True)
-        sums = [np.bincount(place, of_rows).astype(np.float64) for of_rows in (np.where(known, values, 0.0), known)]
+        sums = [np.bincount(place, of_rows).astype(np.float64) for of_rows in (np.where(known, each, 0.0), known)]
         return users, sums[0], sums[1]
 
     def label(self, k: int) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse, stats
 
@@ -66,15 +65,21 @@ def auc_by_user(label: ArrayLike, score: ArrayLike, user: IntArray) -> tuple[Int
     Returns:
         Users who have rows of both classes, ascending, and their areas.
     """
-    rows = pd.DataFrame({"user": user, "positive": np.asarray(label) > 0})
-    rows["rank"] = pd.Series(np.asarray(score)).groupby(user).rank()
-    rows["positive_rank"] = rows["rank"] * rows["positive"]
-    own = rows.groupby("user").agg(rows=("rank", "size"), positives=("positive", "sum"), ranks=("positive_rank", "sum"))
-    negatives = own["rows"] - own["positives"]
-    both = (own["positives"] > 0) & (negatives > 0)
-    own, negatives = own[both], negatives[both]
-    area = (own["ranks"] - own["positives"] * (own["positives"] + 1) / 2) / (own["positives"] * negatives)
-    return own.index.to_numpy(), area.to_numpy()
+    order = np.lexsort((np.asarray(score), user))
+    own, value, positive = user[order], np.asarray(score)[order], (np.asarray(label) > 0)[order]
+    first = np.append(True, own[1:] != own[:-1])[: len(own)]
+    begins = np.flatnonzero(first)
+    # Rows of one user and score share the mean of their places.
+    tied = np.flatnonzero(first | np.append(True, value[1:] != value[:-1])[: len(own)])
+    sizes = np.diff(np.append(tied, len(own)))
+    place = np.repeat(tied + (sizes - 1) / 2, sizes)
+    of_user = np.cumsum(first) - 1
+    positives = np.bincount(of_user, positive, minlength=len(begins))
+    negatives = np.bincount(of_user, ~positive, minlength=len(begins))
+    ranks = np.bincount(of_user, np.where(positive, place - begins[of_user] + 1, 0.0), minlength=len(begins))
+    both = (positives > 0) & (negatives > 0)
+    users, positives, negatives, ranks = own[begins][both], positives[both], negatives[both], ranks[both]
+    return users, (ranks - positives * (positives + 1) / 2) / (positives * negatives)
 
 
 def log_losses(label: ArrayLike, probability: ArrayLike) -> Values:

@@ -10,6 +10,7 @@ import ibis.expr.types as ir
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from numpy.typing import NDArray
 from scipy import sparse
 from tqdm import tqdm
 
@@ -29,7 +30,6 @@ from multitask_recommender.data.tasks import Task
 from multitask_recommender.evaluation import metrics
 from multitask_recommender.evaluation.cross_validation import CV_COLUMNS
 from multitask_recommender.evaluation.groups import (
-    EVERYONE,
     THIRDS,
     Group,
     activity_thirds,
@@ -222,15 +222,23 @@ def _recall_by_popularity(own: JudgedLists, item: IntArray, ks: list[int]) -> pd
     return pd.DataFrame(rows, columns=["metric", "k", "group", "value", "count"])
 
 
-def _user_thirds(totals: pd.DataFrame, train: Interactions) -> pd.DataFrame:
-    """Every per-user metric within thirds of the users by number of training interactions."""
-    group = activity_thirds(train.user, totals["user"].to_numpy())
-    keys = ["task", "metric", "k", "seed", "group"]
-    summed = totals.assign(group=group).groupby(keys, observed=True)[["total", "count"]].sum().reset_index()
-    summed = summed.astype({"task": object, "metric": object})
-    means = summed["total"] / summed["count"]
-    summed["value"] = [METRICS[name].finish(mean) for name, mean in zip(summed["metric"], means, strict=True)]
-    return summed.assign(side="user", count=summed["count"].astype(int)).drop(columns="total")
+def _user_thirds(found: list[tuple[dict[str, Any], Totals]], thirds: NDArray[np.str_]) -> pd.DataFrame:
+    """Every per-user metric within thirds of the users by number of training interactions.
+
+    Args:
+        found: What was measured, with the totals of the users.
+        thirds: (users,) the third of every user.
+    """
+    rows = []
+    for what, (users, total, count) in found:
+        of_user = thirds[users]
+        for group in THIRDS:
+            inside = of_user == group
+            if inside.any():
+                number = count[inside].sum()
+                value = METRICS[what["metric"]].finish(total[inside].sum() / number) if number else float("nan")
+                rows.append({**what, "group": group, "value": value, "count": int(number), "side": "user"})
+    return pd.DataFrame(rows).sort_values(["task", "metric", "k", "seed", "group"])
 
 
 def _stack(tables: list[pd.DataFrame], columns: list[str], model: str) -> pd.DataFrame:
@@ -253,13 +261,34 @@ def _with_names(totals: pd.DataFrame) -> pd.DataFrame:
     return totals.assign(**columns)
 
 
-def _measurable(
-    row_metrics: list[RowMetric], inside: ScoredRows, judged: JudgedLists, ks: list[int]
-) -> list[tuple[Metric[Any], int, Any]]:
-    """Put together metrics, lengths of lists (0 without) and what they are metrics of, where there is anything."""
-    of_rows = [(metric, 0, inside) for metric in row_metrics if inside.rows]
+class Measured(NamedTuple):
+    """A metric of a model on a task.
+
+    Attributes:
+        metric: Name of the metric.
+        k: Length of the lists; 0 for metrics that are not of lists.
+        value: The metric.
+        totals: What comparisons are made from, if it divides by user.
+        users: Users behind the value.
+        rows: Rows with a label, or relevant pairs for metrics of lists.
+    """
+
+    metric: str
+    k: int
+    value: float
+    totals: Totals | None
+    users: int
+    rows: int
+
+
+def _measured(row_metrics: list[RowMetric], inside: ScoredRows, judged: JudgedLists, ks: list[int]) -> list[Measured]:
+    """Measure whatever can be of the rows and of the lists, where there are any."""
+    wanted: list[tuple[Metric[Any], int, Any]] = [(metric, 0, inside) for metric in row_metrics if inside.rows]
     of_lists = [one for one in LIST_METRICS if one.needs is None or getattr(judged.around, one.needs) is not None]
-    return [*of_rows, *((metric, k, judged.first(k)) for k in ks for metric in of_lists if judged.rows)]
+    for k in ks if judged.rows else []:
+        first = judged.first(k)
+        wanted += [(metric, k, first) for metric in of_lists]
+    return [Measured(metric.name, k, *metric.value_and_totals(of), of.users, of.rows) for metric, k, of in wanted]
 
 
 def _may_be_listed(test: Interactions, known: list[Interactions], name: str, task: Task, items: int) -> BoolArray:
@@ -290,16 +319,16 @@ class HeldOut(NamedTuple):
 
     Attributes:
         rows: Test rows, by user and item.
-        train: Training pairs.
         groups: Groups of the users, of the items and of the pairs.
+        thirds: (users,) the third of every user by training pairs, as ``activity_thirds`` names it.
         catalogue: (items,), true for the items that may be recommended.
         around: What is known of users and items before the test.
         relevant: Task to (rows,), whether a pair is relevant and may be listed.
     """
 
     rows: Interactions
-    train: Interactions
     groups: list[Group]
+    thirds: NDArray[np.str_]
     catalogue: BoolArray
     around: Surroundings
     relevant: dict[str, BoolArray]
@@ -326,8 +355,8 @@ def read_held_out(
     groups += groups_of_pairs(groups[0], test, [(part.user, part.item) for part in known])
     return HeldOut(
         test,
-        train,
         groups,
+        activity_thirds(train.user, np.arange(shape[0])),
         candidate_items(splits.candidates_of(split), train.item, shape[1]),
         surroundings(dataset, split, train, known, shape, item_features, item_vocabulary),
         {
@@ -362,7 +391,7 @@ def measure(
     none = np.zeros(0, np.int64)
     measured_splits = predictions["split"].drop_duplicates().tolist()
     for split in measured_splits:
-        test, train, groups, catalogue, around, all_relevant = held_out(split)
+        test, groups, users_in_thirds, catalogue, around, all_relevant = held_out(split)
         by_task: dict[str, pd.DataFrame] = {}
         for name, task in dataset.tasks.items():
             own: list[tuple[dict[str, Any], Totals]] = []
@@ -387,24 +416,25 @@ def measure(
                 labelled = ScoredRows(test.user, test.item, test.labels[name], part["score"].to_numpy()).where(asked)
                 shown = ranked_lists[["user", "rank", "item"]].take(listed.get((split, name, seed), none))
                 table = _list_table(shown, len(groups[0].users), max(settings.ks))
+                whole = _judge(table, pairs, groups[0], catalogue, around)
+                everyone = _measured(row_metrics, labelled, whole, settings.ks)
+                for one in everyone:
+                    what = {"task": name, "seed": seed, "metric": one.metric, "k": one.k}
+                    own += [(what, one.totals)] if one.totals is not None and len(one.totals[0]) else []
+                by_item = _recall_by_popularity(whole, pairs[1], settings.ks)
+                thirds.append(by_item.assign(split=split, task=name, seed=seed, side="item"))
                 for group in groups:
                     inside = labelled.where(group.contains(labelled.user, labelled.item))
                     judged = _judge(table, pairs, group, catalogue, around)
-                    measured = _measurable(row_metrics, inside, judged, settings.ks)
-                    for metric, k, of in measured:
-                        key = (dataset.name, split, variant.name, variant.kind, name, metric.name, k, group.name, seed)
-                        rows.append((*key, metric.value(of), of.users, of.rows))
-                    if group.name == EVERYONE:
-                        for metric, k, of in measured:
-                            what = {"task": name, "seed": seed, "metric": metric.name, "k": k}
-                            found = metric.totals(of)
-                            own += [(what, found)] if found is not None and len(found[0]) else []
-                        by_item = _recall_by_popularity(judged, pairs[1], settings.ks)
-                        thirds.append(by_item.assign(split=split, task=name, seed=seed, side="item"))
+                    # A group that all rows and lists belong to is not measured again.
+                    alike = inside.rows == labelled.rows and judged.is_like(whole)
+                    for one in everyone if alike else _measured(row_metrics, inside, judged, settings.ks):
+                        key = (dataset.name, split, variant.name, variant.kind, name, one.metric, one.k)
+                        rows.append((*key, group.name, seed, one.value, one.users, one.rows))
             if own:
                 together = _stack_totals(own, dataset.tasks)
                 totals.append(together.assign(split=_repeated(split, len(together), measured_splits)))
-                by_task[name] = _user_thirds(together, train)
+                by_task[name] = _user_thirds(own, users_in_thirds)
         thirds += [by_task[name].assign(split=split) for name in sorted(by_task)]
     return (
         pd.DataFrame(rows, columns=METRIC_COLUMNS),
