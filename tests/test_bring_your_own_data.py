@@ -687,7 +687,7 @@ def place_retailrocket(project: Project) -> None:
 def tiny_models(
     project: Project, name: str, splits: dict[str, Any] | None = None, study: dict[str, Any] | None = None
 ) -> None:
-    """Make an overlay's training as small as that of the tests.
+    """Make an overlay's training and pictures as small as those of the tests.
 
     Args:
         project: The project.
@@ -709,6 +709,9 @@ def tiny_models(
     tiny["study"] = {**tiny["study"], "core_only": True, **own.get("study", {}), "quick": False, **(study or {})}
     tiny["splits"] = {**own.get("splits", {}), "folds": 2, **(splits or {})}
     path.write_text(yaml.safe_dump({**own, **tiny, "dataset": own["dataset"]}))
+    catalog = yaml.safe_load((project.folder / "conf/test/catalog.yml").read_text())
+    figures = {entry: described for entry, described in catalog.items() if entry.endswith("_figure")}
+    (path.parent / "catalog_small_figures.yml").write_text(yaml.safe_dump(figures))
 
 
 def test_make_new_dataset_gives_a_study_that_runs(project: Project) -> None:

@@ -58,6 +58,17 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(few_model
     assert not unfinished.exists() or not list(unfinished.iterdir())
 
 
+@pytest.fixture
+def long_training(few_models_to_change: Project) -> Project:
+    """A study that has come as far as to a training that does not end."""
+
+    def change(parameters: dict[str, Any]) -> None:
+        settings = {"training": {"epochs": 100_000, "batches": 2}}
+        parameters["models"]["shared_bottom"] = {**parameters["models"]["shared_bottom"], "settings": settings}
+
+    return few_models_to_change.configure(change)
+
+
 def start(project: Project, *options: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "kedro", "run", "--env", "test", *options]
     return subprocess.Popen(command, cwd=project.folder, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
@@ -82,12 +93,12 @@ def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
-def test_no_process_outlives_a_run(project: Project, number: signal.Signals) -> None:
-    process = start(project, "--params", "cross_validation.workers=2")
+def test_no_process_outlives_a_run(long_training: Project, number: signal.Signals) -> None:
+    process = start(long_training, "--params", "cross_validation.workers=2")
     workers = workers_of(process)
     every = psutil.Process(process.pid).children(recursive=True)
     # Another run is refused meanwhile, by the number of the process.
-    second = project.run()
+    second = long_training.run()
     assert second.returncode != 0
     assert f"process {process.pid}" in second.stderr
     assert "Traceback" not in second.stderr
@@ -105,8 +116,8 @@ def test_no_process_outlives_a_run(project: Project, number: signal.Signals) -> 
     assert not list(Path("/dev/shm").glob(f"*loky-{process.pid}-*"))
 
 
-def test_a_worker_that_is_killed_ends_the_run_with_a_message(project: Project) -> None:
-    process = start(project, "--params", "cross_validation.workers=2")
+def test_a_worker_that_is_killed_ends_the_run_with_a_message(long_training: Project) -> None:
+    process = start(long_training, "--params", "cross_validation.workers=2")
     workers_of(process)[0].kill()
     assert process.wait(120) != 0
     assert process.stderr is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import shutil
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from conftest import Project, with_few_models
+from conftest import ROOT, Project, with_few_models
 from multitask_recommender.runs import keys, provenance
 from multitask_recommender.runs.records import FOLDER, Records
 
@@ -176,6 +177,20 @@ def test_the_digest_of_code_changes_with_what_is_imported(tmp_path: Path, monkey
     monkeypatch.undo()
     for function in (keys._imports, keys._is_module, keys.code_digest):
         function.cache_clear()
+
+
+def test_every_import_of_the_package_is_found() -> None:
+    for path in (ROOT / "src" / keys.PACKAGE).rglob("*.py"):
+        place = path.relative_to(ROOT / "src").with_suffix("")
+        module = ".".join(part for part in place.parts if part != "__init__")
+        wanted = set()
+        for statement in ast.walk(ast.parse(path.read_text())):
+            if isinstance(statement, ast.Import):
+                wanted |= {alias.name for alias in statement.names}
+            elif isinstance(statement, ast.ImportFrom) and statement.module:
+                wanted |= {statement.module, *(f"{statement.module}.{alias.name}" for alias in statement.names)}
+        own = {name for name in wanted if name.split(".")[0] == keys.PACKAGE and keys._is_module(name)}
+        assert own <= keys._imports(module)[1], module
 
 
 def test_provenance_leads_from_a_figure_to_the_raw_tables(

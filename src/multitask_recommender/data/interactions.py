@@ -17,6 +17,7 @@ from multitask_recommender.data.tasks import Task
 if TYPE_CHECKING:
     import ibis.expr.types as ir
     import pyarrow as pa
+    from ibis.expr.operations import Relation
 
     from multitask_recommender.data.queries import Queries
 
@@ -151,17 +152,20 @@ def read_interactions(table: ir.Table, split: str, tasks: Iterable[str], mostly_
     Returns:
         The rows, sorted by user and by position in the behaviour sequence.
     """
-    read = _read_interactions if _count(table) > _KEPT_ROWS else _kept_interactions
-    return read(table, split, tuple(tasks), mostly_sorted)
+    # Tables are compared by what makes them: two put together alike are one, and a file that is written again is
+    # another.
+    relation = table.op()
+    read = _read_interactions if _count(relation) > _KEPT_ROWS else _kept_interactions
+    return read(relation, split, tuple(tasks), mostly_sorted)
 
 
-# A file that is written again is another table.
 @lru_cache(maxsize=16)
-def _count(table: ir.Table) -> int:
-    return int(table.count().execute())
+def _count(relation: Relation) -> int:
+    return int(relation.to_expr().count().execute())
 
 
-def _read_interactions(table: ir.Table, split: str, tasks: tuple[str, ...], mostly_sorted: bool) -> Interactions:
+def _read_interactions(relation: Relation, split: str, tasks: tuple[str, ...], mostly_sorted: bool) -> Interactions:
+    table = relation.to_expr()
     own = table.filter(table.split == split)
     kinds: dict[str, type[np.generic]] = {"user": np.int64, "position": np.int32, "item": np.int64}
     kinds |= dict.fromkeys(tasks, np.float32) | dict.fromkeys((f"relevant_{name}" for name in tasks), np.bool_)
@@ -181,7 +185,7 @@ def _read_interactions(table: ir.Table, split: str, tasks: tuple[str, ...], most
     )
 
 
-_kept_interactions = lru_cache(maxsize=8)(_read_interactions)
+_kept_interactions = lru_cache(maxsize=12)(_read_interactions)
 
 
 def _in_order(user: IntArray, position: NDArray[np.int32]) -> bool:
