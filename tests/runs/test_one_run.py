@@ -116,6 +116,38 @@ def test_no_process_outlives_a_run(long_training: Project, number: signal.Signal
     assert not list(Path("/dev/shm").glob(f"*loky-{process.pid}-*"))
 
 
+def test_a_run_ends_in_the_middle_of_a_computation_that_hears_no_signal(few_models_to_change: Project) -> None:
+    (few_models_to_change.folder / "src" / "long.py").write_text(
+        "import hashlib\n"
+        "from kedro.framework.hooks import hook_impl\n"
+        "class Long:\n"
+        "    @hook_impl(trylast=True)\n"
+        "    def before_node_run(self):\n"
+        "        print('computing', flush=True)\n"
+        "        hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)\n"
+    )
+    command = "import sys; sys.path.insert(0, 'src'); import long; from multitask_recommender import settings\n"
+    command += "settings.HOOKS += (long.Long(),); from kedro.framework.cli import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", command, "run", "--env", "test", "--params", "study.seed=3"],
+        cwd=few_models_to_change.folder,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "computing" in line:
+            break
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "Stopped by SIGTERM" in said
+    assert "Traceback" not in said
+    assert few_models_to_change.run().returncode == 0
+
+
 def test_a_worker_that_is_killed_ends_the_run_with_a_message(long_training: Project) -> None:
     process = start(long_training, "--params", "cross_validation.workers=2")
     workers_of(process)[0].kill()

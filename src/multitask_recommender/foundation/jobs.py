@@ -183,7 +183,7 @@ def run_jobs(function: Callable[[T], R], jobs: Sequence[T], workers: int | None,
 
 def stop_workers() -> None:
     """Kill the processes that work at the same time, if there are any."""
-    # Asked for in the usual way, one with other arguments than these would be replaced, after all of its jobs were done.
+    # Asked for in the usual way, one with other arguments would be replaced, after all of its jobs were done.
     executor = loky.reusable_executor._executor
     if executor is not None:
         executor.shutdown(wait=False, kill_workers=True)

@@ -6,6 +6,8 @@ import fcntl
 import os
 import signal
 import sys
+import threading
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -20,6 +22,8 @@ from multitask_recommender.runs.reuse import run_folder
 
 _ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 LOCK = "lock"
+_GRACE = 3.0
+"""Seconds that a run is given to end by itself."""
 
 
 class BusyFolderError(StudyError):
@@ -32,6 +36,7 @@ class OneRun:
     def __init__(self) -> None:
         self._lock: int | None = None
         self._handlers: dict[int, Any] = {}
+        self._bell: tuple[int, int] | None = None
 
     @hook_impl(trylast=True)
     def before_pipeline_run(self, catalog: CatalogProtocol) -> None:
@@ -53,6 +58,12 @@ class OneRun:
                 self._handlers[number] = signal.signal(number, _end)
             except ValueError:
                 break
+        # A notebook outlives its runs, and is not ended with them.
+        if self._handlers and "IPython" not in sys.modules:
+            heard, rung = os.pipe()
+            os.set_blocking(rung, False)
+            self._bell = signal.set_wakeup_fd(rung, warn_on_full_buffer=False), rung
+            threading.Thread(target=_end_in_any_case, args=(heard,), daemon=True).start()
 
     @hook_impl(trylast=True)
     def after_pipeline_run(self) -> None:
@@ -65,6 +76,11 @@ class OneRun:
         self._release()
 
     def _release(self) -> None:
+        if self._bell is not None:
+            before, rung = self._bell
+            signal.set_wakeup_fd(before)
+            os.close(rung)
+            self._bell = None
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers.clear()
@@ -97,7 +113,32 @@ def _end(number: int, frame: FrameType | None) -> NoReturn:
     """End the run: no worker goes on, and open files are closed on the way out."""
     for other in _ENDING:
         signal.signal(other, signal.SIG_IGN)
-    name = signal.Signals(number).name
-    print(f"\nStopped by {name}: what is finished is kept; the same command goes on from there.", file=sys.stderr)
+    _say_that_it_ends(number)
     stop_workers()
     raise SystemExit(128 + number)
+
+
+def _say_that_it_ends(number: int) -> None:
+    name = signal.Signals(number).name
+    print(f"\nStopped by {name}: what is finished is kept; the same command goes on from there.", file=sys.stderr)
+
+
+def _end_in_any_case(heard: int) -> None:
+    """End the process some seconds after a signal that its main thread could not hear, as in a long computation of C.
+
+    Args:
+        heard: Where the numbers of signals are read from, until the run is over.
+    """
+    with os.fdopen(heard, "rb", buffering=0) as bell:
+        number = 0
+        while number not in _ENDING:
+            rung = bell.read(1)
+            if not rung:
+                return
+            number = rung[0]
+    time.sleep(_GRACE)
+    if signal.getsignal(number) == _end:
+        _say_that_it_ends(number)
+    # What is half-written is left as by a process that is killed: the next run begins with removing it.
+    sys.stderr.flush()
+    os._exit(128 + number)
