@@ -43,6 +43,7 @@ SIMULATED = [
 QUICK = [name for name, variant in VARIANTS.items() if variant.quick]
 FEW = ("goodbooks_10k", "kuairand_pure", "movielens_1m", "movielens_1m_published")
 """Run with the quick models and those of which they say something; the others run with all that they study."""
+ARCHITECTURES = [name for name, variant in VARIANTS.items() if variant.kind == "multi_task" and not variant.based_on]
 OVERLAYS: dict[str, tuple[Callable[[Project], None], list[str]]] = {
     "book_crossing": (lambda project: place_book_crossing(project, original=False), []),
     # They simulate their files.
@@ -133,8 +134,8 @@ def test_a_shipped_overlay_runs_whole(project: Project, name: str, monkeypatch: 
     put(project)
     changed: dict[str, dict[str, Any]] = {
         "book_crossing": {"splits": {"strategies": ["random", "cold_items"]}},
-        # All models there are, on one funnel.
-        "bookstore": {"study": {"core_only": False}},
+        # All architectures there are, on one funnel.
+        "bookstore": {"study": {"core_only": False, "models": [*QUICK, "wide_single_task", *ARCHITECTURES]}},
     }
     own = yaml.safe_load((project.folder / "conf" / name / "parameters.yml").read_text())
     few = {"study": {"models": [*QUICK, *own.get("models", {})]}} if name in FEW else {}

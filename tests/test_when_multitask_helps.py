@@ -15,7 +15,6 @@ import pandas as pd
 import pytest
 
 from multitask_recommender.foundation.figure_style import signed
-from multitask_recommender.foundation.jobs import run_jobs
 from multitask_recommender.pipelines.when_multitask_helps.experiment import Cell, gains_of_studies, run_repeat, simulate
 from multitask_recommender.pipelines.when_multitask_helps.figures import plot_gain_by_relatedness, plot_sweep
 from multitask_recommender.pipelines.when_multitask_helps.nodes import COLUMNS, VERDICTS, judge_repeat, run_sweep
@@ -55,7 +54,7 @@ def verdicts(settings: SweepSettings) -> Counter[str]:
         rows = judge_repeat(settings, cell, number, run_repeat(settings, cell, number))
         return next(row["verdict"] for row in rows if row["metric"] == "log_loss")
 
-    return Counter(run_jobs(judged, range(settings.repeats), 2, "repeats"))
+    return Counter(map(judged, range(settings.repeats)))
 
 
 def test_related_tasks_help_a_sparse_target() -> None:
@@ -71,13 +70,13 @@ def test_unrelated_tasks_do_not_help(equal_inputs: bool) -> None:
     assert verdicts(sweep(relatedness=[0.0], equal_inputs=equal_inputs))["helps"] <= 1
 
 
-@pytest.mark.parametrize("equal_inputs", [False, True])
-def test_shuffled_labels_do_not_help(equal_inputs: bool) -> None:
-    """At most 5 % of 40 repeats, although the true tasks are related."""
+@pytest.mark.parametrize(("equal_inputs", "repeats"), [(False, 20), (True, 40)])
+def test_shuffled_labels_do_not_help(equal_inputs: bool, repeats: int) -> None:
+    """At most 5 % of the repeats, although the true tasks are related."""
     training = {"learning_rate": 0.03, "epochs": 10, "batches": 4}
     found = verdicts(
         sweep(
-            repeats=40,
+            repeats=repeats,
             users=[120],
             books=80,
             clicks_per_user=16,
@@ -94,7 +93,7 @@ def test_shuffled_labels_do_not_help(equal_inputs: bool) -> None:
             search={"penalty": [0.15, 1.0]},
         )
     )
-    assert found["helps"] <= 2
+    assert found["helps"] <= repeats // 20
 
 
 def tiny(**values: Any) -> SweepSettings:
