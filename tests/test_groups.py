@@ -149,3 +149,23 @@ def test_a_group_without_test_rows_has_no_row() -> None:
     groups.loc[12 + untested, "group"] = "cold"
     found = measured(train, test, np.random.default_rng(2).random((12, 30)), groups)
     assert set(found["group"]) == {"all", "hot_users", "hot_items"}
+
+
+def test_a_group_with_all_test_rows_still_has_the_catalogue_of_its_own() -> None:
+    rows = make_interactions(users=12, items=30, rows_per_user=8, seed=1)
+    train, test = rows.where(rows.fold > 0), rows.where(rows.fold == 0)
+    score = np.random.default_rng(2).random((12, 30)).astype(np.float32)
+    everywhere = pd.DataFrame({"split": "s", "side": ["user"] * 12 + ["item"] * 30, "entity": [*range(12), *range(30)]})
+    untested = int(np.setdiff1d(np.arange(30), test.item)[0])
+    score[:, untested] = 2.0
+    apart = everywhere.assign(group=np.where(everywhere.index == 12 + untested, "cold", "hot"))
+    keys = ["group", "task", "metric", "k"]
+    same, other = (
+        measured(train, test, score, own).set_index(keys)["value"] for own in (everywhere.assign(group="hot"), apart)
+    )
+    assert same["hot_items"].equals(same["all"])
+    assert same["all"].equals(other["all"])
+    # An item that is in every list is none of the group's: its place is empty.
+    for metric in ("novelty", "gini"):
+        assert other["hot_items", "watch", metric, 5] != other["all", "watch", metric, 5]
+    assert other["hot_items", "watch", "ndcg", 5] == other["all", "watch", "ndcg", 5]

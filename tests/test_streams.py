@@ -81,6 +81,21 @@ def test_rows_are_read_in_order_whatever_the_order_of_the_table(
     assert found.labels["rating"].dtype == np.float32
 
 
+def test_tables_that_are_put_together_alike_are_read_once(engine: duckdb_engine.SpillingBackend) -> None:
+    rows = sequences(50)
+    first, second = (
+        engine.create_table(f"part_{place}", rows[rows["user"] % 2 == place], temp=True) for place in (0, 1)
+    )
+
+    def together() -> Interactions:
+        return read_interactions(ibis.union(first, second), "random", TASKS, mostly_sorted=False)
+
+    found = together()
+    assert together() is found
+    assert len(found) == (rows["split"] == "random").sum()
+    assert len(read_interactions(first, "random", TASKS)) < len(found)
+
+
 @pytest.mark.parametrize("position", [[0, 1, 0, 1, 2], [0, 1, 1, 0, 2]], ids=["in order", "not in order"])
 @pytest.mark.parametrize("block", [1, 2, 3, 100])
 def test_order_is_seen_across_blocks(position: list[int], block: int, monkeypatch: pytest.MonkeyPatch) -> None:
