@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-# Neither imports the settings of a project, which Kedro reads from the folder that it starts in.
+# None of them imports the settings of a project, which Kedro reads from the folder that it starts in.
 _IMPORTED = ["multitask_recommender.pipeline_registry", "ibis.backends.duckdb"]
 _IMPORTED += [f"kedro_datasets.{name}" for name in ("ibis", "json", "matplotlib", "pandas")]
 _FORKS = multiprocessing.get_context("forkserver")

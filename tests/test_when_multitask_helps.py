@@ -70,13 +70,13 @@ def test_unrelated_tasks_do_not_help(equal_inputs: bool) -> None:
     assert verdicts(sweep(relatedness=[0.0], equal_inputs=equal_inputs))["helps"] <= 1
 
 
-@pytest.mark.parametrize(("equal_inputs", "repeats"), [(False, 20), (True, 40)])
-def test_shuffled_labels_do_not_help(equal_inputs: bool, repeats: int) -> None:
-    """At most 5 % of the repeats, although the true tasks are related."""
+@pytest.mark.parametrize("equal_inputs", [False, True])
+def test_shuffled_labels_do_not_help(equal_inputs: bool) -> None:
+    """At most 5 % of 40 repeats, although the true tasks are related."""
     training = {"learning_rate": 0.03, "epochs": 10, "batches": 4}
     found = verdicts(
         sweep(
-            repeats=repeats,
+            repeats=40,
             users=[120],
             books=80,
             clicks_per_user=16,
@@ -93,7 +93,7 @@ def test_shuffled_labels_do_not_help(equal_inputs: bool, repeats: int) -> None:
             search={"penalty": [0.15, 1.0]},
         )
     )
-    assert found["helps"] <= repeats // 20
+    assert found["helps"] <= 2
 
 
 def tiny(**values: Any) -> SweepSettings:

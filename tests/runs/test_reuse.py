@@ -193,6 +193,34 @@ def test_every_import_of_the_package_is_found() -> None:
         assert own <= keys._imports(module)[1], module
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from {package} import below\n",
+        "from {package} import (\n    below,  # a word\n)\n",
+        "from {package} import \\\n    below\n",
+        "if True: from {package} import below\n",
+        "import os; import {package}.below\n",
+        "TEXT = 'import {package} and see'\nfrom {package} import below\n",
+        '"""Then\nimport {package} and see.\n"""\nfrom {package} import below\n',
+    ],
+)
+def test_an_import_is_found_however_it_is_written(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "above.py"
+    path.write_text(source.format(package=keys.PACKAGE))
+
+    class Found:
+        origin = str(path)
+
+    monkeypatch.setattr(keys.importlib.util, "find_spec", lambda name: Found)
+    monkeypatch.setattr(keys, "_is_module", lambda name: True)
+    try:
+        keys._imports.cache_clear()
+        assert f"{keys.PACKAGE}.below" in keys._imports("above")[1]
+    finally:
+        keys._imports.cache_clear()
+
+
 def test_provenance_leads_from_a_figure_to_the_raw_tables(
     few_models: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:

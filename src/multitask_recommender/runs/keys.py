@@ -42,8 +42,7 @@ def digest(value: Any) -> str:
 
 
 _IMPORT = re.compile(
-    rf"^[ \t]*(from[ \t]+{PACKAGE}[\w.]*[ \t]+import\b(?:[ \t]*\([^)]*\)|.*)|import\b.*\b{PACKAGE}\b.*)".encode(),
-    re.MULTILINE,
+    rf"\bfrom[ \t]+{PACKAGE}[\w.]*[ \t]+import\b(?:[ \t]*\([^)]*\)|.*)|\bimport\b.*\b{PACKAGE}\b.*".encode()
 )
 """Statements that import modules of this package. To find them takes a fraction of what parsing all source takes."""
 
@@ -56,14 +55,20 @@ def _imports(module: str) -> tuple[str, frozenset[str]]:
         return "", frozenset()
     source = Path(specification.origin).read_bytes()
     found: set[str] = set()
-    for text in _IMPORT.findall(source):
-        for statement in ast.parse(text).body:
-            if isinstance(statement, ast.Import):
-                found.update(alias.name for alias in statement.names)
-            elif isinstance(statement, ast.ImportFrom) and statement.module:
-                # What is imported may be a module or a name inside one.
-                found.add(statement.module)
-                found.update(f"{statement.module}.{alias.name}" for alias in statement.names)
+    try:
+        statements: list[ast.AST] = [
+            statement for text in _IMPORT.findall(source) for statement in ast.parse(text).body
+        ]
+    except SyntaxError:
+        # Something else looks like an import, or one goes on in the next line.
+        statements = list(ast.walk(ast.parse(source)))
+    for statement in statements:
+        if isinstance(statement, ast.Import):
+            found.update(alias.name for alias in statement.names)
+        elif isinstance(statement, ast.ImportFrom) and statement.module:
+            # What is imported may be a module or a name inside one.
+            found.add(statement.module)
+            found.update(f"{statement.module}.{alias.name}" for alias in statement.names)
     own = {name for name in found if name.split(".")[0] == PACKAGE and _is_module(name)}
     return hashlib.sha256(source).hexdigest(), frozenset(own)
 

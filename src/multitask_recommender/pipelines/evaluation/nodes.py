@@ -261,34 +261,13 @@ def _with_names(totals: pd.DataFrame) -> pd.DataFrame:
     return totals.assign(**columns)
 
 
-class Measured(NamedTuple):
-    """A metric of a model on a task.
-
-    Attributes:
-        metric: Name of the metric.
-        k: Length of the lists; 0 for metrics that are not of lists.
-        value: The metric.
-        totals: What comparisons are made from, if it divides by user.
-        users: Users behind the value.
-        rows: Rows with a label, or relevant pairs for metrics of lists.
-    """
-
-    metric: str
-    k: int
-    value: float
-    totals: Totals | None
-    users: int
-    rows: int
-
-
-def _measured(row_metrics: list[RowMetric], inside: ScoredRows, judged: JudgedLists, ks: list[int]) -> list[Measured]:
-    """Measure whatever can be of the rows and of the lists, where there are any."""
-    wanted: list[tuple[Metric[Any], int, Any]] = [(metric, 0, inside) for metric in row_metrics if inside.rows]
+def _measurable(
+    row_metrics: list[RowMetric], inside: ScoredRows, judged: JudgedLists, ks: list[int]
+) -> list[tuple[Metric[Any], int, Any]]:
+    """Put together metrics, lengths of lists (0 without) and what they are metrics of, where there is anything."""
+    of_rows = [(metric, 0, inside) for metric in row_metrics if inside.rows]
     of_lists = [one for one in LIST_METRICS if one.needs is None or getattr(judged.around, one.needs) is not None]
-    for k in ks if judged.rows else []:
-        first = judged.first(k)
-        wanted += [(metric, k, first) for metric in of_lists]
-    return [Measured(metric.name, k, *metric.value_and_totals(of), of.users, of.rows) for metric, k, of in wanted]
+    return [*of_rows, *((metric, k, judged.first(k)) for k in ks for metric in of_lists if judged.rows)]
 
 
 def _may_be_listed(test: Interactions, known: list[Interactions], name: str, task: Task, items: int) -> BoolArray:
@@ -417,10 +396,12 @@ def measure(
                 shown = ranked_lists[["user", "rank", "item"]].take(listed.get((split, name, seed), none))
                 table = _list_table(shown, len(groups[0].users), max(settings.ks))
                 whole = _judge(table, pairs, groups[0], catalogue, around)
-                everyone = _measured(row_metrics, labelled, whole, settings.ks)
-                for one in everyone:
-                    what = {"task": name, "seed": seed, "metric": one.metric, "k": one.k}
-                    own += [(what, one.totals)] if one.totals is not None and len(one.totals[0]) else []
+                everyone = []
+                for metric, k, of in _measurable(row_metrics, labelled, whole, settings.ks):
+                    value, found = metric.value_and_totals(of)
+                    everyone.append((metric.name, k, value, of.users, of.rows))
+                    if found is not None and len(found[0]):
+                        own.append(({"task": name, "seed": seed, "metric": metric.name, "k": k}, found))
                 by_item = _recall_by_popularity(whole, pairs[1], settings.ks)
                 thirds.append(by_item.assign(split=split, task=name, seed=seed, side="item"))
                 for group in groups:
@@ -428,9 +409,17 @@ def measure(
                     judged = _judge(table, pairs, group, catalogue, around)
                     # A group that all rows and lists belong to is not measured again.
                     alike = inside.rows == labelled.rows and judged.is_like(whole)
-                    for one in everyone if alike else _measured(row_metrics, inside, judged, settings.ks):
-                        key = (dataset.name, split, variant.name, variant.kind, name, one.metric, one.k)
-                        rows.append((*key, group.name, seed, one.value, one.users, one.rows))
+                    values = (
+                        everyone
+                        if alike
+                        else [
+                            (metric.name, k, metric.value(of), of.users, of.rows)
+                            for metric, k, of in _measurable(row_metrics, inside, judged, settings.ks)
+                        ]
+                    )
+                    for metric_name, k, value, users, count in values:
+                        key = (dataset.name, split, variant.name, variant.kind, name, metric_name, k, group.name, seed)
+                        rows.append((*key, value, users, count))
             if own:
                 together = _stack_totals(own, dataset.tasks)
                 totals.append(together.assign(split=_repeated(split, len(together), measured_splits)))
