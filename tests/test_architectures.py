@@ -520,7 +520,6 @@ def test_esmm_orders_by_the_product_and_predicts_the_condition(rows: Interaction
     "changes",
     [
         {"encoder": "nonlinear"},
-        {"encoder": "sequential", "sequence_length": 4, "sequence_dimension": 4},
         {"user_embedding": "pretrained"},
         {"user_embedding": "none"},
         {"retrieval_loss": "softmax"},
@@ -560,7 +559,7 @@ def test_later_steps_of_a_funnel_learn_item_weights_from_the_first(rows: Interac
         assert np.allclose(wide, plain.score(users)["watch"], atol=1e-5)
 
 
-@pytest.mark.parametrize("encoder", ["linear", "nonlinear", "sequential"])
+@pytest.mark.parametrize("encoder", ["linear", "nonlinear"])
 def test_labels_are_predicted_from_the_other_rows_alone(
     encoder: str, rows: Interactions, side: SideInformation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

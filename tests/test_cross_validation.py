@@ -31,6 +31,7 @@ from multitask_recommender.evaluation.study import StudySettings
 from multitask_recommender.foundation.errors import StudyError, TrainingError
 from multitask_recommender.foundation.randomness import derive_seed
 from multitask_recommender.models import shared_parts
+from multitask_recommender.models.architectures.shared_bottom import SharedBottom
 from multitask_recommender.models.baselines.bayesian_factors import BayesianFactors, BayesianFactorsSettings
 from multitask_recommender.models.shared_parts import Wanted, fit_slow_parts
 from multitask_recommender.models.variants import VARIANTS
@@ -286,6 +287,34 @@ def test_slow_parts_are_fitted_once_for_all_candidates_and_models(monkeypatch: p
     monkeypatch.setattr(VARIANTS["wide_shared_bottom"].recommender, "take_parts", lambda self, states: None)
     choose("wide_shared_bottom")
     assert len(fitted) > 8
+
+
+def test_what_is_solved_beside_a_training_is_no_reason_to_train_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Candidates that differ in closed-form parts alone share a training, and are measured as if each had its own."""
+    rows, side = make_interactions(60, 30, 8, seed=2), make_side(60, 30)
+    trained: list[int] = []
+    fit = SharedBottom.fit
+    monkeypatch.setattr(SharedBottom, "fit", lambda self, *data: trained.append(1) or fit(self, *data))
+
+    def choose(name: str) -> Choice:
+        trained.clear()
+        variant = VARIANTS[name]
+        parameters = variant.parameters(
+            settings={"dimension": 3, "training": {"epochs": 2, "batches": 2}, "wide": {"penalty": 5.0}},
+            search={"wide.penalty": [0.5, 500.0], "penalty": [0.1, 1.0], "wide_weight": [5.0, 50.0]},
+        )
+        return cross_validate(variant, parameters, rows, lambda _: side, BUDGET, 1, rule(2))
+
+    for name, tasks in (("wide_shared_bottom", 1), ("wide_single_task", len(TASKS))):
+        with monkeypatch.context() as patch:
+            together, number = choose(name), len(trained)
+            patch.setattr(VARIANTS[name].recommender, "solved", frozenset())
+            apart = choose(name)
+        assert 2 * tasks <= number < len(trained) <= 6 * tasks
+        assert together.chosen == apart.chosen
+        pd.testing.assert_frame_equal(together.table, apart.table)
+        errors = together.table[together.table["task"] == "watch"]
+        assert errors["error"].nunique() >= len(errors) / 2  # The penalty of labels does nothing to it alone.
 
 
 def test_parts_of_other_rows_seeds_or_tasks_are_others(monkeypatch: pytest.MonkeyPatch) -> None:

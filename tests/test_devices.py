@@ -14,6 +14,7 @@ from conftest import make_interactions, make_side
 from multitask_recommender.foundation.errors import SettingsError
 from multitask_recommender.models.architectures.mmoe import MMoE, MMoESettings
 from multitask_recommender.models.architectures.shared_bottom import SharedBottom, SharedBottomSettings
+from multitask_recommender.models.baselines.next_items import NextItems, NextItemsSettings
 from multitask_recommender.models.document.document_system import DocumentSystemSettings, JointSystem
 from multitask_recommender.models.training.devices import VARIABLE, choose_device, trained_on
 from multitask_recommender.models.training.loop import TrainingSettings
@@ -81,7 +82,7 @@ TRAINING = TrainingSettings(epochs=2, batches=3, averaging=0.9, gradient_clip=1.
 MODELS = {
     "shared_bottom": lambda: SharedBottom(SharedBottomSettings(dimension=4, item_dropout=0.2, training=TRAINING)),
     "softmax": lambda: SharedBottom(SharedBottomSettings(dimension=4, retrieval_loss="softmax", training=TRAINING)),
-    "sequential": lambda: SharedBottom(SharedBottomSettings(dimension=4, encoder="sequential", training=TRAINING)),
+    "next_items": lambda: NextItems(NextItemsSettings(dimension=4, training=TRAINING)),
     "later": lambda: SharedBottom(SharedBottomSettings(dimension=4, hidden="later", training=TRAINING)),
     "mmoe": lambda: MMoE(MMoESettings(dimension=4, training=TRAINING)),
     "document": lambda: JointSystem(DocumentSystemSettings(dimension=4, training=TRAINING)),

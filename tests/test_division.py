@@ -17,6 +17,7 @@ from conftest import make_interactions, make_side
 from multitask_recommender.data.interactions import Interactions, SideInformation
 from multitask_recommender.models.architectures.ple import PLE, PLESettings
 from multitask_recommender.models.architectures.shared_bottom import SharedBottom, SharedBottomSettings
+from multitask_recommender.models.baselines.next_items import NextItems, NextItemsSettings
 from multitask_recommender.models.recommender import LearningCurve, Recommender
 from multitask_recommender.models.training.division import Training, train_share, trained_by, without_users
 from multitask_recommender.models.training.loop import TrainingSettings
@@ -35,7 +36,7 @@ MODELS = {
     "squared": of(),
     "clipped and balanced": of(CLIPPED),
     "softmax": of(retrieval_loss="softmax", item_dropout=0.2),
-    "sequential": of(encoder="sequential"),
+    "next items": lambda: NextItems(NextItemsSettings(dimension=4, training=TRAINING)),
     "later": of(hidden="later", penalise="task_vectors"),
     "ple": lambda: PLE(PLESettings(dimension=4, training=TRAINING)),
 }

@@ -9,14 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import TASKS, everyone, make_interactions, make_side
+from conftest import everyone, make_interactions, make_side
 from multitask_recommender.data.interactions import Interactions, SideInformation
-from multitask_recommender.models.architectures.mmoe import MMoE, MMoESettings
-from multitask_recommender.models.architectures.shared_bottom import SharedBottom, SharedBottomSettings
-from multitask_recommender.models.towers.multi_task import MultiTaskModule
-from multitask_recommender.models.towers.next_items import NextItems, followers
-from multitask_recommender.models.towers.settings import MultiTaskSettings
-from multitask_recommender.models.training.loop import TrainingSettings, UserBatch, UserRows, new_generator
+from multitask_recommender.models.architectures.shared_bottom import WideSharedBottom, WideSharedBottomSettings
+from multitask_recommender.models.baselines.next_items import NextItems, NextItemsModule, NextItemsSettings, followers
+from multitask_recommender.models.per_task import PerTask
+from multitask_recommender.models.training.loop import UserBatch, UserRows, new_generator
 from multitask_recommender.testing import ModelUnderTest, parametrize_with_checks
 
 USERS, ITEMS, ROWS = 20, 15, 7
@@ -35,9 +33,9 @@ def side() -> SideInformation:
     return make_side(USERS, ITEMS)
 
 
-def awake(side: SideInformation, **settings: float) -> NextItems:
-    own = MultiTaskSettings.model_validate({"sequence_dimension": 6, "sequence_length": 4, **settings})
-    module = NextItems(side, own, new_generator(1))
+def awake(side: SideInformation, **settings: float) -> NextItemsModule:
+    own = NextItemsSettings.model_validate({"dimension": 6, "length": 4, **settings})
+    module = NextItemsModule(side, own, new_generator(1))
     for place, parameter in enumerate(module.parameters()):
         parameter.data.add_(0.3 * torch.randn(parameter.shape, generator=new_generator(place)))
     return module
@@ -64,7 +62,7 @@ def test_every_row_that_another_follows_is_trained(
 ) -> None:
     """That nothing follows the latest row is not known, so nothing is learnt from it."""
     kept: list[torch.Tensor] = []
-    module = awake(side, sequence_hidden=0.0)
+    module = awake(side, hidden=0.0)
     outputs = module.outputs
 
     def watched(batch: UserBatch) -> torch.Tensor:
@@ -82,7 +80,7 @@ def test_every_row_that_another_follows_is_trained(
 def test_the_loss_equals_its_definition(rows: Interactions, side: SideInformation) -> None:
     """Up to the sum of squares of what is to be predicted; items without rows do not count."""
     reach, target, span = 1.5, 5.0, 4  # Three times the reach.
-    module, batch = awake(side, sequence_reach=reach), batch_of(rows)
+    module, batch = awake(side, reach=reach), batch_of(rows)
     scores = (module.outputs(batch) @ module.heads["watch"] @ module.expected.T).detach().double()
     catalogue, total = np.unique(rows.item), 0.0
     for row in range(len(rows)):
@@ -106,16 +104,24 @@ def test_rows_are_followed_by_those_of_their_user_alone(rows: Interactions) -> N
     assert np.bincount(row, minlength=len(rows)).tolist() == [3, 3, 3, 3, 2, 1, 0] * USERS
 
 
-def fitted(rows: Interactions, side: SideInformation, **changes: object) -> SharedBottom:
-    training = TrainingSettings(learning_rate=0.03, epochs=20, batches=4)
-    settings = {"dimension": 4, "encoder": "sequential", "history_dropout": 0.0, "training": training, **changes}
-    model = SharedBottom(SharedBottomSettings.model_validate(settings))
+TRAINING = {"learning_rate": 0.03, "epochs": 20, "batches": 4, "averaging": None}
+
+
+def fitted(rows: Interactions, side: SideInformation, **changes: object) -> NextItems:
+    model = NextItems(NextItemsSettings.model_validate({"training": TRAINING, **changes}))
+    model.fit(rows.with_tasks(["watch"]), side.with_tasks(["watch"]), seed=1)
+    return model
+
+
+def beside_towers(rows: Interactions, side: SideInformation) -> WideSharedBottom:
+    settings = {"dimension": 4, "next_items": {"training": TRAINING}, "training": TRAINING}
+    model = WideSharedBottom(WideSharedBottomSettings.model_validate(settings))
     model.fit(rows, side, seed=1)
     return model
 
 
 def test_order_counts_for_retrieval_alone(rows: Interactions, side: SideInformation) -> None:
-    model = fitted(rows, side)
+    model = beside_towers(rows, side)
     swapped = np.lexsort((-np.arange(len(rows)), rows.user))
     one, other = (model.score(everyone(asked, side)) for asked in (rows, rows.where(swapped)))
     for task, same in {"watch": False, "like": True, "rating": True}.items():
@@ -124,7 +130,7 @@ def test_order_counts_for_retrieval_alone(rows: Interactions, side: SideInformat
 
 def test_towers_and_sequence_are_added(rows: Interactions, side: SideInformation) -> None:
     """A score is linear in the weight of the sequence, and without any that of the towers; labels know none of it."""
-    model, queries = fitted(rows, side), everyone(rows, side)
+    model, queries = beside_towers(rows, side), everyone(rows, side)
     scores = []
     for weight in (0.0, 1.0, 3.0):
         model.ask_with(model.settings.model_copy(update={"next_items_weight": weight}))
@@ -132,20 +138,21 @@ def test_towers_and_sequence_are_added(rows: Interactions, side: SideInformation
     assert np.allclose(
         scores[2]["watch"] - scores[0]["watch"], 3 * (scores[1]["watch"] - scores[0]["watch"]), atol=1e-4
     )
+    assert np.allclose(scores[0]["watch"], model.deep.score(queries)["watch"])
     assert not np.allclose(scores[0]["watch"], scores[1]["watch"], atol=1e-2)
     assert np.array_equal(scores[0]["rating"], scores[2]["rating"])
 
 
-def test_only_retrieval_tasks_have_a_sequence(side: SideInformation) -> None:
-    settings = SharedBottomSettings(dimension=4, encoder="sequential")
-    for names, reads in ((list(TASKS), True), (["like", "rating"], False)):
-        own = side.with_tasks(names)
-        rows = make_interactions(USERS, ITEMS, ROWS, seed=2).with_tasks(names)
-        model = SharedBottom(settings)
-        model.fit(rows, own, seed=1)
-        module = model.fitted_module
-        assert isinstance(module, MultiTaskModule)
-        assert (module.next is not None) == reads
+def test_models_with_the_same_retrieval_tasks_share_it(side: SideInformation) -> None:
+    """What it becomes depends on the retrieval tasks alone, so that a joint model and its control have one of it."""
+    settings = {"next_items": {"training": TRAINING}}
+    names: dict[str, list[str]] = {}
+    for dimension, tasks in ((4, ["watch", "like", "rating"]), (8, ["watch"]), (4, ["like", "rating"])):
+        model = WideSharedBottom(WideSharedBottomSettings.model_validate({"dimension": dimension, **settings}))
+        names[" ".join(tasks)] = list(model.slow_parts(side.with_tasks(tasks)))
+    assert names["watch like rating"] == names["watch"]
+    assert len(names["watch"]) == 1
+    assert names["like rating"] == []
 
 
 def test_it_finds_what_comes_next() -> None:
@@ -155,24 +162,22 @@ def test_it_finds_what_comes_next() -> None:
     place = np.arange(len(rows)) % length
     start = np.random.default_rng(3).integers(0, items, users)[rows.user]
     rows = replace(rows, item=(start + place) % items, labels={**rows.labels, "watch": np.ones(len(rows), np.float32)})
-    score = fitted(rows, side, sequence_reach=1.0, sequence_hidden=0.0).score(everyone(rows, side))["watch"]
+    score = fitted(rows, side, reach=1.0, hidden=0.0).score(everyone(rows, side))["watch"]
     first = np.where(everyone(rows, side).known(items).toarray() > 0, -np.inf, score).argmax(axis=1)
     assert (first == (rows.item[length - 1 :: length] + 1) % items).mean() > 0.9
 
 
-_QUICK = {
-    "dimension": 4,
-    "encoder": "sequential",
-    "sequence_dimension": 6,
-    "sequence_length": 4,
-    "training": {"epochs": 3, "batches": 2},
-}
+_QUICK = {"dimension": 6, "length": 4, "training": {"epochs": 3, "batches": 2}}
+_BLEND = {"dimension": 4, "next_items": _QUICK, "training": {"epochs": 3, "batches": 2}}
 
 
 @parametrize_with_checks(
     [
-        ModelUnderTest("shared_bottom", lambda tasks: SharedBottom(SharedBottomSettings.model_validate(_QUICK))),
-        ModelUnderTest("mmoe", lambda tasks: MMoE(MMoESettings.model_validate(_QUICK))),
+        ModelUnderTest("blend", lambda tasks: WideSharedBottom(WideSharedBottomSettings.model_validate(_BLEND))),
+        ModelUnderTest(
+            "next_items",
+            lambda tasks: PerTask(NextItems, {"watch": NextItemsSettings.model_validate(_QUICK)}),
+        ),
     ]
 )
 def test_contract(model: ModelUnderTest, check: Callable[[ModelUnderTest], None]) -> None:

@@ -76,8 +76,8 @@ def test_what_was_accepted_once_is_refused(changed: dict[str, Any], said: str) -
     ("search", "said"),
     [
         ({"dimension": [4, 4]}, "twice"),
-        ({"dimension": [*range(1, 130)], "epochs": [1], "sequence_length": [*range(1, 130)]}, "unknown|extra|Extra"),
-        ({name: [*range(1, 102)] for name in ("dimension", "sequence_length", "sequence_dimension")}, "combinations"),
+        ({"dimension": [*range(1, 130)], "epochs": [1], "training.epochs": [*range(1, 130)]}, "unknown|extra|Extra"),
+        ({name: [*range(1, 102)] for name in ("dimension", "training.epochs", "training.batches")}, "combinations"),
     ],
 )
 def test_searches_that_do_not_end_are_refused(search: dict[str, list[Any]], said: str) -> None:

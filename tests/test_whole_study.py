@@ -204,12 +204,11 @@ def test_every_model_runs_end_to_end(every_model: Project) -> None:
     # A derived model differs from its base in what its name says alone.
     chosen = {
         name: json.loads((project.outputs / "06_models" / name / "chosen_settings.json").read_text())["random"]
-        for name in ("shared_bottom", "sequential_encoder", "upgrad")
+        for name in ("shared_bottom", "nonlinear_encoder", "upgrad")
     }
-    assert chosen["sequential_encoder"] == {
+    assert chosen["nonlinear_encoder"] == {
         **chosen["shared_bottom"],
-        "encoder": "sequential",
-        "next_items_weight": 0.5,
+        "encoder": "nonlinear",
     }
     training = {**chosen["shared_bottom"]["training"], "balancing": "upgrad"}
     assert chosen["upgrad"] == {**chosen["shared_bottom"], "training": training}

@@ -236,6 +236,14 @@ class Grid:
         fit, way = divmod(candidate, len(self.ways))
         return {**self.fits[fit], **self.ways[way]}
 
+    def trained_alike(self, fits: list[int], solved: frozenset[str]) -> list[list[int]]:
+        """Divide some fits into those that differ in settings alone that are solved after a training."""
+        found: dict[str, list[int]] = {}
+        for number in fits:
+            trained = {path: value for path, value in self.fits[number].items() if path.split(".")[0] not in solved}
+            found.setdefault(json.dumps(trained), []).append(number)
+        return list(found.values())
+
     def fits_of(self, candidates: list[int]) -> list[int]:
         """Return the fits of some candidates, in their order and each once."""
         return list(dict.fromkeys(candidate // len(self.ways) for candidate in candidates))
@@ -347,14 +355,18 @@ def cross_validate(
         fit_seed = derive_seed(seed, variant.name, split.name, "fold", fold)
 
         def make(
-            job: tuple[int, list[str]], side: SideInformation = side
+            job: tuple[list[int], list[str]], side: SideInformation = side
         ) -> tuple[Recommender, SideInformation, list[Settings]]:
-            number, own = job
+            numbers, own = job
             some = side.with_tasks(own, variant.equal_inputs) if variant.per_task else side
-            each = [parameters.with_values({**grid.fits[number], **way}) for way in grid.ways]
+            each = [parameters.with_values({**grid.fits[number], **way}) for number in numbers for way in grid.ways]
             return variant.make(each[0], some.tasks), some, each
 
-        jobs = [(number, groups[place]) for place in open_groups for number in alive[place]]
+        jobs = [
+            (numbers, groups[place])
+            for place in open_groups
+            for numbers in grid.trained_alike(alive[place], variant.recommender.solved)
+        ]
         title = f"{variant.name}, {split.name}: cross-validation, fold {fold + 1} of {split.folds}"
         part_seed = derive_seed(seed, "slow parts", split.name, "fold", fold)
         made = [make(job)[:2] for job in jobs]
@@ -362,7 +374,7 @@ def cross_validate(
         fitted = fit_slow_parts(wanted, settings.workers, title)
 
         def measure(
-            job: tuple[tuple[int, list[str]], dict[str, FittedPart]],
+            job: tuple[tuple[list[int], list[str]], dict[str, FittedPart]],
             make: Callable[..., tuple[Recommender, SideInformation, list[Settings]]] = make,
             parts: FoldPairs = parts,
             fit_seed: int = fit_seed,
@@ -378,15 +390,21 @@ def cross_validate(
             )
 
         results = run_jobs(measure, list(zip(jobs, fitted, strict=True)), settings.workers, title)
-        rows = []
-        for (number, group), result in zip(jobs, results, strict=True):
+        measured: list[tuple[int, int, dict[str, float]]] = []
+        for (numbers, group), result in zip(jobs, results, strict=True):
+            asked = [number * ways + way for number in numbers for way in range(ways)]
             if isinstance(result, TrainingError):
                 where = f"model '{variant.name}', {split.name} split, fold {fold + 1} of {split.folds}"
                 failure = result.within(where)
-                result = [dict.fromkeys(group, math.inf)] * ways
-            for way, errors in enumerate(result):
-                candidate = number * ways + way
-                rows += [(candidate, json.dumps(grid[candidate]), fold, task, value) for task, value in errors.items()]
+                result = [dict.fromkeys(group, math.inf)] * len(asked)
+            place = groups.index(group)
+            measured += [(place, candidate, errors) for candidate, errors in zip(asked, result, strict=True)]
+        # In the order of the candidates, however they were fitted.
+        rows = [
+            (candidate, json.dumps(grid[candidate]), fold, task, value)
+            for _, candidate, errors in sorted(measured, key=lambda one: one[:2])
+            for task, value in errors.items()
+        ]
         new = pd.DataFrame(rows, columns=FIT_COLUMNS)
         table = new if table.empty else pd.concat([table, new], ignore_index=True)
         for place in open_groups:

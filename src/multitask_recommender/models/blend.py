@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -80,6 +80,7 @@ class Blend(Recommender[S]):
         super().__init__(settings)
         self._asked: dict[str, _Asked] = {}
         self._taken: Mapping[str, State] = {}
+        self._solve: Callable[[WidePart], None] | None = None
 
     @abstractmethod
     def make_deep(self) -> Recommender:
@@ -91,16 +92,25 @@ class Blend(Recommender[S]):
 
     def fit(self, train: Interactions, side: SideInformation, seed: int) -> LearningCurve:
         """Fit all parts; the learning curve is that of the deep one."""
-        self.deep, self._side, self._wide, self._asked = self.make_deep(), side, self.make_wide(side), {}
         taken, self._taken = self._taken, {}
-        curve = self.deep.fit(train, side, seed)
-        for part in self._wide.values():
+
+        def solve(part: WidePart) -> None:
             own = side.with_tasks(part.tasks)
             if part.slow and part.key in taken:
                 part.recommender.restore(taken[part.key], own)
             else:
                 part.recommender.fit(train.with_tasks(part.tasks), own, seed)
+
+        self._begin(side)
+        curve = self.deep.fit(train, side, seed)
+        for part in self._wide.values():
+            solve(part)
+        self._solve = solve
         return curve
+
+    def _begin(self, side: SideInformation) -> None:
+        self.deep, self._side, self._wide, self._asked = self.make_deep(), side, self.make_wide(side), {}
+        self._fitted = {part.key: part.recommender for part in self._wide.values()}
 
     def slow_parts(self, side: SideInformation) -> dict[str, Part]:
         """Return the slow ones of the wide parts."""
@@ -111,11 +121,15 @@ class Blend(Recommender[S]):
         self._taken = states
 
     def ask_with(self, settings: S) -> None:
-        """Let all parts be asked with their part of the settings."""
+        """Let all parts be asked with their own settings; one that is solved otherwise with these is solved anew."""
         self.settings = settings
         self.deep.ask_with(self.make_deep().settings)
         for name, part in self.make_wide(self._side).items():
-            fitted = self._wide[name].recommender
+            if part.key not in self._fitted:
+                assert self._solve is not None, "what was stored has no rows to learn from"
+                self._solve(part)
+                self._fitted[part.key] = part.recommender
+            fitted = self._fitted[part.key]
             fitted.ask_with(part.recommender.settings)
             self._wide[name] = part._replace(recommender=fitted)
 
@@ -187,7 +201,7 @@ class Blend(Recommender[S]):
 
     def restore(self, state: State, side: SideInformation) -> None:
         """Take the states of all parts back."""
-        self.deep, self._side, self._wide, self._asked = self.make_deep(), side, self.make_wide(side), {}
+        self._begin(side)
         self.deep.restore(branch(state, "deep"), side)
         for name, part in self._wide.items():
             part.recommender.restore(branch(state, name), side.with_tasks(part.tasks))

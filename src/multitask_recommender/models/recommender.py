@@ -25,7 +25,6 @@ ASKED_WITH = frozenset({"recency", "wide_weight", "wide_labels_share", "revisit_
 
 InnerProducts = dict[str, tuple[FloatArray, FloatArray]]
 PENALTY, USER_EMBEDDING, CALIBRATOR = "(penalty)", "(user embedding)", "(calibrator)"
-NEXT_ITEMS = "(next items)"
 """Names of losses beside those of tasks, which are never called something in parentheses."""
 
 
@@ -106,6 +105,7 @@ class Recommender(ABC, Generic[S]):
             tasks order items and mean nothing else.
         ranks: Kinds of tasks for which the model gives scores at all.
         stochastic: Whether the seed changes the result.
+        solved: Names of settings that a fitted model can change without being trained again, see :meth:`ask_with`.
         effort: About how long a fit takes, next to one of the shared-bottom model. It tells a first run its time left
             and nothing else.
         knowledge: What its scores rest on.
@@ -114,6 +114,7 @@ class Recommender(ABC, Generic[S]):
     predicts: frozenset[TaskKind] = frozenset()
     ranks: frozenset[TaskKind] = frozenset({"retrieval", "binary", "regression"})
     stochastic: bool = False
+    solved: frozenset[str] = frozenset()
     effort: float = 0.2
     knowledge: Knowledge
 
@@ -150,7 +151,10 @@ class Recommender(ABC, Generic[S]):
         return
 
     def ask_with(self, settings: S) -> None:
-        """Take settings that differ from those of the training in those of ``ASKED_WITH`` alone."""
+        """Take settings that differ from those of the training in those of ``ASKED_WITH`` or ``solved`` alone.
+
+        What depends on the latter is solved anew, from the rows of the last :meth:`fit`.
+        """
         self.settings = settings
 
     @abstractmethod

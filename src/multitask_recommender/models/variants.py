@@ -37,6 +37,7 @@ from multitask_recommender.models.baselines import (
     markov,
     matrix_factorisation,
     neighbours,
+    next_items,
     revisit,
     simple,
 )
@@ -372,12 +373,19 @@ def _architecture(
     )
 
 
-def _derived(name: str, kind: Kind, title: str, **more: Any) -> Variant:
+def _derived(
+    name: str,
+    kind: Kind,
+    title: str,
+    recommender: type[Recommender] = shared_bottom.SharedBottom,
+    settings: type[Settings] = SharedBottomSettings,
+    **more: Any,
+) -> Variant:
     """The shared-bottom model with something changed."""
     return Variant(
         name,
-        shared_bottom.SharedBottom,
-        SharedBottomSettings,
+        recommender,
+        settings,
         kind,
         title,
         core=False,
@@ -410,6 +418,16 @@ _ALL = (
     ),
     Variant(
         "markov", markov.MarkovChain, markov.MarkovSettings, "baseline", "Markov chain", per_task=True, quick=False
+    ),
+    Variant(
+        "next_items",
+        next_items.NextItems,
+        next_items.NextItemsSettings,
+        "baseline",
+        "Next items",
+        per_task=True,
+        core=False,
+        quick=False,
     ),
     Variant("ease", item_item.Ease, item_item.EaseSettings, "baseline", "EASE", per_task=True, quick=False),
     Variant(
@@ -581,7 +599,13 @@ _ALL = (
         compared_only=True,
     ),
     _derived("nonlinear_encoder", "multi_task", "Non-linear encoder"),
-    _derived("sequential_encoder", "multi_task", "Sequential encoder"),
+    _derived(
+        "with_next_items",
+        "multi_task",
+        "Shared-bottom, next items",
+        shared_bottom.WideSharedBottom,
+        shared_bottom.WideSharedBottomSettings,
+    ),
     _derived("uncertainty_weighting", "multi_task", "Uncertainty weighting"),
     _derived("dynamic_weight_average", "multi_task", "Dynamic weight average"),
     _derived("random_weighting", "multi_task", "Random weighting"),

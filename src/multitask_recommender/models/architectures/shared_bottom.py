@@ -10,6 +10,7 @@ from multitask_recommender.data.tasks import Task
 from multitask_recommender.models.architectures.revisiting import RevisitingSettings, revisit_parts
 from multitask_recommender.models.baselines.bayesian_factors import BayesianFactors, BayesianFactorsSettings
 from multitask_recommender.models.baselines.item_item import EaseSettings, FirstStepEase
+from multitask_recommender.models.baselines.next_items import NextItems, NextItemsSettings
 from multitask_recommender.models.blend import Blend, WidePart
 from multitask_recommender.models.recommender import Recommender
 from multitask_recommender.models.towers.experts import Experts, identity_heads
@@ -111,23 +112,29 @@ class WideSharedBottomSettings(SharedBottomSettings, RevisitingSettings):
         wide_weight: Factor on it in the score.
         wide_labels: Parameters of the wide part of the tasks with labels, Bayesian factors; null: none.
         wide_labels_share: Its share of the prediction.
+        next_items: Parameters of the part of the retrieval tasks that reads the order of a history; null: none.
+        next_items_weight: Factor on it in the score.
     """
 
     wide: EaseSettings | None = None
     wide_weight: float = Field(default=1.0, gt=0, le=1e9)
     wide_labels: BayesianFactorsSettings | None = None
     wide_labels_share: float = Field(default=0.7, gt=0, le=1)
+    next_items: NextItemsSettings | None = None
+    next_items_weight: float = Field(default=1.0, ge=0, le=1e9)
 
 
 class WideSharedBottom(Blend[WideSharedBottomSettings]):
-    """Shared-bottom towers blended with item-item weights in closed form and with Bayesian factors.
+    """Shared-bottom towers blended with item-item weights in closed form, Bayesian factors, and what comes next.
 
     EASE is added to the scores of the retrieval tasks (:class:`FirstStepEase`: the steps of a funnel share the wide
     part of its first step, which has the most data), and with it the bonus of items that were met in an earlier step
-    (:class:`RevisitBonus`); the predictions of the others are mixed with those of :class:`BayesianFactors`.
+    (:class:`RevisitBonus`), and :class:`NextItems`; the predictions of the others are mixed with those of
+    :class:`BayesianFactors`.
     """
 
     knowledge = SharedBottom.knowledge
+    solved = frozenset({"wide"})
     effort = 5.0
 
     def make_deep(self) -> Recommender:
@@ -142,6 +149,9 @@ class WideSharedBottom(Blend[WideSharedBottomSettings]):
         parts = {}
         if self.settings.wide is not None and ranked:
             parts["wide"] = WidePart(FirstStepEase(self.settings.wide), ranked, self.settings.wide_weight, mixed=False)
+        if self.settings.next_items is not None and ranked:
+            after = NextItems(self.settings.next_items)
+            parts["next_items"] = WidePart(after, ranked, self.settings.next_items_weight, mixed=False, slow=True)
         if self.settings.wide_labels is not None:
             for task in labelled:
                 factors, share = BayesianFactors(self.settings.wide_labels), self.settings.wide_labels_share

@@ -22,6 +22,8 @@ from multitask_recommender.models.towers.two_tower import (
     NeuralRecommender,
     TwoTowerModule,
     Vectors,
+    popular_without_history,
+    shares_of_positives,
     task_loss,
 )
 from multitask_recommender.models.training.loop import TrainingSettings, UserBatch, UserRows
@@ -119,13 +121,11 @@ class DocumentSystemModule(TwoTowerModule):
     popularity: Tensor
 
     def start(self, rows: UserRows) -> None:
-        """Count the positives of every task and item, and set the scale of frozen vectors.
+        """Note how popular every item is with every task, and set the scale of frozen vectors.
 
         The scale is mean square 1 per coordinate, so that one learning rate suits all.
         """
-        for place, name in enumerate(self.tasks):
-            items = rows.item[rows.labels[name] > 0]
-            self.popularity[place] = torch.bincount(items, minlength=self.popularity.shape[1])
+        self.popularity = shares_of_positives(rows, self.tasks, self.popularity.shape[1])
         if self.user_embedding is None:
             assert rows.frozen is not None
             self.frozen_scale = rows.frozen.square().mean().sqrt().clamp(min=1e-12)
@@ -194,14 +194,11 @@ class TwoStageSystem(NeuralRecommender[DocumentSystemSettings]):
 
         The formula has no biases, so what the user tower makes of no history says little of items.
         """
-        scores = super().score(queries)
-        unknown = np.bincount(queries.history.user, minlength=len(queries)) == 0
-        for place, (name, kind) in enumerate(self._kinds.items()):
-            if kind == "retrieval":
-                module = self._module
-                assert isinstance(module, DocumentSystemModule)
-                scores[name][unknown] = module.popularity[place].numpy()
-        return scores
+        module = self.fitted_module
+        assert isinstance(module, DocumentSystemModule)
+        places = {name: place for place, name in enumerate(self._kinds) if self._kinds[name] == "retrieval"}
+        popular = {name: module.popularity[place] for name, place in places.items()}
+        return popular_without_history(super().score(queries), queries, popular)
 
 
 class JointSystem(TwoStageSystem):

@@ -1,7 +1,8 @@
 """History encoders: what is made of a user's history, as a bag of items or as a sequence.
 
-Every encoder starts from the weighted sum of the item vectors of the history (the linear encoder) and may add to it. In
-the multi-task towers the order of a history has a module of its own, ``next_items``, of the same self-attention.
+Every encoder starts from the weighted sum of the item vectors of the history (the linear encoder) and may add to it.
+The sequential one is for the user embedding model. Beside the multi-task towers the order of a history is read by a
+recommender of its own, ``next_items``, with the same self-attention.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class HistoryEncoder(nn.Module, ABC):
 class LinearEncoder(HistoryEncoder):
     """x = s: the sum itself, as in the source document's linear autoencoder and in SVD++ (Koren, KDD 2008)."""
 
-    def forward(self, summed: Tensor, row_user: Tensor, row_vectors: RowVectors) -> Tensor:
+    def forward(self, summed: Tensor, row_user: Tensor | None = None, row_vectors: RowVectors | None = None) -> Tensor:
         """Return ``summed``."""
         return summed
 
@@ -64,7 +65,7 @@ class NonlinearEncoder(HistoryEncoder):
         self.bias = nn.Parameter(torch.zeros(dimension))
         self.outward = nn.Parameter(torch.zeros(dimension, dimension))
 
-    def forward(self, summed: Tensor, row_user: Tensor, row_vectors: RowVectors) -> Tensor:
+    def forward(self, summed: Tensor, row_user: Tensor | None = None, row_vectors: RowVectors | None = None) -> Tensor:
         """Add the hidden layer's output to the sum."""
         return summed + torch.tanh(summed @ self.inward + self.bias) @ self.outward
 

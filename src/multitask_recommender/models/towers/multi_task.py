@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from multitask_recommender.data.interactions import SideInformation
 from multitask_recommender.data.tasks import Task
-from multitask_recommender.models.recommender import NEXT_ITEMS, PENALTY, Knowledge
+from multitask_recommender.models.recommender import PENALTY, Knowledge
 from multitask_recommender.models.towers.fold_in import (
     LogisticRows,
     crossed,
@@ -26,7 +26,6 @@ from multitask_recommender.models.towers.fold_in import (
     minimise_logistic,
 )
 from multitask_recommender.models.towers.item_side import ItemSide
-from multitask_recommender.models.towers.next_items import NextItems
 from multitask_recommender.models.towers.penalties import IdentityPenalty
 from multitask_recommender.models.towers.settings import MultiTaskSettings
 from multitask_recommender.models.towers.tower import Tower
@@ -129,8 +128,6 @@ class MultiTaskModule(TwoTowerModule):
         self.users = UserSide(side, settings, towers[0], scale, generator)
         self.items = ItemSide(side, settings, towers[1], scale, generator)
         self.constant = nn.Parameter(torch.zeros(len(side.tasks)))
-        reads_order = settings.encoder == "sequential" and self.users.reads_rows and retrieves
-        self.next = NextItems(side, settings, generator) if reads_order else None
         self.penalty = IdentityPenalty(side.tasks, self.weights, settings)
         self.register_buffer("label_share", torch.ones(len(side.tasks)))
 
@@ -143,8 +140,6 @@ class MultiTaskModule(TwoTowerModule):
         """Set the pointwise tasks' biases to their solution without factors, and what depends on the rows alone."""
         self.users.start(rows)
         self.items.start(rows)
-        if self.next is not None:
-            self.next.start(rows)
         sizes, places = (len(self.users.bias), len(self.items.bias)), {name: at for at, name in enumerate(self.tasks)}
         read = self.users.history_task
         for name, task in {**({} if read is None else {read: self._read[read]}), **self.tasks}.items():
@@ -213,15 +208,7 @@ class MultiTaskModule(TwoTowerModule):
         """Return :meth:`task_vectors` of users in training."""
         return self.task_vectors(self.encode_users(batch, seen), self.users.bias[batch.users])
 
-    def item_vectors(self) -> Vectors:
-        """Return task to (items, d + 1 + tasks) what the towers make of the items, and w of :class:`NextItems`."""
-        vectors = self.tower_vectors()
-        if self.next is None:
-            return vectors
-        tables = {id(own): torch.cat([own, self.next.expected], dim=1) for own in vectors.values()}
-        return {name: tables[id(own)] for name, own in vectors.items()}
-
-    def tower_vectors(self, shown: Tensor | None = None) -> Vectors:
+    def item_vectors(self, shown: Tensor | None = None) -> Vectors:
         """Return task to (items, d + 1 + tasks): b_t, 1, all item biases; ``shown`` as in :meth:`ItemSide.encode`."""
         shared, bias = self.items.encode(shown)
         vectors = self.items.tower.before_heads(shared)
@@ -235,19 +222,8 @@ class MultiTaskModule(TwoTowerModule):
         return self.items.tower(self.items.encode()[0])
 
     def query_vectors(self, batch: UserBatch, items: Vectors) -> Vectors:
-        """Return :meth:`task_vectors` of anybody; of a user without history those of the mean training user.
-
-        What comes next is no part of the folding in: it is about the rows after the history, not about those in it.
-        """
-        if self.next is None:
-            return self.task_vectors(*self.fold_in(batch, items))
-        own = self.next.dimension
-        tables = {id(table): table[:, :-own] for table in items.values()}
-        batch.source.grams = {name: gram[:-own, :-own] for name, gram in batch.source.grams.items()}
-        vectors = self.task_vectors(*self.fold_in(batch, {name: tables[id(table)] for name, table in items.items()}))
-        after = self.next.user_vectors(batch)
-        none = self.constant.new_zeros(len(batch.users), own)
-        return {name: torch.cat([vector, after.get(name, none)], dim=1) for name, vector in vectors.items()}
+        """Return :meth:`task_vectors` of anybody; of a user without history those of the mean training user."""
+        return self.task_vectors(*self.fold_in(batch, items))
 
     def fold_in(self, batch: UserBatch, items: Vectors) -> tuple[Tensor, Tensor]:
         """Solve the identity vectors p and the biases from the histories of a batch.
@@ -440,12 +416,9 @@ class MultiTaskModule(TwoTowerModule):
         shown = None
         if self.settings.item_dropout > 0 and self.items.features is not None:
             shown = (batch.random(len(self.items.identity), 1) >= self.settings.item_dropout).float()
-        sums = self.task_sums(self.user_vectors(batch, seen), self.tower_vectors(shown), retrieved, asked)
+        sums = self.task_sums(self.user_vectors(batch, seen), self.item_vectors(shown), retrieved, asked)
         result = {name: self.weights.get(name, 1.0) * loss.mean(batch) for name, loss in sums.items()}
         result[PENALTY] = self._penalty(batch, asked)
-        if self.next is not None:
-            parts = self.next.losses(batch)
-            result[NEXT_ITEMS] = torch.stack([self.weights[name] * part for name, part in parts.items()]).sum()
         return result
 
     def task_sums(self, users: Vectors, items: Vectors, batch: UserBatch, asked: UserBatch) -> dict[str, LossSum]:
@@ -489,7 +462,7 @@ class MultiTaskModule(TwoTowerModule):
         asked_rows = at_least_one(batch.total(len(asked.row_item)))
         total = (user[0].sum() + share * item[0].sum()) / at_least_one(batch.total(len(batch.row_item)))
         total = total + (by_user @ user[1] + by_item @ item[1]) / asked_rows
-        tables = [*users.tables(), *items.tables(), *([] if self.next is None else self.next.tables())]
+        tables = [*users.tables(), *items.tables()]
         if not tables:
             return total
         encoder = torch.stack([table.square().sum() for table in tables]).sum()
@@ -501,8 +474,7 @@ class MultiTaskModule(TwoTowerModule):
 
     def slow_parameters(self) -> list[nn.Parameter]:
         """Return the encoder's and the heads' parameters."""
-        after = [] if self.next is None else self.next.tables()
-        tables = (self.users.identity, self.items.identity, self.users.bias, self.items.bias, *after)
+        tables = (self.users.identity, self.items.identity, self.users.bias, self.items.bias)
         others = {id(p) for p in (*tables, *self.expert_parameters())}
         return [p for p in self.parameters() if id(p) not in others]
 
@@ -542,12 +514,6 @@ class MultiTaskRecommender(NeuralRecommender[M]):
         """Make the untrained module."""
         towers = (self.tower(side.tasks, generator), self.tower(side.tasks, generator))
         return self.module(side, self.settings, scales, towers, generator)
-
-    def ask_with(self, settings: M) -> None:
-        """Let what comes next count as the settings say."""
-        super().ask_with(settings)
-        if isinstance(self.fitted_module, MultiTaskModule) and self.fitted_module.next is not None:
-            self.fitted_module.next.weight = settings.next_items_weight
 
     def training_settings(self) -> TrainingSettings:
         """Return how the module is trained."""

@@ -8,7 +8,6 @@ from pydantic import Field
 
 from multitask_recommender.data.recency import Recency
 from multitask_recommender.models.recommender import HistorySettings
-from multitask_recommender.models.towers.history_encoders import EncoderName
 from multitask_recommender.models.training.loop import TrainingSettings
 from multitask_recommender.models.training.losses import RetrievalLoss
 
@@ -23,13 +22,6 @@ class MultiTaskSettings(HistorySettings):
         user_embedding: ``joint``: the history encoder is trained with the tasks; ``pretrained``: the frozen vectors of
             the user embedding model take its place; ``none``: a user has an identity vector and context alone.
         encoder: The history encoder where it is trained jointly (see ``history_encoders``).
-        sequence_length: How many of the latest items the sequential encoder reads.
-        sequence_dimension: Length of its vectors.
-        sequence_reach: How far ahead it is trained to look, in positions: an item so far on counts e times less.
-        next_items_weight: What its scores of retrieval tasks count beside those of the towers.
-        sequence_blocks: Number of its self-attention blocks.
-        sequence_heads: Number of heads of each.
-        sequence_hidden: Share of a user's rows hidden from it in a step.
         history_exponent: The sum over a history of n items is divided by n to this power.
         history_dropout: Share of a user's rows hidden from the encoder in a step; the pointwise losses are taken on
             the hidden rows alone (a denoising encoder).
@@ -59,14 +51,7 @@ class MultiTaskSettings(HistorySettings):
     user_features: bool = True
     item_features: bool = True
     user_embedding: Literal["joint", "pretrained", "none"] = "joint"
-    encoder: EncoderName = "linear"
-    sequence_length: int = Field(default=32, ge=1, le=100_000)
-    sequence_dimension: int = Field(default=64, ge=1, le=8192)
-    sequence_reach: float = Field(default=5.0, gt=0, le=1e9)
-    next_items_weight: float = Field(default=4.0, ge=0, le=1e9)
-    sequence_blocks: int = Field(default=1, ge=1, le=64)
-    sequence_heads: int = Field(default=2, ge=1, le=256)
-    sequence_hidden: float = Field(default=0.5, ge=0, lt=1)
+    encoder: Literal["linear", "nonlinear"] = "linear"
     history_exponent: float = Field(default=0.75, ge=0, le=1)
     history_dropout: float = Field(default=0.5, ge=0, lt=1)
     hidden: Literal["random", "later"] = "random"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -15,7 +15,14 @@ from torch import Tensor
 from multitask_recommender.data.interactions import FloatArray, Interactions, SideInformation, UserEncoder
 from multitask_recommender.data.queries import Histories, Queries
 from multitask_recommender.data.tasks import Task
-from multitask_recommender.models.recommender import H, InnerProducts, LearningCurve, Recommender, cosines
+from multitask_recommender.models.recommender import (
+    HistorySettings,
+    InnerProducts,
+    LearningCurve,
+    Recommender,
+    S,
+    cosines,
+)
 from multitask_recommender.models.state import State, array, branch
 from multitask_recommender.models.training.division import BALANCED, DivisibleModule, Training, launcher_now
 from multitask_recommender.models.training.loop import (
@@ -166,6 +173,22 @@ def at_least_one(count: Tensor | int) -> Tensor | int:
     return count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1)
 
 
+def shares_of_positives(rows: UserRows, tasks: Iterable[str], items: int) -> Tensor:
+    """Return (tasks, items) which share of a task's positives every item has."""
+    counts = [torch.bincount(rows.item[rows.labels[name] > 0], minlength=items) for name in tasks]
+    return torch.stack([count / count.sum().clamp(min=1) for count in counts])
+
+
+def popular_without_history(
+    scores: dict[str, FloatArray], queries: Queries, popularity: Mapping[str, Tensor]
+) -> dict[str, FloatArray]:
+    """Replace, in place, the scores of users without history by (items,) popularities of tasks."""
+    unknown = np.bincount(queries.history.user, minlength=len(queries)) == 0
+    for name, popular in popularity.items():
+        scores[name][unknown] = popular.numpy()
+    return scores
+
+
 def task_loss(
     task: Task,
     user_vectors: Tensor,
@@ -221,7 +244,7 @@ def task_loss(
     return LossSum(total, count, labelled=True)
 
 
-class NeuralRecommender(Recommender[H]):
+class NeuralRecommender(Recommender[S]):
     """Trains a :class:`TwoTowerModule` and scores with its vectors.
 
     The items' vectors are computed once per task, those of the users from the histories that they are asked with, so
@@ -287,7 +310,7 @@ class NeuralRecommender(Recommender[H]):
         """Freeze the module and compute the vectors of the items."""
         self._module = module.eval().requires_grad_(False)
         self._encoder, self._scales = side.user_encoder, scales
-        self._kinds = {name: task.kind for name, task in side.tasks.items()}
+        self._kinds = {name: side.tasks[name].kind for name in self.scored_tasks(side.tasks)}
         self._catalogue = torch.from_numpy(array(self._state, "catalogue"))
         with torch.no_grad():
             self.item_vectors = module.item_vectors()
@@ -298,7 +321,9 @@ class NeuralRecommender(Recommender[H]):
 
     def user_vectors(self, queries: Queries) -> Vectors:
         """Return task to (B, d) vectors of the users of some queries."""
-        rows = as_rows(queries.weighted(self.settings.recency), self._encoder, self._catalogue)
+        if isinstance(self.settings, HistorySettings):
+            queries = queries.weighted(self.settings.recency)
+        rows = as_rows(queries, self._encoder, self._catalogue)
         rows.grams = self._grams
         self._module.describe(rows)
         with torch.no_grad():

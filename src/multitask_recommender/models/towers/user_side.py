@@ -10,7 +10,7 @@ from multitask_recommender.data.interactions import SideInformation
 from multitask_recommender.data.tasks import Task
 from multitask_recommender.foundation.errors import SettingsError
 from multitask_recommender.models.towers.biases import solve_biases, solve_user_biases
-from multitask_recommender.models.towers.history_encoders import make_history_encoder
+from multitask_recommender.models.towers.history_encoders import LinearEncoder, NonlinearEncoder
 from multitask_recommender.models.towers.settings import MultiTaskSettings
 from multitask_recommender.models.towers.sparse_features import FeatureTable
 from multitask_recommender.models.towers.tower import Tower
@@ -101,9 +101,9 @@ class UserSide(nn.Module):
             if self.history_task is not None:
                 self.label_history = nn.Parameter(torch.zeros(side.items, tower.width))
                 self.residuals = HistoryResiduals(side.items, side.read_tasks[self.history_task].kind == "binary")
-            # The order of a history has a module of its own, `NextItems`.
-            name = "linear" if settings.encoder == "sequential" else settings.encoder
-            self.encoder = make_history_encoder(name, tower.width, settings.sequence_length, generator)
+            self.encoder = (
+                NonlinearEncoder(tower.width, generator) if settings.encoder == "nonlinear" else LinearEncoder()
+            )
         elif settings.user_embedding == "pretrained":
             if side.user_encoder is None:
                 raise SettingsError("'user_embedding: pretrained' needs a variant that reads the user embedding model.")
@@ -157,21 +157,12 @@ class UserSide(nn.Module):
         value = (factor / (1.0 - hidden)).index_select(0, rows.row_user)
         if rows.row_weight is not None:
             value = value * rows.row_weight
-        table, labels = self.history, self.label_history
-        summed = weighted_sums(rows.pairs, value, table)
-        residual: Tensor | None = None
-        if labels is not None:
+        summed = weighted_sums(rows.pairs, value, self.history)
+        if self.label_history is not None:
             assert rows.source.residuals is not None
             residual = rows.source.residuals.index_select(0, rows.row)
-            summed = summed + weighted_sums(rows.pairs, value * residual, labels)
-
-        def row_vectors(places: Tensor) -> Tensor:
-            vectors = table[rows.row_item[places]]
-            if labels is None or residual is None:
-                return vectors
-            return vectors + residual[places, None] * labels[rows.row_item[places]]
-
-        return self.encoder(summed, rows.row_user, row_vectors)
+            summed = summed + weighted_sums(rows.pairs, value * residual, self.label_history)
+        return self.encoder(summed)
 
     def encode_context(self, batch: UserBatch) -> Tensor:
         """Return (B, D) what the features of the users add; 0 without them."""

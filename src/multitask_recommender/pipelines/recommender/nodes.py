@@ -212,7 +212,8 @@ def fit(
             Wanted(make(split), rows[split], sides[split], derive_seed(study.seed, "slow parts", split, seed))
             for split, seed in own_jobs
         ]
-        parts = fit_slow_parts(wanted, workers, title)
+        with trained_by(launcher):
+            parts = fit_slow_parts(wanted, workers, title)
         results += run_jobs(fit_once, [(*job, own) for job, own in zip(own_jobs, parts, strict=True)], workers, title)
     states: State = {split: {} for split in names}
     curves: list[dict[str, Any]] = []
