@@ -15,12 +15,14 @@ from conftest import TASKS, everyone, make_interactions, make_side
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
 from multitask_recommender.data.folds import Folding, SplitRule
 from multitask_recommender.data.inputs import TrainingTables
+from multitask_recommender.data.interactions import Interactions, SideInformation
 from multitask_recommender.data.queries import Histories
 from multitask_recommender.evaluation import cross_validation
 from multitask_recommender.evaluation.cross_validation import (
     Choice,
     CrossValidationSettings,
     Grid,
+    Searched,
     best_candidates,
     candidates,
     cross_validate,
@@ -34,7 +36,7 @@ from multitask_recommender.models import shared_parts
 from multitask_recommender.models.architectures.shared_bottom import SharedBottom
 from multitask_recommender.models.baselines.bayesian_factors import BayesianFactors, BayesianFactorsSettings
 from multitask_recommender.models.shared_parts import Wanted, fit_slow_parts
-from multitask_recommender.models.variants import VARIANTS
+from multitask_recommender.models.variants import VARIANTS, Variant, VariantParameters
 from multitask_recommender.pipelines.recommender.nodes import tune
 
 
@@ -43,6 +45,18 @@ def rule(folds: int, folding: Folding = "random") -> SplitRule:
 
 
 BUDGET = CrossValidationSettings(candidates=4, workers=1)
+
+
+def choose(
+    variant: Variant,
+    parameters: VariantParameters,
+    rows: Interactions,
+    side: SideInformation,
+    split: SplitRule,
+    budget: CrossValidationSettings = BUDGET,
+) -> Choice:
+    (choice,) = cross_validate(variant, [Searched(split, parameters, rows, lambda _: side)], budget, 1)
+    return choice
 
 
 def test_a_small_grid_is_tried_whole() -> None:
@@ -71,7 +85,7 @@ def test_it_chooses_the_better_candidate_per_task() -> None:
     rows, side = make_interactions(60, 30, 8, seed=2), make_side(60, 30)
     variant = VARIANTS["user_item_bias"]
     parameters = variant.parameters(search={"user_shrinkage": [1e6, 5.0]})
-    choice = cross_validate(variant, parameters, rows, lambda _: side, BUDGET, 1, rule(3))
+    choice = choose(variant, parameters, rows, side, rule(3))
     assert set(choice.chosen) == {"like", "rating"}
     for task, chosen in choice.chosen.items():
         errors = choice.table[choice.table["task"] == task].groupby("candidate")["error"].mean()
@@ -89,9 +103,7 @@ def test_results_do_not_depend_on_the_number_of_workers() -> None:
     settings = {"dimension": 4, "training": {"epochs": 2, "batches": 2}}
     parameters = variant.parameters(settings=settings, search={"penalty": [0.1, 10.0]})
     tables = [
-        cross_validate(
-            variant, parameters, rows, lambda _: side, CrossValidationSettings(candidates=2, workers=n), 1, rule(2)
-        ).table
+        choose(variant, parameters, rows, side, rule(2), CrossValidationSettings(candidates=2, workers=n)).table
         for n in (1, 2)
     ]
     pd.testing.assert_frame_equal(*tables)
@@ -102,12 +114,12 @@ def test_a_diverging_candidate_loses_and_all_diverging_is_an_error() -> None:
     variant = VARIANTS["two_stage"]
     settings = {"dimension": 4, "training": {"epochs": 3, "batches": 2, "gradient_clip": None}}
     parameters = variant.parameters(settings=settings, search={"training.learning_rate": [1e30, 0.01]})
-    choice = cross_validate(variant, parameters, rows, lambda _: side, BUDGET, 1, rule(2))
+    choice = choose(variant, parameters, rows, side, rule(2))
     assert choice.chosen == {"training.learning_rate": 0.01}
     assert math.isinf(choice.table["error"].max())
     hopeless = variant.parameters(settings=settings, search={"training.learning_rate": [1e30, 1e31]})
     with pytest.raises(TrainingError, match=r"two_stage.*random"):
-        cross_validate(variant, hopeless, rows, lambda _: side, BUDGET, 1, rule(2))
+        choose(variant, hopeless, rows, side, rule(2))
 
 
 def test_a_constant_model_has_error_one() -> None:
@@ -215,7 +227,7 @@ def test_ways_to_ask_cost_no_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     fits = []
     fit = variant.recommender.fit
     monkeypatch.setattr(variant.recommender, "fit", lambda self, *args: fits.append(1) or fit(self, *args))
-    choice = cross_validate(variant, parameters, rows, lambda _: side, BUDGET, 1, rule(3))
+    choice = choose(variant, parameters, rows, side, rule(3))
     assert len(fits) == 2 * len(TASKS)
     assert len(choice.table) == 6 * len(TASKS)
     for task, chosen in choice.chosen.items():
@@ -249,7 +261,7 @@ def test_a_task_whose_held_out_pairs_are_all_known_takes_the_first_candidate() -
     )
     side, variant = make_side(40, 30).with_tasks(["watch"]), VARIANTS["item_knn"]
     parameters = variant.parameters(search={"normalisation": [0.5, 0.4]})
-    choice = cross_validate(variant, parameters, events, lambda _: side, BUDGET, 1, rule(2, "forward"))
+    choice = choose(variant, parameters, events, side, rule(2, "forward"))
     assert choice.chosen == {"watch": {"normalisation": 0.5}}
     assert choice.table.empty
 
@@ -262,31 +274,56 @@ def test_slow_parts_are_fitted_once_for_all_candidates_and_models(monkeypatch: p
     fit = BayesianFactors.fit
     monkeypatch.setattr(BayesianFactors, "fit", lambda self, *data: fitted.append(self.settings) or fit(self, *data))
 
-    def choose(name: str) -> Choice:
+    def chosen(name: str) -> Choice:
         fitted.clear()
         variant = VARIANTS[name]
         parameters = variant.parameters(
             settings={**small, "wide_labels": factors},
             search={"penalty": [0.1, 1.0], "wide_labels.dimension": [2, 3], "wide_labels_share": [0.2, 0.5]},
         )
-        return cross_validate(variant, parameters, rows, lambda _: side, BUDGET, 1, rule(2))
+        return choose(variant, parameters, rows, side, rule(2))
 
     monkeypatch.setattr(shared_parts, "_fitted", {})
-    first = choose("wide_shared_bottom")
+    first = chosen("wide_shared_bottom")
     # On the first fold two lengths for each of two tasks, on the second at most as many again.
     assert 4 < len(fitted) <= 8
-    choose("wide_single_task")
+    chosen("wide_single_task")
     assert len(fitted) <= 4
     monkeypatch.setattr(shared_parts, "_KEPT_NUMBERS", 0)
     shared_parts._fitted.clear()
-    again = choose("wide_shared_bottom")
+    again = chosen("wide_shared_bottom")
     assert 4 < len(fitted) <= 8
     assert not shared_parts._fitted
     assert again.chosen == first.chosen
     pd.testing.assert_frame_equal(again.table, first.table)
     monkeypatch.setattr(VARIANTS["wide_shared_bottom"].recommender, "take_parts", lambda self, states: None)
-    choose("wide_shared_bottom")
+    chosen("wide_shared_bottom")
     assert len(fitted) > 8
+
+
+def test_splits_are_searched_together_as_each_would_be_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that take fewer rounds wait for nothing, and the fits of a round of all splits are one lot of jobs."""
+    rows, side = make_interactions(60, 30, 8, seed=2), make_side(60, 30)
+    lots: list[int] = []
+    run = cross_validation.run_jobs
+    monkeypatch.setattr(
+        cross_validation, "run_jobs", lambda call, jobs, *rest: lots.append(len(jobs)) or run(call, jobs, *rest)
+    )
+    variant = VARIANTS["item_knn"]
+    searches = [
+        Searched(split, variant.parameters(search=search), rows, lambda _: side)
+        for split, search in (
+            (rule(2), {"normalisation": [0.4, 0.5, 0.6, 0.7]}),
+            (rule(2)._replace(name="other"), {"normalisation": [0.3, 0.5]}),
+            (rule(3)._replace(name="third"), {"normalisation": [0.3, 0.4, 0.5, 0.6]}),
+        )
+    ]
+    together = cross_validate(variant, searches, BUDGET, 1)
+    assert lots == [len(TASKS) * (4 + 2 + 4), len(TASKS) * (2 + 2)]
+    for search, choice in zip(searches, together, strict=True):
+        (alone,) = cross_validate(variant, [search], BUDGET, 1)
+        assert choice.chosen == alone.chosen
+        pd.testing.assert_frame_equal(choice.table, alone.table)
 
 
 def test_what_is_solved_beside_a_training_is_no_reason_to_train_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,20 +333,20 @@ def test_what_is_solved_beside_a_training_is_no_reason_to_train_again(monkeypatc
     fit = SharedBottom.fit
     monkeypatch.setattr(SharedBottom, "fit", lambda self, *data: trained.append(1) or fit(self, *data))
 
-    def choose(name: str) -> Choice:
+    def chosen(name: str) -> Choice:
         trained.clear()
         variant = VARIANTS[name]
         parameters = variant.parameters(
             settings={"dimension": 3, "training": {"epochs": 2, "batches": 2}, "wide": {"penalty": 5.0}},
             search={"wide.penalty": [0.5, 500.0], "penalty": [0.1, 1.0], "wide_weight": [5.0, 50.0]},
         )
-        return cross_validate(variant, parameters, rows, lambda _: side, BUDGET, 1, rule(2))
+        return choose(variant, parameters, rows, side, rule(2))
 
     for name, tasks in (("wide_shared_bottom", 1), ("wide_single_task", len(TASKS))):
         with monkeypatch.context() as patch:
-            together, number = choose(name), len(trained)
+            together, number = chosen(name), len(trained)
             patch.setattr(VARIANTS[name].recommender, "solved", frozenset())
-            apart = choose(name)
+            apart = chosen(name)
         assert 2 * tasks <= number < len(trained) <= 6 * tasks
         assert together.chosen == apart.chosen
         pd.testing.assert_frame_equal(together.table, apart.table)

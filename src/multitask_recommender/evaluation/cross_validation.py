@@ -6,9 +6,10 @@ import itertools
 import json
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -303,16 +304,46 @@ def usable_folds(train: Interactions, tasks: dict[str, Task], model: str, split:
     return usable
 
 
+class Searched(NamedTuple):
+    """A split whose training rows choose parameters.
+
+    Attributes:
+        split: The split.
+        parameters: The model's settings and search space on it.
+        train: Its training rows with their folds.
+        side_without: Fold to the side information of the rows outside it.
+    """
+
+    split: SplitRule
+    parameters: VariantParameters
+    train: Interactions
+    side_without: Callable[[int], SideInformation]
+
+
+_Measured = list[dict[str, float]] | TrainingError
+"""Errors by task for every way to ask every fit of a job, or why it could not be trained."""
+
+
+class _Job(NamedTuple):
+    """A training that is measured on a fold, for all fits that differ in nothing that is trained.
+
+    Attributes:
+        fits: Numbers of the fits.
+        tasks: Names of the tasks that share a choice.
+        wanted: The model, and what it is trained on.
+        measure: Trains and measures it, given its slow parts.
+    """
+
+    fits: list[int]
+    tasks: list[str]
+    wanted: Wanted
+    measure: Callable[[dict[str, FittedPart]], _Measured]
+
+
 def cross_validate(
-    variant: Variant,
-    parameters: VariantParameters,
-    train: Interactions,
-    side_without: Callable[[int], SideInformation],
-    settings: CrossValidationSettings,
-    seed: int,
-    split: SplitRule,
-) -> Choice:
-    """Choose parameters by k-fold cross-validation with successive halving.
+    variant: Variant, searches: Sequence[Searched], settings: CrossValidationSettings, seed: int
+) -> list[Choice]:
+    """Choose parameters by k-fold cross-validation with successive halving, on some splits at the same time.
 
     Every fit is made without the first fold (see ``folds.py``) and measured on it, in all ways that it can be asked;
     the better half of the fits goes on to the next fold, and so on, until one is left (Jamieson and Talwalkar, AISTATS
@@ -321,20 +352,52 @@ def cross_validate(
 
     Args:
         variant: The model.
-        parameters: Its settings and search space.
-        train: Training rows with their folds.
-        side_without: Fold to the side information of the rows outside it.
+        searches: The splits.
         settings: Budget.
         seed: The study's seed; every fit derives its own.
-        split: The split.
 
     Returns:
-        The choice.
+        The choice for every split.
 
     Raises:
         StudyError: If a task has no positive label in a fold.
         TrainingError: If every candidate diverges.
     """
+    choices: dict[int, Choice] = {}
+    running = {place: _halving(variant, search, settings, seed) for place, search in enumerate(searches)}
+    results: dict[int, list[_Measured]] = {}
+    number = 0
+    while True:
+        number += 1
+        asked: dict[int, list[_Job]] = {}
+        for place, search in list(running.items()):
+            try:
+                asked[place] = search.send(results[place]) if results else next(search)
+            except StopIteration as end:
+                choices[place] = end.value
+                del running[place]
+        if not asked:
+            return [choices[place] for place in range(len(searches))]
+        # Those of all splits together, so that no process waits for the last one of a split.
+        jobs = [(place, job) for place, own in asked.items() for job in own]
+        title = f"{variant.name}: cross-validation, round {number}"
+        parts = fit_slow_parts([job.wanted for _, job in jobs], settings.workers, title)
+        calls = [partial(job.measure, own) for (_, job), own in zip(jobs, parts, strict=True)]
+        measured = run_jobs(_call, calls, settings.workers, title)
+        results = {place: [] for place in asked}
+        for (place, _), result in zip(jobs, measured, strict=True):
+            results[place].append(result)
+
+
+def _call(job: Callable[[], _Measured]) -> _Measured:
+    return job()
+
+
+def _halving(
+    variant: Variant, searched: Searched, settings: CrossValidationSettings, seed: int
+) -> Generator[list[_Job], list[_Measured], Choice]:
+    """Yield the jobs of every round on a split, take their results, and return the choice."""
+    split, parameters, train, side_without = searched
     assert train.fold is not None
     folds = usable_folds(train, side_without(0).tasks, variant.name, split)
     grid = Grid.of(parameters.search or {}, settings.candidates, derive_seed(seed, variant.name, "search"))
@@ -352,53 +415,22 @@ def cross_validate(
             break
         side = side_without(fold)
         parts = fold_pairs(split, train, fold, side.tasks)
-        fit_seed = derive_seed(seed, variant.name, split.name, "fold", fold)
-
-        def make(
-            job: tuple[list[int], list[str]], side: SideInformation = side
-        ) -> tuple[Recommender, SideInformation, list[Settings]]:
-            numbers, own = job
-            some = side.with_tasks(own, variant.equal_inputs) if variant.per_task else side
-            each = [parameters.with_values({**grid.fits[number], **way}) for number in numbers for way in grid.ways]
-            return variant.make(each[0], some.tasks), some, each
-
+        own_seed, part_seed = (derive_seed(seed, who, split.name, "fold", fold) for who in (variant.name, "slow parts"))
         jobs = [
-            (numbers, groups[place])
+            _job(variant, parameters, grid, fits, groups[place], side, parts, split, (own_seed, part_seed))
             for place in open_groups
-            for numbers in grid.trained_alike(alive[place], variant.recommender.solved)
+            for fits in grid.trained_alike(alive[place], variant.recommender.solved)
         ]
-        title = f"{variant.name}, {split.name}: cross-validation, fold {fold + 1} of {split.folds}"
-        part_seed = derive_seed(seed, "slow parts", split.name, "fold", fold)
-        made = [make(job)[:2] for job in jobs]
-        wanted = [Wanted(model, parts.train, some, part_seed) for model, some in made]
-        fitted = fit_slow_parts(wanted, settings.workers, title)
-
-        def measure(
-            job: tuple[tuple[list[int], list[str]], dict[str, FittedPart]],
-            make: Callable[..., tuple[Recommender, SideInformation, list[Settings]]] = make,
-            parts: FoldPairs = parts,
-            fit_seed: int = fit_seed,
-        ) -> list[dict[str, float]] | TrainingError:
-            model, some, each = make(job[0])
-            model.take_parts({name: part.state for name, part in job[1].items()})
-            try:
-                model.fit(parts.train, some, fit_seed)
-            except TrainingError as failed:
-                return failed
-            return validation_errors(
-                variant, model, parts.train, parts.held_out, some, split.candidates, parts.known, each
-            )
-
-        results = run_jobs(measure, list(zip(jobs, fitted, strict=True)), settings.workers, title)
+        results = yield jobs
         measured: list[tuple[int, int, dict[str, float]]] = []
-        for (numbers, group), result in zip(jobs, results, strict=True):
-            asked = [number * ways + way for number in numbers for way in range(ways)]
+        for job, result in zip(jobs, results, strict=True):
+            candidates = [fit * ways + way for fit in job.fits for way in range(ways)]
             if isinstance(result, TrainingError):
                 where = f"model '{variant.name}', {split.name} split, fold {fold + 1} of {split.folds}"
                 failure = result.within(where)
-                result = [dict.fromkeys(group, math.inf)] * len(asked)
-            place = groups.index(group)
-            measured += [(place, candidate, errors) for candidate, errors in zip(asked, result, strict=True)]
+                result = [dict.fromkeys(job.tasks, math.inf)] * len(candidates)
+            place = groups.index(job.tasks)
+            measured += [(place, candidate, errors) for candidate, errors in zip(candidates, result, strict=True)]
         # In the order of the candidates, however they were fitted.
         rows = [
             (candidate, json.dumps(grid[candidate]), fold, task, value)
@@ -432,3 +464,31 @@ def cross_validate(
     if len(table):
         logger.debug("%s, %s: chose %s", variant.name, split.name, json.dumps(chosen))
     return Choice(chosen, table)
+
+
+def _job(
+    variant: Variant,
+    parameters: VariantParameters,
+    grid: Grid,
+    fits: list[int],
+    tasks: list[str],
+    side: SideInformation,
+    parts: FoldPairs,
+    split: SplitRule,
+    seeds: tuple[int, int],
+) -> _Job:
+    """Make a job; the seeds are those of the training and of its slow parts."""
+    some = side.with_tasks(tasks, variant.equal_inputs) if variant.per_task else side
+    each = [parameters.with_values({**grid.fits[fit], **way}) for fit in fits for way in grid.ways]
+
+    def measure(fitted: dict[str, FittedPart]) -> _Measured:
+        # Made here, so that no more than one fitted model is in memory.
+        model = variant.make(each[0], some.tasks)
+        model.take_parts({name: part.state for name, part in fitted.items()})
+        try:
+            model.fit(parts.train, some, seeds[0])
+        except TrainingError as failed:
+            return failed
+        return validation_errors(variant, model, parts.train, parts.held_out, some, split.candidates, parts.known, each)
+
+    return _Job(fits, tasks, Wanted(variant.make(each[0], some.tasks), parts.train, some, seeds[1]), measure)

@@ -27,7 +27,12 @@ from multitask_recommender.data.interactions import (
 )
 from multitask_recommender.data.queries import Histories, Queries
 from multitask_recommender.data.splits import candidate_items
-from multitask_recommender.evaluation.cross_validation import CV_COLUMNS, CrossValidationSettings, cross_validate
+from multitask_recommender.evaluation.cross_validation import (
+    CV_COLUMNS,
+    CrossValidationSettings,
+    Searched,
+    cross_validate,
+)
 from multitask_recommender.evaluation.study import StudySettings
 from multitask_recommender.foundation.errors import TrainingError
 from multitask_recommender.foundation.jobs import run_jobs, single_threaded
@@ -96,24 +101,21 @@ def tune(
     """
     results: list[pd.DataFrame] = []
     chosen: dict[str, Any] = {}
-    for split in splits.names if study.runs(variant, dataset) else []:
-        side, rule, events = tables.side(split), splits.rule(split), tables.events(split)
-        size = DataSize.of(as_pairs(events, pair_rules(tables.dataset.tasks)))
-        own = parameters.for_split(rule).for_size(size)
-        choice = cross_validate(
-            variant,
-            own,
-            events,
-            partial(with_encoder, side, user_embedding, split),
-            cross_validation,
-            study.seed,
-            rule,
-        )
-        results.append(choice.table.assign(model=variant.name, split=split))
-        if variant.per_task:
-            chosen[split] = {task: own.with_values(values).model_dump() for task, values in choice.chosen.items()}
-        else:
-            chosen[split] = own.with_values(choice.chosen).model_dump()
+    names = splits.names if study.runs(variant, dataset) else []
+    for together in [names] if tables.count() <= _ROWS_TOGETHER else [[split] for split in names]:
+        searches = []
+        for split in together:
+            side, rule, events = tables.side(split), splits.rule(split), tables.events(split)
+            size = DataSize.of(as_pairs(events, pair_rules(tables.dataset.tasks)))
+            own = parameters.for_split(rule).for_size(size)
+            searches.append(Searched(rule, own, events, partial(with_encoder, side, user_embedding, split)))
+        choices = cross_validate(variant, searches, cross_validation, study.seed)
+        for split, (_, own, *_), choice in zip(together, searches, choices, strict=True):
+            results.append(choice.table.assign(model=variant.name, split=split))
+            if variant.per_task:
+                chosen[split] = {task: own.with_values(values).model_dump() for task, values in choice.chosen.items()}
+            else:
+                chosen[split] = own.with_values(choice.chosen).model_dump()
     measured_fits = [table for table in results if len(table)]
     return (pd.concat(measured_fits) if measured_fits else pd.DataFrame(columns=CV_COLUMNS))[CV_COLUMNS], chosen
 

@@ -18,7 +18,7 @@ from multitask_recommender.data.inputs import TrainingTables
 from multitask_recommender.data.interactions import EVERYTHING, NO_FOLD, Interactions, SideInformation
 from multitask_recommender.data.queries import Histories
 from multitask_recommender.data.tasks import Task
-from multitask_recommender.evaluation.cross_validation import CrossValidationSettings, cross_validate
+from multitask_recommender.evaluation.cross_validation import CrossValidationSettings, Searched, cross_validate
 from multitask_recommender.evaluation.study import StudySettings
 from multitask_recommender.foundation.jobs import run_jobs
 from multitask_recommender.foundation.randomness import derive_seed
@@ -57,17 +57,21 @@ def tune_user_embedding(
         Table of all fits; chosen settings by split.
     """
     tables = TrainingTables.of(dataset, training_data)
-    results = []
-    chosen: dict[str, Any] = {}
-    for split in splits.names:
-        task = _ranking_task(dataset.tasks)
-        rows, side = tables.events(split).with_tasks(task), tables.side(split).with_tasks(task)
-        rule = splits.rule(split)
-        choice = cross_validate(
-            USER_EMBEDDING, parameters, rows, partial(_same_side, side), cross_validation, study.seed, rule
+    task = _ranking_task(dataset.tasks)
+    searches = [
+        Searched(
+            splits.rule(split),
+            parameters,
+            tables.events(split).with_tasks(task),
+            partial(_same_side, tables.side(split).with_tasks(task)),
         )
-        results.append(choice.table.assign(split=split))
-        chosen[split] = parameters.with_values(choice.chosen).model_dump()
+        for split in splits.names
+    ]
+    choices = dict(
+        zip(splits.names, cross_validate(USER_EMBEDDING, searches, cross_validation, study.seed), strict=True)
+    )
+    results = [choice.table.assign(split=split) for split, choice in choices.items()]
+    chosen = {split: parameters.with_values(choice.chosen).model_dump() for split, choice in choices.items()}
     return pd.concat(results).assign(model=USER_EMBEDDING.name), chosen
 
 
