@@ -54,7 +54,7 @@ class NextItemsSettings(Settings):
     hidden: float = Field(default=0.5, ge=0, lt=1)
     penalty: float = Field(default=2.0, ge=0, le=1e9)
     training: TrainingSettings = TrainingSettings(
-        learning_rate=0.025, encoder_rate=0.08, epochs=18, batches=8, averaging=0.97
+        learning_rate=0.025, encoder_rate=0.08, epochs=9, batches=32, averaging=0.97
     )
 
 
