@@ -10,6 +10,7 @@ import torch
 from pydantic import ValidationError
 from scipy import sparse
 
+from conftest import everyone
 from multitask_recommender.data.interactions import Interactions, SideInformation
 from multitask_recommender.data.queries import Histories, Queries
 from multitask_recommender.data.recency import Recency
@@ -24,6 +25,7 @@ from multitask_recommender.models.baselines.bayesian_factors import (
 from multitask_recommender.models.baselines.calendar import keys_of
 from multitask_recommender.models.baselines.simple import BiasSettings, UserItemBias
 from multitask_recommender.models.baselines.windows import useful_windows
+from multitask_recommender.models.recommender import FittedPart
 from multitask_recommender.models.state import State, array, branch
 from multitask_recommender.models.towers.fold_in import factorise
 
@@ -289,3 +291,21 @@ def test_the_last_queries_are_solved_once_and_others_anew(monkeypatch: pytest.Mo
     solved.clear()
     answer(model, queries)
     assert len(solved) == 2
+
+
+def test_what_was_fitted_as_a_part_of_others_is_taken(rows: Interactions, side: SideInformation) -> None:
+    """With its learning curve, and for a fit with these settings and tasks alone."""
+    own, known = rows.with_tasks(["rating"]), side.with_tasks(["rating"])
+    settings = BayesianFactorsSettings(dimension=2, sweeps=5, burn_in=1)
+    fitted = BayesianFactors(settings)
+    curve = fitted.fit(own, known, 3)
+    taken = {name: FittedPart(fitted.state(), curve.epochs, 1.0) for name in fitted.slow_parts(known)}
+    queries = everyone(own, known)
+    for other, same in ((settings, True), (settings.model_copy(update={"dimension": 3}), False)):
+        model = BayesianFactors(other)
+        model.take_parts(taken)
+        assert (model.fit(own, known, 4).epochs == curve.epochs) == same
+        assert np.array_equal(model.score(queries)["rating"], fitted.score(queries)["rating"]) == same
+    # It is taken once.
+    model.fit(own, known, 4)
+    assert not np.array_equal(model.score(queries)["rating"], fitted.score(queries)["rating"])

@@ -289,6 +289,16 @@ def test_slow_parts_are_fitted_once_for_all_candidates_and_models(monkeypatch: p
     assert 4 < len(fitted) <= 8
     chosen("wide_single_task")
     assert len(fitted) <= 4
+    # As a baseline they are the same ones.
+    known, baseline = set(shared_parts._fitted), VARIANTS["bayesian_factors"]
+    parameters = baseline.parameters(settings=factors, search={"dimension": [2, 3]})
+    alone = choose(baseline, parameters, rows, side, rule(2))
+    assert set(shared_parts._fitted) == known
+    with monkeypatch.context() as patch:
+        patch.setattr(shared_parts, "_fitted", {})
+        again = choose(baseline, parameters, rows, side, rule(2))
+        assert len(shared_parts._fitted) == 4
+    pd.testing.assert_frame_equal(again.table, alone.table)
     monkeypatch.setattr(shared_parts, "_KEPT_NUMBERS", 0)
     shared_parts._fitted.clear()
     again = chosen("wide_shared_bottom")

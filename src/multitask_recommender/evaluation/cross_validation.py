@@ -27,8 +27,8 @@ from multitask_recommender.foundation.randomness import derive_seed
 from multitask_recommender.foundation.resources import scores_at_once
 from multitask_recommender.foundation.settings_base import Settings
 from multitask_recommender.models import ranking
-from multitask_recommender.models.recommender import ASKED_WITH, Recommender
-from multitask_recommender.models.shared_parts import FittedPart, Wanted, fit_slow_parts
+from multitask_recommender.models.recommender import ASKED_WITH, FittedPart, Recommender
+from multitask_recommender.models.shared_parts import Wanted, fit_slow_parts
 from multitask_recommender.models.variants import Variant, VariantParameters
 
 logger = logging.getLogger(__name__)
@@ -484,7 +484,7 @@ def _job(
     def measure(fitted: dict[str, FittedPart]) -> _Measured:
         # Made here, so that no more than one fitted model is in memory.
         model = variant.make(each[0], some.tasks)
-        model.take_parts({name: part.state for name, part in fitted.items()})
+        model.take_parts(fitted)
         try:
             model.fit(parts.train, some, seeds[0])
         except TrainingError as failed:

@@ -14,13 +14,14 @@ from multitask_recommender.data.queries import Queries
 from multitask_recommender.data.tasks import funnel_chain
 from multitask_recommender.foundation.settings_base import Settings
 from multitask_recommender.models.recommender import (
-    ASKED_WITH,
+    FittedPart,
     InnerProducts,
     LearningCurve,
     Part,
     Recommender,
     S,
     TimeEffect,
+    part_key,
 )
 from multitask_recommender.models.state import State, branch
 
@@ -44,9 +45,8 @@ class WidePart(NamedTuple):
 
     @property
     def key(self) -> str:
-        """What the part becomes from given rows and a seed is told by this."""
-        settings = self.recommender.settings.model_dump_json(exclude=set(ASKED_WITH))
-        return f"{type(self.recommender).__name__} {settings} {self.tasks}"
+        """See :func:`part_key`."""
+        return part_key(self.recommender, self.tasks)
 
 
 class _Asked(NamedTuple):
@@ -79,7 +79,7 @@ class Blend(Recommender[S]):
     def __init__(self, settings: S) -> None:
         super().__init__(settings)
         self._asked: dict[str, _Asked] = {}
-        self._taken: Mapping[str, State] = {}
+        self._taken: Mapping[str, FittedPart] = {}
         self._solve: Callable[[WidePart], None] | None = None
 
     @abstractmethod
@@ -97,7 +97,7 @@ class Blend(Recommender[S]):
         def solve(part: WidePart) -> None:
             own = side.with_tasks(part.tasks)
             if part.slow and part.key in taken:
-                part.recommender.restore(taken[part.key], own)
+                part.recommender.restore(taken[part.key].state, own)
             else:
                 part.recommender.fit(train.with_tasks(part.tasks), own, seed)
 
@@ -116,9 +116,9 @@ class Blend(Recommender[S]):
         """Return the slow ones of the wide parts."""
         return {part.key: Part(part.recommender, part.tasks) for part in self.make_wide(side).values() if part.slow}
 
-    def take_parts(self, states: Mapping[str, State]) -> None:
-        """Keep the states for the next fit."""
-        self._taken = states
+    def take_parts(self, parts: Mapping[str, FittedPart]) -> None:
+        """Keep them for the next fit."""
+        self._taken = parts
 
     def ask_with(self, settings: S) -> None:
         """Let all parts be asked with their own settings; one that is solved otherwise with these is solved anew."""

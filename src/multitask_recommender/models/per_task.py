@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 from multitask_recommender.data.interactions import FloatArray, IntArray, Interactions, SideInformation
 from multitask_recommender.data.queries import Queries
 from multitask_recommender.foundation.settings_base import Settings
-from multitask_recommender.models.recommender import InnerProducts, LearningCurve, Part, Recommender, TimeEffect
+from multitask_recommender.models.recommender import (
+    FittedPart,
+    InnerProducts,
+    LearningCurve,
+    Part,
+    Recommender,
+    TimeEffect,
+)
 from multitask_recommender.models.state import State, branch
 
 
@@ -55,10 +62,10 @@ class PerTask(Recommender[Settings]):
             for name, slow in part.slow_parts(self._side_of(side, task)).items()
         }
 
-    def take_parts(self, states: Mapping[str, State]) -> None:
-        """Hand the states on."""
+    def take_parts(self, parts: Mapping[str, FittedPart]) -> None:
+        """Hand them on."""
         for part in self.parts.values():
-            part.take_parts(states)
+            part.take_parts(parts)
 
     def ask_with(self, settings: Settings) -> None:
         """Let every task's recommender be asked with the same settings."""

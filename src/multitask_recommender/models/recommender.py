@@ -84,6 +84,20 @@ class Part(NamedTuple):
     tasks: list[str]
 
 
+class FittedPart(NamedTuple):
+    """What came of a part.
+
+    Attributes:
+        state: What it learnt.
+        epochs: Its learning curve.
+        seconds: CPU seconds of its fit.
+    """
+
+    state: State
+    epochs: list[dict[str, float]]
+    seconds: float
+
+
 class HistorySettings(Settings):
     """Parameters of a model that reads histories.
 
@@ -146,8 +160,8 @@ class Recommender(ABC, Generic[S]):
         """
         return {}
 
-    def take_parts(self, states: Mapping[str, State]) -> None:
-        """Take the states of fitted parts by the names of :meth:`slow_parts`; the next fit makes the others itself."""
+    def take_parts(self, parts: Mapping[str, FittedPart]) -> None:
+        """Take fitted parts by the names of :meth:`slow_parts`; the next fit makes the others itself."""
         return
 
     def ask_with(self, settings: S) -> None:
@@ -251,6 +265,12 @@ class Recommender(ABC, Generic[S]):
     def parameter_count(self) -> int:
         """Return how many numbers the model learnt."""
         return states.size(self.state())
+
+
+def part_key(recommender: Recommender, tasks: list[str]) -> str:
+    """Return a name that tells what a part becomes from given rows and a seed."""
+    settings = recommender.settings.model_dump_json(exclude=set(ASKED_WITH))
+    return f"{type(recommender).__name__} {settings} {tasks}"
 
 
 def popularity(train: Interactions, task: str, items: int) -> FloatArray:

@@ -9,23 +9,11 @@ from multitask_recommender.data.digests import digest_arrays, digest_rows
 from multitask_recommender.data.interactions import Interactions, SideInformation
 from multitask_recommender.foundation.jobs import run_jobs
 from multitask_recommender.foundation.measuring import measured
-from multitask_recommender.models.recommender import Part, Recommender
+from multitask_recommender.models.recommender import FittedPart, Part, Recommender
 from multitask_recommender.models.state import State, size
 
 _KEPT_NUMBERS = 2**26
 """Most numbers in the states that a run keeps for the models that follow."""
-
-
-class FittedPart(NamedTuple):
-    """What came of a part.
-
-    Attributes:
-        state: What it learnt.
-        seconds: CPU seconds of its fit.
-    """
-
-    state: State
-    seconds: float
 
 
 class Wanted(NamedTuple):
@@ -92,13 +80,13 @@ def _digest(rows: Interactions, side: SideInformation) -> str:
     return " ".join([*digest_rows(rows, side).values(), digest_arrays(times)])
 
 
-def _fit(job: _Job | FittedPart) -> tuple[State, float]:
+def _fit(job: _Job | FittedPart) -> tuple[State, list[dict[str, float]], float]:
     if isinstance(job, FittedPart):
-        return job.state, job.seconds
+        return job.state, job.epochs, job.seconds
     recommender = job.part.recommender
     with measured() as cost:
-        recommender.fit(job.train, job.side, job.seed)
-    return recommender.state(), cost.seconds
+        curve = recommender.fit(job.train, job.side, job.seed)
+    return recommender.state(), curve.epochs, cost.seconds
 
 
 def _keep(fitted: dict[str, FittedPart]) -> None:

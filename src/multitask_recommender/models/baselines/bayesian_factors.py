@@ -6,7 +6,8 @@ Its answers need no sampling: what is drawn belongs to the items, and the vector
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Annotated, NamedTuple
 
 import numpy as np
@@ -23,13 +24,16 @@ from multitask_recommender.data.recency import Recency
 from multitask_recommender.models.baselines.calendar import CalendarEffects, Period, calendar_at
 from multitask_recommender.models.baselines.windows import Level, WindowRows, useful_windows
 from multitask_recommender.models.recommender import (
+    FittedPart,
     HistorySettings,
     InnerProducts,
     Knowledge,
     LearningCurve,
+    Part,
     Recommender,
     TimeEffect,
     cosines,
+    part_key,
 )
 from multitask_recommender.models.state import State, array, branch
 from multitask_recommender.models.towers.fold_in import factorise
@@ -445,9 +449,23 @@ class BayesianFactors(Recommender[BayesianFactorsSettings]):
         "a vector solved from its labels", "expected vector", "vector expected by features", True, True
     )
     _asked: _Asked | None = None
+    _taken: Mapping[str, FittedPart] = MappingProxyType({})
+
+    def slow_parts(self, side: SideInformation) -> dict[str, Part]:
+        """Return the model itself: it is a part of others."""
+        tasks = list(side.tasks)
+        return {part_key(self, tasks): Part(self, tasks)}
+
+    def take_parts(self, parts: Mapping[str, FittedPart]) -> None:
+        """Keep what the model becomes by the next fit."""
+        self._taken = parts
 
     def fit(self, train: Interactions, side: SideInformation, seed: int) -> LearningCurve:
         """Sample; the learning curve is the mean squared error of the standardised labels by sweep."""
+        taken, self._taken = self._taken.get(part_key(self, list(side.tasks))), {}
+        if taken is not None:
+            self.restore(taken.state, side)
+            return LearningCurve(taken.epochs)
         settings, curve = self.settings, LearningCurve([{} for _ in range(self.settings.sweeps)])
         state: State = {}
         users, items = (side.users, side.items), (side.items, side.users)

@@ -6,6 +6,7 @@ What starts the processes is not known here: a :class:`Launcher` does it (see ``
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -28,16 +29,16 @@ BALANCED = ("static", "dynamic_weight_average", "random")
 """Ways of loss balancing under which the gradient of a batch is the sum over its users."""
 
 
-class DivisibleModule(TrainableModule):
+class DivisibleModule(TrainableModule, ABC):
     """A module whose losses can be taken user by user."""
 
     def user_tables(self) -> frozenset[str]:
         """Return the names of the parameters that hold a row per user of the training: they are not stored."""
         return frozenset()
 
+    @abstractmethod
     def losses(self, batch: UserBatch) -> dict[str, Tensor]:
         """Return the losses of a batch, divided by the numbers of rows of the whole batch."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,8 @@ from multitask_recommender.foundation.spool import Spool
 from multitask_recommender.models import ranking
 from multitask_recommender.models.asked import queries_state, read_queries
 from multitask_recommender.models.fitted import note_fit, restored, settings_for, start_record, with_encoder
-from multitask_recommender.models.recommender import Recommender
-from multitask_recommender.models.shared_parts import FittedPart, Wanted, fit_slow_parts
+from multitask_recommender.models.recommender import FittedPart, Recommender
+from multitask_recommender.models.shared_parts import Wanted, fit_slow_parts
 from multitask_recommender.models.soundness import check_learnt, check_predictions
 from multitask_recommender.models.state import State, array, branch
 from multitask_recommender.models.stored import StoredModel
@@ -191,7 +191,7 @@ def fit(
     ) -> tuple[State, list[dict[str, float]], int, dict[str, float]]:
         split, seed, parts = job
         model = make(split)
-        model.take_parts({name: part.state for name, part in parts.items()})
+        model.take_parts(parts)
         with measured() as cost, trained_by(launcher):
             try:
                 curve = model.fit(rows[split], sides[split], derive_seed(study.seed, variant.name, split, seed))
