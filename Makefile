@@ -5,7 +5,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Python compiles what is imported. To compile all that is installed takes as long as to install it.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
 DATA_WHEEL := recbole==1.2.1
 export KEDRO_DISABLE_TELEMETRY := 1
 
@@ -57,7 +58,8 @@ browser:
 		&& apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium >/dev/null; } \
 		|| echo 'No chromium, and no right to install it: the tests of the report site in a browser are skipped.'
 
-test: $(VENV)/.development browser lint ## linter, type checker and tests
+test: ## linter, type checker and tests
+	$(MAKE) --no-print-directory --jobs 2 lint browser
 	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 coverage: $(VENV)/.development browser ## which lines no test runs, in build/coverage; of some tests: make coverage TESTS=tests/use
