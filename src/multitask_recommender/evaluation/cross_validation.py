@@ -424,13 +424,13 @@ def _halving(
         results = yield jobs
         measured: list[tuple[int, int, dict[str, float]]] = []
         for job, result in zip(jobs, results, strict=True):
-            candidates = [fit * ways + way for fit in job.fits for way in range(ways)]
+            numbers = [fit * ways + way for fit in job.fits for way in range(ways)]
             if isinstance(result, TrainingError):
                 where = f"model '{variant.name}', {split.name} split, fold {fold + 1} of {split.folds}"
                 failure = result.within(where)
-                result = [dict.fromkeys(job.tasks, math.inf)] * len(candidates)
+                result = [dict.fromkeys(job.tasks, math.inf)] * len(numbers)
             place = groups.index(job.tasks)
-            measured += [(place, candidate, errors) for candidate, errors in zip(candidates, result, strict=True)]
+            measured += [(place, candidate, errors) for candidate, errors in zip(numbers, result, strict=True)]
         # In the order of the candidates, however they were fitted.
         rows = [
             (candidate, json.dumps(grid[candidate]), fold, task, value)

@@ -102,7 +102,8 @@ def tune(
     results: list[pd.DataFrame] = []
     chosen: dict[str, Any] = {}
     names = splits.names if study.runs(variant, dataset) else []
-    for together in [names] if tables.count() <= _ROWS_TOGETHER else [[split] for split in names]:
+    # Folds hold the rows two more times, and processes copies of them.
+    for together in [names] if 4 * tables.count() <= _ROWS_TOGETHER else [[split] for split in names]:
         searches = []
         for split in together:
             side, rule, events = tables.side(split), splits.rule(split), tables.events(split)

@@ -58,20 +58,14 @@ def tune_user_embedding(
     """
     tables = TrainingTables.of(dataset, training_data)
     task = _ranking_task(dataset.tasks)
-    searches = [
-        Searched(
-            splits.rule(split),
-            parameters,
-            tables.events(split).with_tasks(task),
-            partial(_same_side, tables.side(split).with_tasks(task)),
-        )
-        for split in splits.names
-    ]
-    choices = dict(
-        zip(splits.names, cross_validate(USER_EMBEDDING, searches, cross_validation, study.seed), strict=True)
-    )
-    results = [choice.table.assign(split=split) for split, choice in choices.items()]
-    chosen = {split: parameters.with_values(choice.chosen).model_dump() for split, choice in choices.items()}
+    results = []
+    chosen: dict[str, Any] = {}
+    for split in splits.names:
+        rows, side = tables.events(split).with_tasks(task), tables.side(split).with_tasks(task)
+        search = Searched(splits.rule(split), parameters, rows, partial(_same_side, side))
+        (choice,) = cross_validate(USER_EMBEDDING, [search], cross_validation, study.seed)
+        results.append(choice.table.assign(split=split))
+        chosen[split] = parameters.with_values(choice.chosen).model_dump()
     return pd.concat(results).assign(model=USER_EMBEDDING.name), chosen
 
 
