@@ -232,7 +232,7 @@ class DenseFoldIn(nn.Module):
         summed = weight @ users.history
         if users.label_history is not None:
             summed = summed + (weight * residual) @ users.label_history
-        encoded: Tensor = users.encoder(summed, None, None)
+        encoded: Tensor = users.encoder(summed)
         return encoded
 
     def _solve(self, told: list[Tensor], part: Tensor, present: Tensor, labels: Tensor, counts: Tensor) -> Tensor:
@@ -309,8 +309,6 @@ def _supported(model: Recommender, name: str) -> MultiTaskModule:
         problem = "its towers are not linear, or its losses are others than squared and logistic"
     elif module.settings.user_embedding == "pretrained":
         problem = "it reads the vectors of another model"
-    elif module.next is not None:
-        problem = "it reads histories as sequences"
     if problem is not None or not isinstance(module, MultiTaskModule):
         raise RequestError(
             f"The model '{name}' cannot be exported: {problem}.",
