@@ -299,7 +299,7 @@ def test_what_was_fitted_as_a_part_of_others_is_taken(rows: Interactions, side: 
     settings = BayesianFactorsSettings(dimension=2, sweeps=5, burn_in=1)
     fitted = BayesianFactors(settings)
     curve = fitted.fit(own, known, 3)
-    taken = {name: FittedPart(fitted.state(), curve.epochs, 1.0) for name in fitted.slow_parts(known)}
+    taken = {name: FittedPart(fitted.state(), curve.epochs, 1.0, 1.0) for name in fitted.slow_parts(known)}
     queries = everyone(own, known)
     for other, same in ((settings, True), (settings.model_copy(update={"dimension": 3}), False)):
         model = BayesianFactors(other)

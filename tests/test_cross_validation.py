@@ -440,3 +440,14 @@ def test_ways_are_measured_as_if_each_were_alone(rows, side):
             alone += validation_errors(variant, again, rows, rows, side, "all", rows.where(rows.item % 2 == 0))
         assert together == alone
         assert len({json.dumps(errors) for errors in together}) == len(ways)
+
+
+def test_a_part_that_diverges_is_named_with_its_model() -> None:
+    """It would for every candidate, so that none is left to go on with."""
+    rows, side = make_interactions(60, 30, 8, seed=2), make_side(60, 30)
+    variant = VARIANTS["wide_shared_bottom"]
+    after = {"dimension": 2, "training": {"learning_rate": 1e30, "epochs": 3, "batches": 2}}
+    settings = {"dimension": 3, "training": {"epochs": 2, "batches": 2}, "next_items": after}
+    parameters = variant.parameters(settings=settings, search={"penalty": [0.1, 1.0]})
+    with pytest.raises(TrainingError, match=r"(?s)NextItems.*wide_shared_bottom: cross-validation"):
+        choose(variant, parameters, rows, side, rule(2))

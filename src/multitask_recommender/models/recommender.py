@@ -91,11 +91,13 @@ class FittedPart(NamedTuple):
         state: What it learnt.
         epochs: Its learning curve.
         seconds: CPU seconds of its fit.
+        peak_mb: Largest resident memory of the process meanwhile, in MB.
     """
 
     state: State
     epochs: list[dict[str, float]]
     seconds: float
+    peak_mb: float
 
 
 class HistorySettings(Settings):

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from multitask_recommender.data.digests import digest_arrays, digest_rows
 from multitask_recommender.data.interactions import Interactions, SideInformation
+from multitask_recommender.foundation.errors import TrainingError
 from multitask_recommender.foundation.jobs import run_jobs
 from multitask_recommender.foundation.measuring import measured
 from multitask_recommender.models.recommender import FittedPart, Part, Recommender
@@ -52,6 +53,9 @@ def fit_slow_parts(wanted: Sequence[Wanted], workers: int | None, title: str) ->
 
     Returns:
         For each model the parts by their names, see ``Recommender.take_parts``.
+
+    Raises:
+        TrainingError: If a part diverges; says in what.
     """
     jobs: dict[str, _Job] = {}
     keys: list[dict[str, str]] = []
@@ -69,8 +73,11 @@ def fit_slow_parts(wanted: Sequence[Wanted], workers: int | None, title: str) ->
     # Those that are there stay jobs: what a killed run kept of its jobs is told apart by their order.
     todo = [_fitted.get(key, job) for key, job in jobs.items()]
     waiting = sum(isinstance(job, _Job) for job in todo)
-    found = dict(zip(jobs, run_jobs(_fit, todo, workers if waiting > 1 else 1, title), strict=True)) if todo else {}
-    fitted = {key: FittedPart(*result) for key, result in found.items()}
+    try:
+        results = run_jobs(_fit, todo, workers if waiting > 1 else 1, title) if todo else []
+    except TrainingError as error:
+        raise error.within(title) from error
+    fitted = {key: FittedPart(*result) for key, result in zip(jobs, results, strict=True)}
     _keep(fitted)
     return [{name: fitted[key] for name, key in own.items()} for own in keys]
 
@@ -80,13 +87,13 @@ def _digest(rows: Interactions, side: SideInformation) -> str:
     return " ".join([*digest_rows(rows, side).values(), digest_arrays(times)])
 
 
-def _fit(job: _Job | FittedPart) -> tuple[State, list[dict[str, float]], float]:
+def _fit(job: _Job | FittedPart) -> tuple[State, list[dict[str, float]], float, float]:
     if isinstance(job, FittedPart):
-        return job.state, job.epochs, job.seconds
+        return job.state, job.epochs, job.seconds, job.peak_mb
     recommender = job.part.recommender
     with measured() as cost:
         curve = recommender.fit(job.train, job.side, job.seed)
-    return recommender.state(), curve.epochs, cost.seconds
+    return recommender.state(), curve.epochs, cost.seconds, cost.peak_mb
 
 
 def _keep(fitted: dict[str, FittedPart]) -> None:

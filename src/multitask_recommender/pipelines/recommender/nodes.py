@@ -200,6 +200,7 @@ def fit(
             except TrainingError as error:
                 raise error.within(f"model '{variant.name}', {split} split, seed number {seed}") from error
         cost.seconds += sum(part.seconds for part in parts.values())
+        cost.peak_mb = max(cost.peak_mb, *(part.peak_mb for part in parts.values()), 0.0)
         # Plain values, which a killed run goes on with.
         return model.state(), curve.epochs, model.parameter_count(), vars(cost)
 
