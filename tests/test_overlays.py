@@ -60,7 +60,7 @@ OVERLAYS: dict[str, tuple[Callable[[Project], None], list[str]]] = {
 def check_retailrocket(folder: Path, metrics: pd.DataFrame, log: str) -> None:
     """A funnel without features, ratings and time."""
     left_out = pd.read_csv(folder / "08_reporting/left_out.csv")["what"].tolist()
-    for model in ("content_based", "matrix_factorisation", "user_item_bias"):
+    for model in ("content_based", "item_ridge", "user_item_bias"):
         assert f"model {model}" in left_out
         assert f"left out: model {model}" in log
     lists = pd.read_parquet(folder / "07_model_output/shared_bottom/recommendations.parquet")

@@ -99,6 +99,13 @@ def _spark_settings(parameters: Mapping[str, Any]) -> SparkSettings:
         ) from None
 
 
+def merged(base: Any, overlay: Any) -> Any:
+    """Return what an overlay makes of a base: mappings are joined, and all else takes the place of what was there."""
+    if not (isinstance(base, Mapping) and isinstance(overlay, Mapping)):
+        return overlay
+    return {**base, **{name: merged(base.get(name), value) for name, value in overlay.items()}}
+
+
 class StudyConfigLoader(OmegaConfigLoader):
     """Kedro's loader with :func:`without_base_data`, :func:`with_engine`, and readable errors."""
 
@@ -127,3 +134,8 @@ class StudyConfigLoader(OmegaConfigLoader):
         self, config: dict[str, Any], env_config: dict[str, Any], key: str, env_path: str
     ) -> dict[str, Any]:
         return super()._merge_configs(without_base_data(config, env_config, key), env_config, key, env_path)
+
+    @staticmethod
+    def _soft_merge(config: dict[str, Any], env_config: dict[str, Any], env_path: str | None = None) -> Any:
+        # References are resolved by now: Kedro would wrap every value for OmegaConf, which takes a sixth of a second.
+        return merged(config, env_config)

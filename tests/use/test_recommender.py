@@ -164,10 +164,10 @@ def test_predictions_of_pairs(shared_bottom: LoadedRecommender) -> None:
 
 
 def test_tasks_that_a_model_does_not_score(finished_project: Project) -> None:
-    factors = load_recommender(finished_project.outputs, model="matrix_factorisation")
-    assert factors.tasks == ["like", "rating"]
+    biases = load_recommender(finished_project.outputs, model="user_item_bias")
+    assert biases.tasks == ["like", "rating"]
     with pytest.raises(RequestError, match=r"does not score the task 'watch'(.|\n)*like, rating"):
-        factors.recommend(user_id="42", task="watch")
+        biases.recommend(user_id="42", task="watch")
 
 
 @pytest.mark.parametrize("name", ["shared_bottom", "single_task", "two_stage", "item_knn"])

@@ -414,7 +414,14 @@ _ALL = (
         item_features=True,
     ),
     Variant(
-        "rp3beta", item_item.RandomWalk, item_item.RandomWalkSettings, "baseline", "RP3beta", per_task=True, quick=False
+        "rp3beta",
+        item_item.RandomWalk,
+        item_item.RandomWalkSettings,
+        "baseline",
+        "RP3beta",
+        per_task=True,
+        core=False,
+        quick=False,
     ),
     Variant(
         "markov", markov.MarkovChain, markov.MarkovSettings, "baseline", "Markov chain", per_task=True, quick=False
@@ -477,6 +484,8 @@ _ALL = (
         "baseline",
         "Matrix factorisation",
         per_task=True,
+        core=False,
+        quick=False,
     ),
     Variant(
         "svd_plus_plus",
@@ -509,6 +518,7 @@ _ALL = (
         document_system.DocumentSystemSettings,
         "multi_task",
         "Document, joint, Adam",
+        core=False,
         quick=False,
         own_control="joint_adam_single_task",
     ),
@@ -519,6 +529,7 @@ _ALL = (
         "single_task",
         "Document, Adam, one task each",
         per_task=True,
+        core=False,
         quick=False,
         compared_only=True,
     ),

@@ -216,15 +216,19 @@ class Keys:
         self._raw.clear()
         self._ingredients.clear()
 
-    def _parameter(self, name: str, node: Node) -> Any:
+    def _read(self, name: str) -> Any:
+        """Read parameters once: the catalog copies them every time."""
         if name not in self._parameters:
             # A pipeline that the environment does not describe has no parameters.
             self._parameters[name] = self._catalog.load(name) if name in self._catalog else None
-        value = self._parameters[name]
+        return self._parameters[name]
+
+    def _parameter(self, name: str, node: Node) -> Any:
+        value = self._read(name)
         if isinstance(value, StudySettings) and node.tags & {"user_embedding", "recommender"}:
             # A model does not change with the list of models that are studied, but with being on it.
             variant = variant_of(node)
-            runs = variant is None or value.runs(variant, self._catalog.load("params:dataset"))
+            runs = variant is None or value.runs(variant, self._read("params:dataset"))
             return {
                 "runs": runs,
                 **value.model_dump(mode="json", exclude={*value.without_effect, *value.not_of_models}),

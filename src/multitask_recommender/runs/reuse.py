@@ -61,12 +61,15 @@ class Freshness:
     records: Records
     catalog: CatalogProtocol
     _checked: dict[str, bool] = field(default_factory=dict)
+    _files: dict[str, Path | None] = field(default_factory=dict)
     _found: dict[str, list[str]] = field(default_factory=dict)
 
     def file(self, dataset: str) -> Path | None:
         """Return the file of an output; None for one that is kept in memory, or elsewhere than in a local file."""
-        files = local_files(self.catalog.get(dataset))
-        return files[0] if len(files) == 1 else None
+        if dataset not in self._files:
+            files = local_files(self.catalog.get(dataset))
+            self._files[dataset] = files[0] if len(files) == 1 else None
+        return self._files[dataset]
 
     def is_fresh(self, dataset: str) -> bool:
         """Return whether an output is there, as it was made, from what it would be made from now."""
@@ -313,13 +316,8 @@ class ReusingSequentialRunner(SequentialRunner):
         for hook in hooks:
             if isinstance(hook, Reuse):
                 pipeline = hook.without_reused(pipeline)
-        # Modules and pipelines outlive the run: to look again and again whether they are garbage takes a tenth of a
-        # small one. Afterwards this process, a notebook's perhaps, is as it was.
-        gc.freeze()
-        try:
-            return super().run(pipeline, catalog, hook_manager, run_id)
-        finally:
-            gc.unfreeze()
+        gc.freeze()  # Once more, with the pipelines and what was read of the configuration, see ReusingSession.
+        return super().run(pipeline, catalog, hook_manager, run_id)
 
 
 class StudyContext(KedroContext):
@@ -338,4 +336,10 @@ class ReusingSession(KedroSession):
         runner = options.get("runner")
         if runner is None or type(runner) is SequentialRunner:
             options["runner"] = ReusingSequentialRunner(is_async=getattr(runner, "_is_async", False))
-        return super().run(*args, **options)
+        # Modules outlive the run: to look again and again whether they are garbage takes a sixth of a command that has
+        # nothing to do. Afterwards this process, a notebook's perhaps, is as it was.
+        gc.freeze()
+        try:
+            return super().run(*args, **options)
+        finally:
+            gc.unfreeze()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import ibis.expr.types as ir
 import pandas as pd
 from kedro.pipeline import Pipeline, node
+from kedro.pipeline.node import Node
 
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
 from multitask_recommender.data.inputs import TrainingTables
@@ -37,8 +39,8 @@ def _tables(variant: Variant, dataset: DatasetSettings, training_data: Mapping[s
     return TrainingTables.of(own, training_data)
 
 
-def _model_pipeline(variant: Variant) -> Pipeline:
-    """Build the nodes of a model inside a namespace with its name, in that of its family."""
+def _steps(variant: Variant) -> list[Node]:
+    """Build the nodes of a model in its box, that of its family."""
 
     def tune(
         parameters: VariantParameters,
@@ -110,39 +112,38 @@ def _model_pipeline(variant: Variant) -> Pipeline:
         return nodes.recommend(variant, chosen, weights, encoder, study, tables, spark if engine == "spark" else None)
 
     # The viewer shows what stands in the docstrings of the functions.
-    for step, described in ((tune, nodes.tune), (derive, nodes.derive), (fit, nodes.fit)):
-        step.__doc__ = described.__doc__
+    for function, described in ((tune, nodes.tune), (derive, nodes.derive), (fit, nodes.fit)):
+        function.__doc__ = described.__doc__
     predict.__doc__, recommend.__doc__ = nodes.predict.__doc__, nodes.recommend.__doc__
 
+    def own(*names: str) -> list[str]:
+        """Return names of outputs of this model."""
+        return [f"{variant.name}.{name}" for name in names]
+
+    # In its box at once: one pipeline inside another would make all nodes anew, whichever command of Kedro is run.
+    step = partial(node, namespace=variant.namespace, tags=["recommender", variant.kind])
     learnt_from = ["training_data", *(["user_embedding.weights"] if variant.user_encoder else [])]
     study = ["params:study", "params:splits", "params:dataset"]
     engine = ["params:engine", "params:spark"]
     parameters = f"params:models.{variant.block}"
     if variant.based_on is None:
-        choose = node(
-            tune,
-            [parameters, "params:cross_validation", *study, *learnt_from],
-            ["cv_results", "chosen_settings"],
-            name="tune",
-        )
-        inputs = {*learnt_from, "validation_rows", "test_pairs"}
+        inputs = [parameters, "params:cross_validation", *study, *learnt_from]
+        choose = step(tune, inputs, own("cv_results", "chosen_settings"), name="tune")
     else:
-        base = f"{variant.based_on}.chosen_settings"
-        choose = node(derive, [parameters, base, *study], ["cv_results", "chosen_settings"], name="derive")
-        inputs = {base, *learnt_from, "validation_rows", "test_pairs"}
+        inputs = [parameters, f"{variant.based_on}.chosen_settings", *study]
+        choose = step(derive, inputs, own("cv_results", "chosen_settings"), name="derive")
     steps = [
         choose,
-        node(
+        step(
             fit,
-            ["chosen_settings", "params:cross_validation", *study, *engine, *learnt_from],
-            ["weights", "learning_curve", "expert_utilisation", "fit_costs"],
+            [*own("chosen_settings"), "params:cross_validation", *study, *engine, *learnt_from],
+            own("weights", "learning_curve", "expert_utilisation", "fit_costs"),
             name="fit",
         ),
-        node(
+        step(
             predict,
             [
-                "chosen_settings",
-                "weights",
+                *own("chosen_settings", "weights"),
                 "params:cross_validation",
                 "params:splits",
                 "params:dataset",
@@ -151,29 +152,22 @@ def _model_pipeline(variant: Variant) -> Pipeline:
                 "test_pairs",
                 *learnt_from,
             ],
-            ["predictions", "ranked_lists", "predict_costs"],
+            own("predictions", "ranked_lists", "predict_costs"),
             name="predict",
         ),
     ]
     if variant.recommends:
         steps.append(
-            node(
+            step(
                 recommend,
-                ["chosen_settings", "weights", "params:study", "params:dataset", *engine, *learnt_from],
-                "recommendations",
+                [*own("chosen_settings", "weights"), "params:study", "params:dataset", *engine, *learnt_from],
+                *own("recommendations"),
                 name="recommend",
             )
         )
     handed_over = [*_EVALUATED, "learning_curve", *(["recommendations"] if variant.recommends else [])]
-    steps.append(node(bundle, {name: name for name in handed_over}, "outputs", name="hand_over"))
-    own = Pipeline(
-        steps,
-        namespace=variant.name,
-        inputs=inputs,
-        parameters={parameters, "params:cross_validation", "params:evaluation.ks", *study, *engine},
-        tags=["recommender", variant.kind],
-    )
-    return Pipeline([own], namespace=variant.namespace.rpartition(".")[0], prefix_datasets_with_namespace=False)
+    together = dict(zip(handed_over, own(*handed_over), strict=True))
+    return [*steps, step(bundle, together, *own("outputs"), name="hand_over")]
 
 
 def _task_affinity_pipeline() -> Pipeline:
@@ -210,4 +204,5 @@ def collecting_pipeline(variants: Sequence[Variant]) -> Pipeline:
 
 def create_pipeline(variants: Sequence[Variant]) -> Pipeline:
     """Build the pipelines of some models, that of the tasks' affinity, and what hands their outputs over."""
-    return Pipeline([*map(_model_pipeline, variants), _task_affinity_pipeline(), collecting_pipeline(variants)])
+    steps = [step for variant in variants for step in _steps(variant)]
+    return Pipeline([*steps, _task_affinity_pipeline(), collecting_pipeline(variants)])
