@@ -9,7 +9,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache, partial
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Protocol
 
@@ -256,13 +256,14 @@ class Bundle(_WholeFile, AbstractDataset[Mapping[str, Any], Parts]):
         self._filepath = PurePosixPath(filepath)
         self._parts = parts
         self._each = each
-        self._part = cache(self._make_part)
+        self._made: dict[str, AbstractDataset[Any, Any]] = {}
         self.metadata = metadata
 
-    def _make_part(self, name: str) -> AbstractDataset[Any, Any]:
-        if self._parts is not None:
-            return AbstractDataset.from_config(name, copy.deepcopy(self._parts[name]))
-        return AbstractDataset.from_config(name, _named(self._each, name))
+    def _part(self, name: str) -> AbstractDataset[Any, Any]:
+        if name not in self._made:
+            entry = _named(self._each, name) if self._parts is None else copy.deepcopy(self._parts[name])
+            self._made[name] = AbstractDataset.from_config(name, entry)
+        return self._made[name]
 
     def load(self) -> Parts:
         """Return the parts, unread."""

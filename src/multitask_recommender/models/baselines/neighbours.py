@@ -24,6 +24,8 @@ from multitask_recommender.models.state import State, array, branch, read_matrix
 
 _CELLS = 2**22
 """Most similarities that are held at a time before the largest are kept."""
+_FULL = 0.05
+"""Share of the similarities that are kept from which products with all of them take less time."""
 
 
 def item_blocks(items: int) -> Iterator[slice]:
@@ -38,6 +40,10 @@ def keep_largest(similarity: np.ndarray, k: int) -> sparse.csr_matrix:
         threshold = -np.partition(-similarity, k - 1, axis=1)[:, k - 1 : k]
         similarity = np.where(similarity >= threshold, similarity, 0.0)
     return sparse.csr_matrix(np.maximum(similarity, 0.0).astype(np.float32))
+
+
+def _full(values: sparse.csr_matrix | FloatArray) -> FloatArray:
+    return values if isinstance(values, np.ndarray) else values.toarray()
 
 
 class ItemNeighbours(Recommender[H]):
@@ -66,13 +72,13 @@ class ItemNeighbours(Recommender[H]):
         """Sum the similarities to the relevant items of the histories."""
         queries = queries.weighted(self.settings.recency)
         return {
-            task: or_popularity((queries.relevant(task, len(popular)) @ similarity).toarray(), popular)
+            task: or_popularity(_full(queries.relevant(task, len(popular)) @ similarity), popular)
             for task, (similarity, popular) in self._learnt.items()
         }
 
     def similarities(self, item: int, task: str) -> FloatArray | None:
         """Return how much an item of a history counts for others: 0 where it is not among their neighbours."""
-        return self._learnt[task][0][[item]].toarray().ravel() if task in self._learnt else None
+        return _full(self._learnt[task][0][[item]]).ravel() if task in self._learnt else None
 
     def state(self) -> State:
         """Return similarities and popularity."""
@@ -81,16 +87,18 @@ class ItemNeighbours(Recommender[H]):
     def restore(self, state: State, side: SideInformation) -> None:
         """Take similarities and popularity back."""
         self._state = dict(state)
-        self._learnt: dict[str, tuple[sparse.csr_matrix, FloatArray]] = {}
+        self._learnt: dict[str, tuple[sparse.csr_matrix | FloatArray, FloatArray]] = {}
         for task in self.scored_tasks(side.tasks):
             similarity = read_matrix(branch(branch(state, task), "similarity"))
             assert sparse.issparse(similarity)
             # By the item of the history: turned once, where every product would do it anew.
-            self._learnt[task] = (sparse.csr_matrix(similarity.T), array(branch(state, task), "popularity"))
+            turned = sparse.csr_matrix(similarity.T)
+            full = _FULL * side.items**2 <= turned.nnz and side.items**2 <= _CELLS
+            self._learnt[task] = (turned.toarray() if full else turned, array(branch(state, task), "popularity"))
 
     def parameter_count(self) -> int:
         """Return the number of similarities kept."""
-        return sum(similarity.nnz for similarity, _ in self._learnt.values())
+        return sum(int((similarity != 0).sum()) for similarity, _ in self._learnt.values())
 
 
 class ItemKNNSettings(HistorySettings):

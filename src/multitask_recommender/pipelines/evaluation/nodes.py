@@ -12,7 +12,6 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 from scipy import sparse
-from tqdm import tqdm
 
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
 from multitask_recommender.data.events import as_pairs, pair_rules
@@ -28,7 +27,7 @@ from multitask_recommender.data.interactions import (
 from multitask_recommender.data.splits import candidate_items
 from multitask_recommender.data.tasks import Task
 from multitask_recommender.evaluation import metrics
-from multitask_recommender.evaluation.cross_validation import CV_COLUMNS
+from multitask_recommender.evaluation.cross_validation import CV_COLUMNS, CrossValidationSettings
 from multitask_recommender.evaluation.groups import (
     THIRDS,
     Group,
@@ -51,6 +50,7 @@ from multitask_recommender.evaluation.metric_records import (
     Totals,
 )
 from multitask_recommender.evaluation.parameters import EvaluationSettings
+from multitask_recommender.foundation.jobs import run_jobs
 from multitask_recommender.foundation.membership import among
 from multitask_recommender.foundation.spool import Spool
 from multitask_recommender.models import ranking
@@ -60,6 +60,8 @@ from multitask_recommender.pipelines.bundles import ModelOutputs, in_order
 
 _TEST_ROWS_TOGETHER = 500_000
 """Most test rows of all splits that are kept in memory for all models; of more, those of one split."""
+_MODELS_TOGETHER = 8
+"""Models whose measures are kept until they are written."""
 METRIC_COLUMNS = [
     "dataset",
     "split",
@@ -441,8 +443,9 @@ def measure_models(
     entity_groups: pd.DataFrame,
     test_labels: ir.Table,
     model_outputs: ModelOutputs,
+    cross_validation: CrossValidationSettings,
 ) -> tuple[pd.DataFrame, Spool, pd.DataFrame]:
-    """Measure every model, one after the other, so that the predictions of one alone are in memory.
+    """Measure every model; as many at the same time as fits are, unless there are many test rows.
 
     Returns:
         The three tables of :func:`measure` with the rows of all models, in the order of the list of variants.
@@ -453,17 +456,33 @@ def measure_models(
         training_data[name] for name in ("behaviour_sequences", "item_features", "item_vocabulary")
     )
     known = (sequences, validation_rows, entity_groups, features, vocabulary, test_labels)
-    # Read once for all models, unless so much at a time would weigh on the memory.
-    few = int(test_labels.count().execute()) <= _TEST_ROWS_TOGETHER
-    held_out = lru_cache(len(splits.names) if few else 1)(partial(read_held_out, dataset, splits, *known))
-    for name in tqdm(in_order(model_outputs), desc="measuring models", leave=False, disable=None):
-        variant, outputs = VARIANTS[name], model_outputs[name]
-        answers = outputs["predictions"], outputs["ranked_lists"]
-        values, own, thirds = measure(variant, dataset, settings, held_out, *answers)
-        found.append((values, thirds))
-        totals.add(pa.Table.from_pandas(own, preserve_index=False))
+    read = partial(read_held_out, dataset, splits, *known)
+    held_out: Callable[[str], HeldOut]
+    if int(test_labels.count().execute()) <= _TEST_ROWS_TOGETHER:
+        # Read once for all models.
+        held_out = {split: read(split) for split in splits.names}.__getitem__
+        workers, together = cross_validation.workers, _MODELS_TOGETHER
+    else:
+        held_out, workers, together = lru_cache(1)(read), 1, 1
+    job = partial(_measure_outputs, dataset, settings, held_out)
+    names = in_order(model_outputs)
+    for begin in range(0, len(names), together):
+        outputs = [(name, model_outputs[name]) for name in names[begin : begin + together]]
+        for values, own, thirds in run_jobs(job, outputs, workers, "measuring models"):
+            found.append((values, thirds))
+            totals.add(pa.Table.from_pandas(own, preserve_index=False))
     measured, by_groups = (collect(tables) for tables in zip(*found, strict=True))
     return measured, totals, by_groups
+
+
+def _measure_outputs(
+    dataset: DatasetSettings,
+    settings: EvaluationSettings,
+    held_out: Callable[[str], HeldOut],
+    job: tuple[str, Mapping[str, Any]],
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    name, outputs = job
+    return measure(VARIANTS[name], dataset, settings, held_out, outputs["predictions"], outputs["ranked_lists"])
 
 
 def collect(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:

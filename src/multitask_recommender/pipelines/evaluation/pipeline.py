@@ -125,6 +125,7 @@ def create_pipeline() -> Pipeline:
                     "entity_groups",
                     "test_labels",
                     "model_outputs",
+                    "params:cross_validation",
                 ],
                 ["metrics", "user_totals", "group_metrics"],
                 name="measure_models",

@@ -206,7 +206,7 @@ def fit(
 
     jobs = [(split, seed) for split in chosen for seed in _repeats(variant, study)]
     jobs += [(split, 0) for split in names if split == EVERYTHING]
-    workers = cross_validation.workers if variant.recommender.stochastic and launcher is None else 1
+    workers = cross_validation.workers if launcher is None else 1
     title = f"{variant.name}: training"
     results: list[tuple[State, list[dict[str, float]], int, dict[str, float]]] = []
     for together in [names] if tables.count() <= _ROWS_TOGETHER else [[split] for split in names]:
