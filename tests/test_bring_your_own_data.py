@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import re
 import zipfile
@@ -17,11 +18,12 @@ import yaml
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from kedro.io import DatasetError
+from omegaconf import OmegaConf
 from pydantic import ValidationError
 
-from conftest import Project
+from conftest import ROOT, Project
 from multitask_recommender import new_dataset
-from multitask_recommender.configuration import without_base_data
+from multitask_recommender.configuration import merged, without_base_data
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
 from multitask_recommender.data.features import build_features
 from multitask_recommender.data.interactions import pair_matrix
@@ -32,6 +34,7 @@ from multitask_recommender.pipelines.data_engineering import nodes
 from multitask_recommender.raw_tables import FAULT, FILE, ROW, RawTable
 
 SPLITS = SplitSettings(strategies=["random"], seed=1, folds=2, random_test_share=0.2)
+BASE = "conf/base/parameters_recommender.yml"
 
 
 def values(table: RawTable) -> list[list[str | None]]:
@@ -439,6 +442,24 @@ def test_an_overlay_with_interactions_replaces_the_data_of_the_base() -> None:
     catalog = {"raw_users": 1, "raw_interactions": 2, "raw_{table}": 3, "users": 4}
     assert without_base_data(catalog, {"raw_interactions": 5}, "catalog") == {"raw_{table}": 3, "users": 4}
     assert without_base_data(catalog, {"users": 5}, "catalog") == catalog
+
+
+@pytest.mark.parametrize(
+    ("base", "overlay"),
+    [
+        ({"a": {"b": 1, "c": [1, 2]}, "d": 2}, {"a": {"c": [3], "e": {}}}),
+        ({"a": {"b": 1}, "c": [1], "d": {"e": None}}, {"a": None, "c": {"b": 1}, "d": {"e": {"f": 1}}}),
+        ({"a": 1, "b": {"c": {"d": 1, "e": 2}}}, {"a": {"x": 1}, "b": {"c": {"e": {"y": []}}}}),
+        *(
+            tuple(yaml.safe_load((ROOT / path).read_text()) for path in (BASE, f"conf/{name}/parameters.yml"))
+            for name in ("test", "retailrocket", "book_crossing")
+        ),
+    ],
+)
+def test_overlays_are_merged_as_kedro_merges_them(base: dict[str, Any], overlay: dict[str, Any]) -> None:
+    before = copy.deepcopy(base)
+    assert merged(base, overlay) == OmegaConf.to_container(OmegaConf.unsafe_merge(base, overlay))
+    assert base == before
 
 
 def test_the_starting_point_is_short_and_never_overwrites(tmp_path: Path) -> None:
