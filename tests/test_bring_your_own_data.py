@@ -448,7 +448,7 @@ def test_an_overlay_with_interactions_replaces_the_data_of_the_base() -> None:
     ("base", "overlay"),
     [
         ({"a": {"b": 1, "c": [1, 2]}, "d": 2}, {"a": {"c": [3], "e": {}}}),
-        ({"a": {"b": 1}, "c": [1], "d": {"e": None}}, {"a": None, "c": {"b": 1}, "d": {"e": {"f": 1}}}),
+        ({"a": {"b": 1}, "c": [1], "d": {"e": None}}, {"a": None, "c": 2, "d": {"e": {"f": 1}}}),
         ({"a": 1, "b": {"c": {"d": 1, "e": 2}}}, {"a": {"x": 1}, "b": {"c": {"e": {"y": []}}}}),
         *(
             tuple(yaml.safe_load((ROOT / path).read_text()) for path in (BASE, f"conf/{name}/parameters.yml"))
