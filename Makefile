@@ -5,7 +5,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt
+# pip compiles in one process. Some packages bring files that do not compile, and are not meant to.
+COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib src || true
 DATA_WHEEL := recbole==1.2.1
 export KEDRO_DISABLE_TELEMETRY := 1
 
@@ -20,14 +22,17 @@ $(BIN)/python:
 
 $(VENV)/.runtime: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable .
+	@$(COMPILE)
 	@touch $@
 
 $(VENV)/.development: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable '.[dev]'
+	@$(COMPILE)
 	@touch $@ $(VENV)/.runtime
 
 $(VENV)/.report: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable '.[notebooks,report]'
+	@$(COMPILE)
 	@touch $@ $(VENV)/.runtime
 
 # The wheel carries MovieLens-100k; of the package itself nothing is used, so its dependencies stay out.
