@@ -176,6 +176,17 @@ def test_two_runs_give_the_same_bytes(finished_project: Project, project: Projec
     assert [name for name in first if first[name] != second[name]] == []
 
 
+def test_measures_do_not_depend_on_the_number_of_workers(few_models: Project, few_models_to_change: Project) -> None:
+    project = few_models_to_change
+    measured = [project.outputs / "08_reporting" / name for name in ("metrics.csv", "group_metrics.csv")]
+    for path in measured:
+        path.unlink()
+    result = project.run("--nodes", "evaluation.measure_models", "--params", "cross_validation.workers=2")
+    assert result.returncode == 0, result.stderr
+    for path in measured:
+        assert path.read_bytes() == (few_models.outputs / "08_reporting" / path.name).read_bytes()
+
+
 def test_other_splits_run_end_to_end(other_splits: Project) -> None:
     table = pd.read_csv(other_splits.outputs / "08_reporting" / "metrics.csv")
     assert set(table["split"]) == {"chronological", "temporal", "cold_items"}
