@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 # None of them imports the settings of a project, which Kedro reads from the folder that it starts in.
-_IMPORTED = ["multitask_recommender.pipeline_registry", "ibis.backends.duckdb"]
+_IMPORTED = ["multitask_recommender.pipeline_registry", "ibis.backends.duckdb", "scipy.stats"]
 _IMPORTED += [f"kedro_datasets.{name}" for name in ("ibis", "json", "matplotlib", "pandas")]
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(_IMPORTED)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy import sparse, stats
+from scipy import sparse
 
 from multitask_recommender.data.interactions import BoolArray, FloatArray, IntArray
 from multitask_recommender.foundation.membership import among
@@ -50,7 +51,7 @@ def auc(label: ArrayLike, score: ArrayLike) -> float:
     positives, negatives = int(positive.sum()), int((~positive).sum())
     if positives == 0 or negatives == 0:
         return math.nan
-    ranks = stats.rankdata(score)
+    ranks = pd.Series(np.asarray(score)).rank().to_numpy()
     return float((ranks[positive].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
@@ -302,7 +303,7 @@ def serendipity(lists: IntArray, hits: BoolArray, item_users: IntArray, catalogu
         catalogue: (items,), true for the N items that may be recommended.
     """
     popular = np.zeros(len(catalogue))
-    popular[catalogue] = stats.rankdata(-item_users[catalogue])
+    popular[catalogue] = pd.Series(-item_users[catalogue]).rank().to_numpy()
     rank = np.arange(1, lists.shape[1] + 1)
     gain = np.where(hits, popular[np.where(hits, lists, 0)] - rank, 0.0)
     return np.maximum(gain, 0.0).sum(axis=1) / (lists.shape[1] * max(int(catalogue.sum()), 1))

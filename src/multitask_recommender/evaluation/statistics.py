@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import ndtr, ndtri
 
 Values = NDArray[np.float64]
 _BATCH = 25
@@ -188,7 +188,10 @@ def permutation_p_value(model: Values, control: Values, resamples: int, rng: np.
         bits = np.unpackbits(np.frombuffer(rng.bytes(number // 8 + 1), np.uint8), count=number)
         return bits.reshape(size).astype(np.float64) * 2.0 - 1.0
 
-    test = stats.monte_carlo_test(
+    # Here, because it takes half a second to import, and most commands compare nothing.
+    from scipy.stats import monte_carlo_test
+
+    test = monte_carlo_test(
         np.ones(len(difference)),
         signs,
         lambda drawn, axis=-1: drawn @ difference,
@@ -243,9 +246,9 @@ def _interval(value: float, drawn: Values, without: Values) -> tuple[float, floa
     below = float((drawn < value).mean() + 0.5 * (drawn == value).mean())
     ends = np.array([0.025, 0.975])
     if 0.0 < below < 1.0:
-        bias = stats.norm.ppf(below)
-        moved = bias + stats.norm.ppf(ends)
-        ends = stats.norm.cdf(bias + moved / (1.0 - acceleration * moved))
+        bias = ndtri(below)
+        moved = bias + ndtri(ends)
+        ends = ndtr(bias + moved / (1.0 - acceleration * moved))
     low, high = np.quantile(drawn, ends)
     return float(low), float(high)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.special import stdtrit
 
 from multitask_recommender.evaluation.metric_records import METRICS
 from multitask_recommender.evaluation.statistics import Comparison, compare_paired, holm, judge
@@ -117,7 +117,7 @@ def run_sweep(settings: SweepSettings) -> tuple[pd.DataFrame, pd.DataFrame]:
     ]
     groups = each.groupby([*CELL, "metric"], sort=False)
     spread = groups["gain"].agg(["mean", "sem", "count"])
-    half = spread["sem"] * stats.t.ppf(0.975, spread["count"] - 1)
+    half = spread["sem"] * stdtrit(spread["count"] - 1, 0.975)
     summary = pd.DataFrame(
         {
             "labels": groups["labels"].mean(),
