@@ -24,6 +24,7 @@ import ibis
 import pandas as pd
 import pytest
 import yaml
+from fsspec.implementations.local import LocalFileSystem
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kedro.io import DatasetError
@@ -385,6 +386,22 @@ def test_packed_files_have_limits(name: str, content: Callable[[], bytes], tmp_p
     said = refusal(small.load, name)
     assert said is not None
     assert "largest_unpacked_gb" in said
+
+
+@pytest.mark.parametrize("told", [None, OSError()])
+@pytest.mark.parametrize("name", ["t.tar.gz", "t.tsv.gz"])
+def test_a_packed_file_of_unknown_size_has_a_limit(
+    name: str, told: OSError | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def size(*_: Any) -> None:
+        if told is not None:
+            raise told
+
+    monkeypatch.setattr(LocalFileSystem, "size", size)
+    said = refusal(raw(tmp_path, ARCHIVES[name], name, largest_unpacked_gb=1e-7).load, name)
+    assert said is not None
+    assert "largest_unpacked_gb" in said
+    assert refusal(raw(tmp_path, ARCHIVES[name], name).load, name) is None
 
 
 def test_links_in_archives_are_not_followed(tmp_path: Path) -> None:

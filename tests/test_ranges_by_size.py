@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import yaml
 from pydantic import ValidationError
 
+from conftest import ROOT
+from multitask_recommender.data.description import SplitSettings
 from multitask_recommender.data.interactions import Interactions
 from multitask_recommender.models.variants import REFERENCE_SIZE, VARIANTS, DataSize, VariantParameters
 
@@ -56,6 +59,19 @@ def test_what_is_larger_in_the_file_than_the_largest_value_stays() -> None:
 def test_a_part_that_is_left_out_has_no_size() -> None:
     block = _block(settings={"wide": None}, by_size={"wide.penalty": {"rows_per_item": 0.7}})
     assert block.for_size(DataSize(10**6, 480)).settings.model_dump()["wide"] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "part"), [("wide_shared_bottom", "revisit"), ("wide_shared_bottom", "wide"), ("aitm", "revisit")]
+)
+def test_a_part_that_is_left_out_stays_so_ahead_in_time(name: str, part: str) -> None:
+    block = yaml.safe_load((ROOT / "conf/base/parameters_recommender.yml").read_text())["models"][name]
+    parameters = VARIANTS[name].parameters.model_validate({**block, "settings": {**block["settings"], part: None}})
+    ahead = parameters.for_split(SplitSettings(strategies=["temporal"], seed=1, folds=2).rule("temporal"))
+    assert ahead.settings.model_dump()[part] is None
+    for values in ({f"{part}.penalties.weight": 1.0}, {f"{part}s.weight": 1.0}):
+        with pytest.raises(ValueError, match="there is no parameter"):
+            VARIANTS[name].parameters.model_validate(block).with_values(values)
 
 
 def test_unknown_parameters_are_refused() -> None:

@@ -8,6 +8,7 @@ import html
 import io
 import itertools
 import json
+import math
 import mmap
 import os
 import re
@@ -330,8 +331,8 @@ class RawTable(AbstractDataset[None, ir.Table]):
                 else:
                     opened = fsspec.open(address, "rb", compression="infer", **self._storage_options)
                     with opened as file:
-                        packed = _size(opened) if opened.compression else None
-                        self._write_copy(self._bounded(file, packed, inside), target, inside)
+                        source = self._bounded(file, _size(opened), inside) if opened.compression else file
+                        self._write_copy(source, target, inside)
             except (FileNotFoundError, NotADirectoryError):
                 raise self._error("The file does not exist.", "correct 'filepath'", inside) from None
             except (zipfile.BadZipFile, tarfile.TarError) as error:
@@ -362,7 +363,7 @@ class RawTable(AbstractDataset[None, ir.Table]):
         opened = fsspec.open(address, "rb", compression=packing, **self._storage_options)
         with opened as file:
             # Of the whole archive, because all of it is unpacked on the way to a member.
-            bounded = self._bounded(file, _size(opened) if packing else None, inside)
+            bounded = self._bounded(file, _size(opened), inside) if packing else file
             with tarfile.open(fileobj=bounded, mode="r:") as archive:
                 names = [entry.name for entry in archive if entry.isreg()]
                 found = archive.extractfile(self._member(names, inside))
@@ -370,10 +371,8 @@ class RawTable(AbstractDataset[None, ir.Table]):
                 with found:
                     self._write_copy(found, target, inside)
 
-    def _bounded(self, source: Any, packed: int | None, inside: str) -> Any:
-        """Return what reads a packed file and refuses to go beyond the limits; ``source`` itself if none is packed."""
-        if packed is None:
-            return source
+    def _bounded(self, source: Any, packed: float, inside: str) -> Any:
+        """Return what reads a packed file of some bytes and refuses to go beyond the limits."""
         beyond = self._largest_ratio * packed
         limits = [
             (self._most_bytes, f"{self._most_bytes / 1e9:g} GB", "largest_unpacked_gb"),
@@ -722,12 +721,13 @@ class _Bounded(io.RawIOBase):
         return self._place
 
 
-def _size(opened: Any) -> int | None:
-    """Return the size in bytes of a file as it is stored; None where its system does not tell."""
+def _size(opened: Any) -> float:
+    """Return the size in bytes of a file as it is stored; without end where its system does not tell."""
     try:
-        return int(opened.fs.size(opened.path))
-    except (OSError, TypeError, ValueError, NotImplementedError):
-        return None
+        size = opened.fs.size(opened.path)
+    except (OSError, NotImplementedError):
+        size = None
+    return math.inf if size is None else float(size)
 
 
 def _is_regular(entry: zipfile.ZipInfo) -> bool:

@@ -180,24 +180,31 @@ class VariantParameters(Settings):
 
 
 def with_values(settings: Settings, values: dict[str, Any]) -> Settings:
-    """Return settings with some parameters (nested ones with dots) changed, checked as if they stood in a file."""
+    """Return settings with some parameters (nested ones with dots) changed, checked as if they stood in a file.
+
+    Those of a part that is left out (null) change nothing.
+    """
     tree = settings.model_dump()
     for path, value in values.items():
         *groups, name = path.split(".")
-        place = tree
-        for group in groups:
-            place = place.get(group, {}) if isinstance(place, dict) else {}
+        place = _walk(tree, groups)
+        if place is None:
+            continue
         if not isinstance(place, dict):
-            raise ValueError(f"search names an unknown parameter '{path}'")
+            raise ValueError(f"there is no parameter '{path}'")
         place[name] = value
-        if groups and place is not _walk(tree, groups):
-            raise ValueError(f"search names an unknown parameter '{path}'")
     return type(settings).model_validate(tree)
 
 
+_UNKNOWN = object()
+
+
 def _walk(tree: Any, groups: list[str]) -> Any:
+    """Return what stands at a place in a tree of settings; None inside a part that is left out."""
     for group in groups:
-        tree = tree.get(group) if isinstance(tree, dict) else None
+        if tree is None:
+            break
+        tree = tree.get(group, _UNKNOWN) if isinstance(tree, dict) else _UNKNOWN
     return tree
 
 
