@@ -78,6 +78,17 @@ def test_no_test_row_stands_in_the_history_that_scores_it(project: Project, monk
         assert len(frame(predictions)) == len(test) * len(dataset.tasks)
         shown = frame(lists)
         assert not {pair for pair in shown[["user", "item"]].itertuples(index=False, name=None) if pair in known}
+        # Halves of the users at a time, or all in turn where their lists are too long to be kept.
+        with monkeypatch.context() as changed:
+            changed.setattr(nodes, "_KEPT_ROWS", 0)
+            in_turn = nodes.predict(
+                variant, own, splits, tables, stored, None, [10], read["validation_rows"], read["test_pairs"]
+            )
+        for kept, streamed in zip((predictions, lists), in_turn, strict=False):
+            keys = ["task", "user"]
+            pd.testing.assert_frame_equal(
+                *(frame(table).sort_values(keys, kind="stable", ignore_index=True) for table in (kept, streamed))
+            )
         trained = set(rows.loc[rows["part"] == "train", "item"])
         assert set(shown["item"]) <= (set(rows["item"]) - trained if split == "cold_items" else trained)
 

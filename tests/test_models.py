@@ -27,6 +27,7 @@ from multitask_recommender.models.training.loop import TrainableModule, Training
 from multitask_recommender.models.training.sparse_products import (
     DesignMatrix,
     Pairs,
+    gram,
     pair_scores,
     weighted_grams,
     weighted_sums,
@@ -80,6 +81,8 @@ def test_products_at_pairs_equal_dense_ones(row_user: list[int], row_item: list[
     assert torch.allclose(weighted_sums(pairs, weight, item), dense @ item)
     grams = torch.einsum("ui,ic,id->ucd", dense, item, item)
     assert torch.allclose(weighted_grams(pairs, weight, item), grams)
+    assert torch.allclose(gram(item), item.T @ item)
+    assert torch.autograd.gradcheck(gram, (item,))
     assert torch.autograd.gradcheck(lambda u, i: pair_scores(u, i, pairs), (user, item))
     assert torch.autograd.gradcheck(lambda table: weighted_sums(pairs, weight, table), (item,))
 

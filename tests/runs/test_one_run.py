@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import shutil
@@ -182,6 +183,33 @@ def test_finished_jobs_are_not_done_again(tmp_path: Path) -> None:
         assert done == [0, 1, 2, -1, 3, 4, 0, 1, 2, 3, 4]
     finally:
         jobs.keep_results(None)
+
+
+def test_the_longest_jobs_begin_first(tmp_path: Path) -> None:
+    done: list[int] = []
+
+    def job(number: int) -> dict[str, int]:
+        if number == 2 and len(done) < 3:
+            raise StudyError("stopped")
+        done.append(number)
+        return {"a number": number}
+
+    try:
+        jobs.keep_results(tmp_path / "kept")
+        with pytest.raises(StudyError):
+            jobs.run_jobs(job, range(4), 1, "jobs", [1.0, 4.0, 2.0, 4.0])
+        done.append(-1)
+        # What is kept goes by the numbers of the jobs, whatever their order.
+        jobs.keep_results(tmp_path / "kept")
+        assert jobs.run_jobs(job, range(4), 1, "jobs", [1.0, 4.0, 2.0, 4.0]) == [{"a number": n} for n in range(4)]
+        assert done == [1, 3, -1, 2, 0]
+    finally:
+        jobs.keep_results(None)
+
+
+def test_what_a_process_has_imported_is_not_searched_for_garbage() -> None:
+    assert all(jobs.run_jobs(lambda _: gc.get_freeze_count() > 10_000, range(3), 2, "jobs"))
+    assert not jobs.run_jobs(lambda _: gc.get_freeze_count(), [0], 1, "jobs")[0]
 
 
 def test_nothing_is_said_of_a_process_that_is_replaced_between_two_jobs(monkeypatch: pytest.MonkeyPatch) -> None:

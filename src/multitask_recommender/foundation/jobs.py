@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -103,12 +104,21 @@ def _die_with(parent: int) -> None:
 
 
 @cache
-def _watch_parent(parent: int) -> None:
+def _settle_in(parent: int) -> None:
+    """Make ready a process that works for another, once."""
     if os.getpid() != parent:
         _die_with(parent)
+        # The pool looks for garbage after every second of work. What was imported is none, and many objects.
+        gc.freeze()
 
 
-def run_jobs(function: Callable[[T], R], jobs: Sequence[T], workers: int | None, title: str) -> list[R]:
+def run_jobs(
+    function: Callable[[T], R],
+    jobs: Sequence[T],
+    workers: int | None,
+    title: str,
+    efforts: Sequence[float] | None = None,
+) -> list[R]:
     """Run a function on every job and show a progress bar.
 
     Results that are trees of plain values and arrays are kept until the node is done, see :func:`keep_results`.
@@ -119,6 +129,8 @@ def run_jobs(function: Callable[[T], R], jobs: Sequence[T], workers: int | None,
         workers: Processes at the same time, or fewer where memory is limited; 1 stays in this process. None: as many as
             there are cores.
         title: What the progress bar says.
+        efforts: About how long every job takes, next to the others: the longest begin first, so that no process works
+            on one of them while the others have nothing left. None: all alike.
 
     Returns:
         The results in the order of the jobs.
@@ -139,10 +151,12 @@ def run_jobs(function: Callable[[T], R], jobs: Sequence[T], workers: int | None,
     if results:
         logger.info("%s: going on after %d of %d", title, len(results), len(jobs))
     left = [number for number in range(len(jobs)) if number not in results]
+    if efforts is not None:
+        left.sort(key=lambda number: -efforts[number])
     parent = os.getpid()
 
     def alone(job: T) -> R:
-        _watch_parent(parent)
+        _settle_in(parent)
         with single_threaded():
             return function(job)
 

@@ -122,8 +122,8 @@ class Recommender(ABC, Generic[S]):
         ranks: Kinds of tasks for which the model gives scores at all.
         stochastic: Whether the seed changes the result.
         solved: Names of settings that a fitted model can change without being trained again, see :meth:`ask_with`.
-        effort: About how long a fit takes, next to one of the shared-bottom model. It tells a first run its time left
-            and nothing else.
+        effort: About how long a fit takes, next to one of the shared-bottom model. It tells a first run its time left,
+            and which of several fits begin first.
         knowledge: What its scores rest on.
     """
 

@@ -72,9 +72,10 @@ def fit_slow_parts(wanted: Sequence[Wanted], workers: int | None, title: str) ->
         keys.append(own)
     # Those that are there stay jobs: what a killed run kept of its jobs is told apart by their order.
     todo = [_fitted.get(key, job) for key, job in jobs.items()]
-    waiting = sum(isinstance(job, _Job) for job in todo)
+    efforts = [job.part.recommender.effort * len(job.train) if isinstance(job, _Job) else 0.0 for job in todo]
+    waiting = sum(effort > 0 for effort in efforts)
     try:
-        results = run_jobs(_fit, todo, workers if waiting > 1 else 1, title) if todo else []
+        results = run_jobs(_fit, todo, workers if waiting > 1 else 1, title, efforts) if todo else []
     except TrainingError as error:
         raise error.within(title) from error
     fitted = {key: FittedPart(*result) for key, result in zip(jobs, results, strict=True)}

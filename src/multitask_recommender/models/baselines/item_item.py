@@ -121,14 +121,13 @@ def ease_weights(
                 history[:, active], penalty, nearness=near, sequence_weight=sequence_weight
             )
             return weights
-    common = (history.T @ history).astype(np.float32)
-    if nearness is not None:
-        common = common + np.float32(sequence_weight) * nearness
-    gram = common.toarray()
-    if features is not None:
-        for start in range(0, len(gram), _BLOCK):
-            shared = features[start : start + _BLOCK] @ features.T
-            gram[start : start + _BLOCK] += feature_weight * shared.toarray().astype(np.float32)
+    gram = (history.T @ history).astype(np.float32).toarray()
+    for start in range(0, len(gram), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        if nearness is not None:
+            gram[block] += np.float32(sequence_weight) * nearness[block].toarray()
+        if features is not None:
+            gram[block] += feature_weight * (features[block] @ features.T).toarray().astype(np.float32)
     gram[np.diag_indices_from(gram)] += penalty
     weights = _inverse(gram)
     weights /= -np.diag(weights)[None, :].copy()

@@ -25,7 +25,7 @@ from multitask_recommender.models.towers.two_tower import (
     shares_of_positives,
 )
 from multitask_recommender.models.training.loop import TrainingSettings, UserBatch, UserRows
-from multitask_recommender.models.training.sparse_products import Pairs, weighted_sums
+from multitask_recommender.models.training.sparse_products import Pairs, gram, weighted_sums
 
 _SCALE = 0.1
 _TARGET = 5.0
@@ -131,15 +131,14 @@ class NextItemsModule(TwoTowerModule):
         # Sums of geometric series: the weights of the rows that follow, over those of all that could.
         reach = self.settings.reach
         known = (1.0 - torch.exp(-pairs.offsets.diff() / reach)) / (1.0 - math.exp(-span(reach) / reach))
-        catalogue = batch.of_catalogue(self.expected)
-        gram = catalogue.T @ catalogue
+        of_items, share_known = gram(batch.of_catalogue(self.expected)), known.sqrt()[:, None]
         rows = at_least_one(batch.total(len(batch.row)))
         share = self.settings.penalty * len(batch.users) / batch.source.population
         result = {PENALTY: share * (self.read.square().sum() + self.expected.square().sum()) / rows}
         for name, head in self.heads.items():
             own, positive = outputs @ head, batch.label(name)[later] > 0
             sums = weighted_sums(pairs, _TARGET * weight * positive, self.expected)
-            total = ((own.T @ (known[:, None] * own)) * gram).sum() - 2.0 * (own * sums).sum()
+            total = (gram(share_known * own) * of_items).sum() - 2.0 * (own * sums).sum()
             result[name] = total / rows
         return result
 
@@ -149,6 +148,7 @@ class NextItems(NeuralRecommender[NextItemsSettings]):
 
     ranks = frozenset({"retrieval"})
     predicts = frozenset()
+    effort = 5.0
     knowledge = Knowledge("its latest items, in their order", "popularity", "0")
 
     def build(self, side: SideInformation, scales: LabelScales, generator: torch.Generator) -> TwoTowerModule:

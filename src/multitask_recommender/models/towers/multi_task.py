@@ -361,17 +361,26 @@ class MultiTaskModule(TwoTowerModule):
         for name in names:
             place = list(self.tasks).index(name)
             # The vectors that the user's own meet, and 1 for the bias.
-            table = items[name][:, :-number]
+            table, through = items[name][:, :-number], jacobians[name] @ maps[name]
+            mapped = number == 1 and len(through) == 1
+            if mapped:
+                # Nobody else needs the Gram matrices of these vectors: they are mapped once, and not for every user.
+                table = torch.cat([table[:, :-1] @ through[0].T, table[:, -1:]], dim=1)
             bound = self.curvature(name, batch)
-            if bound.weights is None:
-                gram = batch.source.grams[name][: table.shape[1], : table.shape[1]]
-            else:
-                catalogue = batch.of_catalogue(table)
+            catalogue = batch.of_catalogue(table)
+            if bound.weights is not None:
                 gram = catalogue.T @ (catalogue * bound.weights[:, None])
-            hessian = grams.of(items[name], table, bound.rows) + bound.catalogue[:, None, None] * gram
+            elif mapped:
+                gram = catalogue.T @ catalogue
+            else:
+                gram = batch.source.grams[name][: table.shape[1], : table.shape[1]]
             share = self.label_share[place] if self.tasks[name].kind != "retrieval" else 1.0
-            hessian = self.weights[name] / share * hessian
-            through = jacobians[name] @ maps[name]
+            weight = self.weights[name] / share
+            hessian = weight * grams.of(items[name], table, bound.rows)
+            hessian += (weight * bound.catalogue)[:, None, None] * gram
+            if mapped:
+                total += hessian
+                continue
             moved = through @ hessian[:, :-1]  # (B, D, d + 1)
             total[:, :width, :width] += moved[:, :, :-1] @ through.transpose(1, 2)
             total[:, :width, width + place] += moved[:, :, -1]

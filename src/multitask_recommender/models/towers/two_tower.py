@@ -40,7 +40,7 @@ from multitask_recommender.models.training.losses import (
     squared_error,
     whole_data_squared_loss,
 )
-from multitask_recommender.models.training.sparse_products import DesignMatrix, pair_scores
+from multitask_recommender.models.training.sparse_products import DesignMatrix, gram, pair_scores
 
 Vectors = dict[str, Tensor]
 _BLOCK = 1024
@@ -232,8 +232,7 @@ def task_loss(
             total = bpr_loss(user_vectors, item_vectors, user[other], item[other], drawn[other], weight)
         else:
             if item_gram is None:
-                catalogue = batch.of_catalogue(item_vectors)
-                item_gram = catalogue.T @ catalogue
+                item_gram = gram(batch.of_catalogue(item_vectors))
             scores = pair_scores(user_vectors, item_vectors, own.pairs)
             alpha = positive_weight if own.row_weight is None else positive_weight * own.row_weight
             total = whole_data_squared_loss(user_vectors, item_gram, scores, alpha, batch.share)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from multitask_recommender.models.training.sparse_products import Pairs, pair_scores
+from multitask_recommender.models.training.sparse_products import Pairs, gram, pair_scores
 
 DENSE_CATALOGUE = 10_000
 """Most items that the softmax is taken over: beyond, its sum is estimated."""
@@ -42,7 +42,7 @@ def whole_data_squared_loss(
     Returns:
         Scalar.
     """
-    everywhere = share * ((user_vectors.T @ user_vectors) * item_gram).sum()
+    everywhere = share * (gram(user_vectors) * item_gram).sum()
     weight = 1.0 + positive_weight
     return everywhere + (weight * (1.0 - positive_scores) ** 2 - positive_scores**2).sum()
 

@@ -166,6 +166,23 @@ def pair_scores(user_vectors: Tensor, item_vectors: Tensor, pairs: Pairs) -> Ten
     return _PairScores.apply(user_vectors, item_vectors, pairs)
 
 
+class _Gram(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, table: Tensor) -> Tensor:
+        ctx.save_for_backward(table)
+        return table.T @ table
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (table,) = ctx.saved_tensors
+        return table @ (gradients[0] + gradients[0].T)
+
+
+def gram(table: Tensor) -> Tensor:
+    """Return V'V (d, d) of a table V (n, d); its gradient takes one product, where that of a product takes two."""
+    return _Gram.apply(table)
+
+
 def weighted_grams(pairs: Pairs, weight: Tensor, table: Tensor) -> Tensor:
     """Return, for every row, the weighted Gram matrix of the vectors of its columns. Without gradient.
 

@@ -354,17 +354,24 @@ class Pairs(NamedTuple):
         time = table["time"].to_numpy().astype(np.float64)
         return cls(table["user"].to_numpy(), table["item"].to_numpy(), None if np.isnan(time).any() else time)
 
+    def halves(self) -> list[Pairs]:
+        """Return those of half of the users and those of the others; all as one where there is one user alone."""
+        users = np.unique(self.user)
+        middle = int(np.searchsorted(self.user, users[len(users) // 2])) if len(users) else 0
+        parts = [slice(0, middle), slice(middle, None)] if middle else [slice(None)]
+        return [Pairs(self.user[own], self.item[own], None if self.time is None else self.time[own]) for own in parts]
+
 
 Answers = Iterator[tuple[pa.Table, pa.Table]]
 
 
 def _answers(
     model: Recommender,
+    pairs: Pairs,
     split: str,
     seed: int,
     side: SideInformation,
     histories: Histories,
-    pairs: Pairs,
     catalogue: BoolArray,
     length: int,
     probabilities: list[str],
@@ -426,25 +433,38 @@ def predict(
         histories = tables.known(split, validation_rows, side)
         length = max(list_lengths)
         probabilities = [name for name, task in side.tasks.items() if variant.predicts(task)]
-        answers = [
-            partial(_answers, model, split, int(seed), side, histories, pairs, catalogue, length, probabilities)
-            for seed, model in models.items()
-        ]
-        measures: list[Cost] = []
+
+        answers = partial(
+            _answers,
+            split=split,
+            side=side,
+            histories=histories,
+            catalogue=catalogue,
+            length=length,
+            probabilities=probabilities,
+        )
+        measures: dict[str, list[Cost]] = {seed: [] for seed in models}
         if len(np.unique(pairs.user)) * len(side.tasks) * length <= _KEPT_ROWS:
-            for parts, cost in run_jobs(_kept, answers, workers, f"{variant.name}: predicting"):
-                measures.append(cost)
+            # Halves, because three fits keep two processes busy for as long as four would.
+            asked = [(seed, half) for seed in models for half in pairs.halves()]
+            jobs = [partial(answers, model=models[seed], seed=int(seed), pairs=half) for seed, half in asked]
+            results = run_jobs(_kept, jobs, workers, f"{variant.name}: predicting")
+            for (seed, _), (parts, cost) in zip(asked, results, strict=True):
+                measures[seed].append(cost)
                 for prediction, listed in parts:
                     predictions.add(prediction)
                     ranked.add(listed)
         else:
-            for own in answers:
+            for seed, model in models.items():
                 with single_threaded(), measured() as cost:
-                    for prediction, listed in own():
+                    for prediction, listed in answers(model=model, seed=int(seed), pairs=pairs):
                         predictions.add(prediction)
                         ranked.add(listed)
-                measures.append(cost)
-        costs[split] = {"seconds": [c.seconds for c in measures], "peak_mb": [c.peak_mb for c in measures]}
+                measures[seed].append(cost)
+        costs[split] = {
+            "seconds": [sum(cost.seconds for cost in own) for own in measures.values()],
+            "peak_mb": [max(cost.peak_mb for cost in own) for own in measures.values()],
+        }
     return predictions, ranked, costs
 
 
