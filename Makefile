@@ -64,11 +64,11 @@ browser:
 
 test: ## linter, type checker and tests
 	$(MAKE) --no-print-directory --jobs 2 lint browser
-	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist worksteal
+	$(BIN)/pytest --numprocesses auto --dist worksteal
 
 coverage: $(VENV)/.development browser ## which lines no test runs, in build/coverage; of some tests: make coverage TESTS=tests/use
 	mkdir -p build/coverage
-	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist worksteal \
+	$(BIN)/pytest --numprocesses auto --dist worksteal \
 		--cov --cov-report term-missing:skip-covered --cov-report html:build/coverage/html $(TESTS)
 
 lab: $(VENV)/.development $(VENV)/.data ## JupyterLab on the notebooks

@@ -14,6 +14,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from multitask_recommender.foundation.jobs import stop_workers
+
 # None of them imports the settings of a project, which Kedro reads from the folder that it starts in.
 _IMPORTED = ["multitask_recommender.pipeline_registry", "ibis.backends.duckdb", "scipy.stats"]
 _IMPORTED += [f"kedro_datasets.{name}" for name in ("ibis", "json", "matplotlib", "pandas")]
@@ -55,3 +57,7 @@ def _kedro(arguments: list[str], folder: Path, environment: dict[str, str], stre
     except Exception:
         sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
         sys.exit(1)
+    finally:
+        # At its end Python lets the processes of a pool go, but a fork waits for them: five minutes, until they are idle
+        # for so long.
+        stop_workers()

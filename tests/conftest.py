@@ -30,6 +30,12 @@ ROOT = Path(__file__).parents[1]
 # The cores are for several processes of tests: the threads of one small fit would only wait for each other.
 single_threaded()
 
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Half as many processes of tests again as there are cores, at most 4: they often wait for a kernel, a browser, Java."""
+    return max(min(3 * (os.cpu_count() or 1) // 2, 4), 1)
+
+
 TASKS = {
     "watch": Task(kind="retrieval"),
     "like": Task(kind="binary", label="rating >= 4"),

@@ -22,7 +22,7 @@ from multitask_recommender.data.splits import candidate_items
 from multitask_recommender.data.tasks import Task
 from multitask_recommender.evaluation import metrics
 from multitask_recommender.foundation.errors import StudyError, TrainingError
-from multitask_recommender.foundation.jobs import run_jobs
+from multitask_recommender.foundation.jobs import call, run_jobs
 from multitask_recommender.foundation.randomness import derive_seed
 from multitask_recommender.foundation.resources import scores_at_once
 from multitask_recommender.foundation.settings_base import Settings
@@ -383,14 +383,10 @@ def cross_validate(
         title = f"{variant.name}: cross-validation, round {number}"
         parts = fit_slow_parts([job.wanted for _, job in jobs], settings.workers, title)
         calls = [partial(job.measure, own) for (_, job), own in zip(jobs, parts, strict=True)]
-        measured = run_jobs(_call, calls, settings.workers, title)
+        measured = run_jobs(call, calls, settings.workers, title)
         results = {place: [] for place in asked}
         for (place, _), result in zip(jobs, measured, strict=True):
             results[place].append(result)
-
-
-def _call(job: Callable[[], _Measured]) -> _Measured:
-    return job()
 
 
 def _halving(

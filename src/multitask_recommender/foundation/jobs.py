@@ -195,6 +195,11 @@ def run_jobs(
     return [results[number] for number in range(len(jobs))]
 
 
+def call(job: Callable[[], R]) -> R:
+    """Do a job that knows by itself what to do."""
+    return job()
+
+
 def stop_workers() -> None:
     """Kill the processes that work at the same time, if there are any."""
     # Asked for in the usual way, one with other arguments would be replaced, after all of its jobs were done.

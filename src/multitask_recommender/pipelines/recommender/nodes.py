@@ -35,7 +35,7 @@ from multitask_recommender.evaluation.cross_validation import (
 )
 from multitask_recommender.evaluation.study import StudySettings
 from multitask_recommender.foundation.errors import TrainingError
-from multitask_recommender.foundation.jobs import run_jobs, single_threaded
+from multitask_recommender.foundation.jobs import call, run_jobs, single_threaded
 from multitask_recommender.foundation.measuring import Cost, measured
 from multitask_recommender.foundation.randomness import derive_seed
 from multitask_recommender.foundation.spool import Spool
@@ -188,14 +188,17 @@ def fit(
         return variant.make(variant.read_settings(settings[split]), sides[split].tasks)
 
     def fit_once(
-        job: tuple[str, int, dict[str, FittedPart]],
+        split: str,
+        seed: int,
+        model: Recommender,
+        parts: dict[str, FittedPart],
+        train: Interactions,
+        side: SideInformation,
     ) -> tuple[State, list[dict[str, float]], int, dict[str, float]]:
-        split, seed, parts = job
-        model = make(split)
         model.take_parts(parts)
         with measured() as cost, trained_by(launcher):
             try:
-                curve = model.fit(rows[split], sides[split], derive_seed(study.seed, variant.name, split, seed))
+                curve = model.fit(train, side, derive_seed(study.seed, variant.name, split, seed))
                 check_learnt(model.state())
             except TrainingError as error:
                 raise error.within(f"model '{variant.name}', {split} split, seed number {seed}") from error
@@ -218,7 +221,12 @@ def fit(
         ]
         with trained_by(launcher):
             parts = fit_slow_parts(wanted, workers, title)
-        results += run_jobs(fit_once, [(*job, own) for job, own in zip(own_jobs, parts, strict=True)], workers, title)
+        # A process is sent the rows of its split alone.
+        calls = [
+            partial(fit_once, split, seed, make(split), own, rows[split], sides[split])
+            for (split, seed), own in zip(own_jobs, parts, strict=True)
+        ]
+        results += run_jobs(call, calls, workers, title)
     states: State = {split: {} for split in names}
     curves: list[dict[str, Any]] = []
     costs: dict[str, Any] = {}
