@@ -228,7 +228,7 @@ def test_ways_to_ask_cost_no_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     fit = variant.recommender.fit
     monkeypatch.setattr(variant.recommender, "fit", lambda self, *args: fits.append(1) or fit(self, *args))
     choice = choose(variant, parameters, rows, side, rule(3))
-    assert len(fits) == 2 * len(TASKS)
+    assert len(fits) == 2 * (len(TASKS) - 1)  # Two tasks have the same relevant rows.
     assert len(choice.table) == 6 * len(TASKS)
     for task, chosen in choice.chosen.items():
         own = choice.table[choice.table["task"] == task]
@@ -329,11 +329,54 @@ def test_splits_are_searched_together_as_each_would_be_alone(monkeypatch: pytest
         )
     ]
     together = cross_validate(variant, searches, BUDGET, 1)
-    assert lots == [len(TASKS) * (4 + 2 + 4), len(TASKS) * (2 + 2)]
+    tasks = len(TASKS) - 1  # Two have the same relevant rows.
+    assert lots == [tasks * (4 + 2 + 4), tasks * (2 + 2)]
     for search, choice in zip(searches, together, strict=True):
         (alone,) = cross_validate(variant, [search], BUDGET, 1)
         assert choice.chosen == alone.chosen
         pd.testing.assert_frame_equal(choice.table, alone.table)
+
+
+@pytest.mark.parametrize(
+    ("name", "search"),
+    [
+        ("item_knn", {"normalisation": [0.3, 0.5, 0.7]}),
+        ("content_based", {"neighbours": [3, 9, 27]}),
+        ("rp3beta", {"alpha": [0.3, 0.6, 0.9]}),
+        ("markov", {"skip": [0.0, 2.0, 5.0]}),
+        ("ease", {"penalty": [1.0, 10.0, 100.0]}),
+        ("ials", {"penalty": [1.0, 10.0, 100.0], "dimension": [4]}),
+    ],
+)
+def test_tasks_with_the_same_relevant_rows_are_searched_once(
+    name: str, search: dict[str, list[float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is found for one is what would be found for the other, and a task that differs is searched by itself."""
+    rows, side = make_interactions(60, 30, 8, seed=2), make_side(60, 30)
+    fitted: list[list[str]] = []
+    variant = VARIANTS[name]
+    fit = variant.recommender.fit
+    monkeypatch.setattr(
+        variant.recommender,
+        "fit",
+        lambda self, rows, side, seed: fitted.append([*side.tasks]) or fit(self, rows, side, seed),
+    )
+
+    def chosen(**other: str) -> Choice:
+        fitted.clear()
+        tasks = {**side.tasks, "like": side.tasks["like"].model_copy(update=other)}
+        return choose(variant, variant.parameters(search=search), rows, replace(side, tasks=tasks), rule(2))
+
+    once = chosen()
+    assert {task for own in fitted for task in own} == {"watch", "like"}
+    for other in ({"known": "own_task"}, {"of_pair": "maximum"}):
+        chosen(**other)
+        assert {task for own in fitted for task in own} == set(TASKS)
+    monkeypatch.setattr(variant.recommender, "by_relevance", False)
+    apart = chosen()
+    assert {task for own in fitted for task in own} == set(TASKS)
+    assert once.chosen == apart.chosen
+    pd.testing.assert_frame_equal(once.table, apart.table)
 
 
 def test_what_is_solved_beside_a_training_is_no_reason_to_train_again(monkeypatch: pytest.MonkeyPatch) -> None:

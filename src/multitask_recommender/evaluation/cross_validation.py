@@ -400,13 +400,18 @@ def _halving(
     tasks = variant.scored_tasks(side_without(0).tasks)
     # Each group of tasks shares one choice of parameters.
     groups = [[task] for task in tasks] if variant.per_task else [tasks]
+    twins = _twins(variant, tasks, side_without(0).tasks, train)
     table = pd.DataFrame(columns=FIT_COLUMNS)
     failure: TrainingError | None = None
     alive = {place: list(range(len(grid.fits))) for place in range(len(groups))}
     ways = len(grid.ways)
     for fold in folds:
         # One fit that can be asked in several ways is measured on one fold, as one of two fits would be.
-        open_groups = [place for place, fits in alive.items() if len(fits) > 1 or (ways > 1 and fold == folds[0])]
+        open_groups = [
+            place
+            for place, fits in alive.items()
+            if place not in twins and (len(fits) > 1 or (ways > 1 and fold == folds[0]))
+        ]
         if not open_groups:
             break
         side = side_without(fold)
@@ -427,6 +432,13 @@ def _halving(
                 result = [dict.fromkeys(job.tasks, math.inf)] * len(numbers)
             place = groups.index(job.tasks)
             measured += [(place, candidate, errors) for candidate, errors in zip(numbers, result, strict=True)]
+        for twin, place in twins.items():
+            task, alike = groups[twin][0], groups[place][0]
+            measured += [
+                (twin, candidate, {task: errors[alike]} if alike in errors else {})
+                for of, candidate, errors in list(measured)
+                if of == place
+            ]
         # In the order of the candidates, however they were fitted.
         rows = [
             (candidate, json.dumps(grid[candidate]), fold, task, value)
@@ -460,6 +472,25 @@ def _halving(
     if len(table):
         logger.debug("%s, %s: chose %s", variant.name, split.name, json.dumps(chosen))
     return Choice(chosen, table)
+
+
+def _twins(variant: Variant, names: list[str], tasks: dict[str, Task], train: Interactions) -> dict[int, int]:
+    """Return the tasks, by their places, that are the same as an earlier one to a model per task.
+
+    They have the same relevant rows, also once events become pairs, and leave the same out of lists; and the model
+    reads and predicts no labels.
+    """
+    found: dict[int, int] = {}
+    if not (variant.per_task and variant.recommender.by_relevance):
+        return found
+    first: dict[tuple[bytes, bytes, str, str], int] = {}
+    for place, name in enumerate(names):
+        if not variant.predicts(tasks[name]):
+            rows = train.relevant[name].tobytes(), np.isnan(train.labels[name]).tobytes()
+            earlier = first.setdefault((*rows, tasks[name].pair_rule, tasks[name].known), place)
+            if earlier != place:
+                found[place] = earlier
+    return found
 
 
 def _job(

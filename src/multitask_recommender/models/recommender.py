@@ -121,6 +121,7 @@ class Recommender(ABC, Generic[S]):
             tasks order items and mean nothing else.
         ranks: Kinds of tasks for which the model gives scores at all.
         stochastic: Whether the seed changes the result.
+        by_relevance: Whether a task is nothing to it but its relevant rows, so that tasks with the same ones are alike.
         solved: Names of settings that a fitted model can change without being trained again, see :meth:`ask_with`.
         effort: About how long a fit takes, next to one of the shared-bottom model. It tells a first run its time left,
             and which of several fits begin first.
@@ -130,6 +131,7 @@ class Recommender(ABC, Generic[S]):
     predicts: frozenset[TaskKind] = frozenset()
     ranks: frozenset[TaskKind] = frozenset({"retrieval", "binary", "regression"})
     stochastic: bool = False
+    by_relevance: bool = False
     solved: frozenset[str] = frozenset()
     effort: float = 0.2
     knowledge: Knowledge

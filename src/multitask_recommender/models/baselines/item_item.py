@@ -243,6 +243,7 @@ class Ease(Recommender[EaseSettings]):
     :func:`ease_weights_from_popular`.
     """
 
+    by_relevance = True
     knowledge = Knowledge("its relevant items", "popularity", "features", item_features=True)
 
     def learnt_from(self, tasks: dict[str, Task]) -> dict[str, str]:
@@ -314,6 +315,8 @@ class FirstStepEase(Ease):
     any model of several tasks.
     """
 
+    by_relevance = False
+
     def learnt_from(self, tasks: dict[str, Task]) -> dict[str, str]:
         """Return for every task the first step of its funnel; itself for a task outside a funnel."""
         return {name: funnel_chain(tasks, name)[0] for name in self.scored_tasks(tasks)}
@@ -343,6 +346,7 @@ class ImplicitALS(Recommender[ImplicitALSSettings]):
     """
 
     stochastic = True
+    by_relevance = True
     knowledge = Knowledge("factors solved from its relevant items", "popularity", "0")
 
     def _model(self, seed: int) -> AlternatingLeastSquares:

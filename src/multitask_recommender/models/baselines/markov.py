@@ -68,6 +68,7 @@ class MarkovChain(Recommender[MarkovSettings]):
     mixture here.
     """
 
+    by_relevance = True
     knowledge = Knowledge("its latest relevant items", "popularity", "0")
 
     def fit(self, train: Interactions, side: SideInformation, seed: int) -> LearningCurve:

@@ -52,6 +52,8 @@ class ItemNeighbours(Recommender[H]):
     Where none of a user's items has a neighbour, popularity stands in.
     """
 
+    by_relevance = True
+
     @abstractmethod
     def _similarities(self, train: Interactions, side: SideInformation, task: str) -> sparse.csr_matrix:
         """Return (items, items): row i holds the similarities of item i to its neighbours."""
