@@ -31,6 +31,7 @@ ROOT = Path(__file__).parents[1]
 single_threaded()
 
 
+@pytest.hookimpl(optionalhook=True)  # Mutation testing does without xdist.
 def pytest_xdist_auto_num_workers() -> int:
     """Half as many processes of tests again as there are cores, at most 4: they often wait for a kernel, a browser, Java."""
     return max(min(3 * (os.cpu_count() or 1) // 2, 4), 1)

@@ -436,7 +436,7 @@ def _halving(
             task, alike = groups[twin][0], groups[place][0]
             measured += [
                 (twin, candidate, {task: errors[alike]} if alike in errors else {})
-                for of, candidate, errors in list(measured)
+                for of, candidate, errors in measured
                 if of == place
             ]
         # In the order of the candidates, however they were fitted.

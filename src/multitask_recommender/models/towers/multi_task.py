@@ -367,13 +367,11 @@ class MultiTaskModule(TwoTowerModule):
                 # Nobody else needs the Gram matrices of these vectors: they are mapped once, and not for every user.
                 table = torch.cat([table[:, :-1] @ through[0].T, table[:, -1:]], dim=1)
             bound = self.curvature(name, batch)
-            catalogue = batch.of_catalogue(table)
-            if bound.weights is not None:
-                gram = catalogue.T @ (catalogue * bound.weights[:, None])
-            elif mapped:
-                gram = catalogue.T @ catalogue
-            else:
+            if bound.weights is None and not mapped:
                 gram = batch.source.grams[name][: table.shape[1], : table.shape[1]]
+            else:
+                catalogue = batch.of_catalogue(table)
+                gram = catalogue.T @ (catalogue if bound.weights is None else catalogue * bound.weights[:, None])
             share = self.label_share[place] if self.tasks[name].kind != "retrieval" else 1.0
             weight = self.weights[name] / share
             hessian = weight * grams.of(items[name], table, bound.rows)

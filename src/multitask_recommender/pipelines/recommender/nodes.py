@@ -223,8 +223,8 @@ def fit(
             parts = fit_slow_parts(wanted, workers, title)
         # A process is sent the rows of its split alone.
         calls = [
-            partial(fit_once, split, seed, make(split), own, rows[split], sides[split])
-            for (split, seed), own in zip(own_jobs, parts, strict=True)
+            partial(fit_once, split, seed, one.model, own, one.train, one.side)
+            for (split, seed), one, own in zip(own_jobs, wanted, parts, strict=True)
         ]
         results += run_jobs(call, calls, workers, title)
     states: State = {split: {} for split in names}
