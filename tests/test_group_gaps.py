@@ -11,6 +11,7 @@ import pytest
 
 from conftest import TASKS
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
+from multitask_recommender.evaluation.cross_validation import CrossValidationSettings
 from multitask_recommender.evaluation.group_gaps import COLUMNS, measure_group_gaps
 from multitask_recommender.evaluation.parameters import EvaluationSettings
 from multitask_recommender.evaluation.study import StudySettings
@@ -40,7 +41,9 @@ def measure(clubs: np.ndarray, *totals: pd.DataFrame, seed: int = 7) -> pd.DataF
         }
     )
     study = StudySettings(seed=seed, repeats=2)
-    return measure_group_gaps(dataset(), study, SPLITS, SETTINGS, features, vocabulary, *totals)
+    return measure_group_gaps(
+        dataset(), study, SPLITS, SETTINGS, CrossValidationSettings(workers=1), features, vocabulary, *totals
+    )
 
 
 def totals(model: str, ndcg: np.ndarray, errors: np.ndarray) -> pd.DataFrame:

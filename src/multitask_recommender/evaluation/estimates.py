@@ -10,10 +10,12 @@ import pandas as pd
 
 from multitask_recommender.data.description import DatasetSettings
 from multitask_recommender.evaluation.comparisons import Cell
+from multitask_recommender.evaluation.cross_validation import CrossValidationSettings
 from multitask_recommender.evaluation.metric_records import METRICS
 from multitask_recommender.evaluation.parameters import EvaluationSettings
-from multitask_recommender.evaluation.statistics import estimate_means
+from multitask_recommender.evaluation.statistics import Estimate, estimate_means
 from multitask_recommender.evaluation.study import StudySettings
+from multitask_recommender.foundation.jobs import run_jobs
 from multitask_recommender.foundation.randomness import derive_seed
 
 COLUMNS = ["dataset", "split", "model", "task", "metric", "k", "value", "ci_low", "ci_high", "users", "seeds"]
@@ -21,7 +23,11 @@ _KEYS = ["split", "task", "metric", "k"]
 
 
 def estimate_metrics(
-    dataset: DatasetSettings, study: StudySettings, settings: EvaluationSettings, user_totals: pd.DataFrame
+    dataset: DatasetSettings,
+    study: StudySettings,
+    settings: EvaluationSettings,
+    cross_validation: CrossValidationSettings,
+    user_totals: pd.DataFrame,
 ) -> pd.DataFrame:
     """Estimate every metric that divides by user, with a 95 % interval over users and seeds.
 
@@ -32,6 +38,7 @@ def estimate_metrics(
         dataset: The tasks.
         study: The seed.
         settings: The headline k, and the number of resamples.
+        cross_validation: How many processes to use.
         user_totals: Per-user totals of all models.
 
     Returns:
@@ -41,8 +48,9 @@ def estimate_metrics(
     used = user_totals[user_totals["k"].isin([0, settings.headline_k])]
     for (split, task, metric, k, model), rows in used.groupby([*_KEYS, "model"], observed=True, sort=False):
         cells[split, task, metric, k][str(model)] = Cell.of(rows)
-    lines = []
-    for (split, task, metric, k), models in cells.items():
+
+    def estimate(job: tuple[Any, dict[str, Cell]]) -> list[Estimate]:
+        (split, task, metric, _), models = job
         users = np.unique(np.concatenate([cell.users for cell in models.values()]))
         totals, counts = [], []
         for cell in models.values():
@@ -52,11 +60,14 @@ def estimate_metrics(
             totals.append(total)
             counts.append(count)
         rng = np.random.default_rng(derive_seed(study.seed, "estimates", split, task, metric))
-        found = estimate_means(totals, counts, METRICS[metric].root, settings.resamples, rng)
-        lines += [
-            (dataset.name, split, model, task, metric, k, one.value, one.low, one.high, len(cell.users), len(total))
-            for (model, cell), total, one in zip(models.items(), totals, found, strict=True)
-        ]
+        return estimate_means(totals, counts, METRICS[metric].root, settings.resamples, rng)
+
+    found = run_jobs(estimate, list(cells.items()), cross_validation.workers, "estimating metrics")
+    lines = [
+        (dataset.name, split, name, task, metric, k, one.value, one.low, one.high, len(cell.users), len(cell.totals))
+        for ((split, task, metric, k), models), own in zip(cells.items(), found, strict=True)
+        for (name, cell), one in zip(models.items(), own, strict=True)
+    ]
     table = pd.DataFrame(lines, columns=COLUMNS)
     order = {name: place for place, name in enumerate(METRICS)}
     models_in_order = {str(name): place for place, name in enumerate(user_totals["model"].drop_duplicates())}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import ibis.expr.types as ir
 import numpy as np
@@ -12,11 +12,13 @@ from multitask_recommender.data.description import DatasetSettings
 from multitask_recommender.data.events import as_pairs, pair_rules
 from multitask_recommender.data.interactions import read_interactions
 from multitask_recommender.evaluation.comparisons import Cell, comparable
+from multitask_recommender.evaluation.cross_validation import CrossValidationSettings
 from multitask_recommender.evaluation.groups import THIRDS, activity_thirds
-from multitask_recommender.evaluation.metric_records import main_metric
+from multitask_recommender.evaluation.metric_records import ListMetric, RowMetric, main_metric
 from multitask_recommender.evaluation.parameters import EvaluationSettings
-from multitask_recommender.evaluation.statistics import compare_paired
+from multitask_recommender.evaluation.statistics import Comparison, Values, compare_paired
 from multitask_recommender.evaluation.study import StudySettings
+from multitask_recommender.foundation.jobs import run_jobs
 from multitask_recommender.foundation.randomness import derive_seed
 from multitask_recommender.models.variants import VARIANTS
 
@@ -24,10 +26,29 @@ COLUMNS = ["dataset", "split", "model", "control", "task", "metric", "k", "group
 COLUMNS += ["gain", "ci_low", "ci_high", "users"]
 
 
+class _Job(NamedTuple):
+    """A model, its control and a third of the users.
+
+    Attributes:
+        what: Split, model, control, task and group.
+        metric: The main metric of the task.
+        own: (seeds, users) totals of the model.
+        other: (its seeds, users) totals of the control.
+        counts: (users,).
+    """
+
+    what: tuple[str, str, str, str, str]
+    metric: RowMetric | ListMetric
+    own: Values
+    other: Values
+    counts: Values
+
+
 def compare_groups(
     dataset: DatasetSettings,
     study: StudySettings,
     settings: EvaluationSettings,
+    cross_validation: CrossValidationSettings,
     behaviour_sequences: ir.Table,
     user_totals: pd.DataFrame,
 ) -> pd.DataFrame:
@@ -39,6 +60,7 @@ def compare_groups(
         dataset: The tasks.
         study: The seed.
         settings: The headline k, and the number of resamples.
+        cross_validation: How many processes to use.
         behaviour_sequences: Training rows, which say how active a user is.
         user_totals: Per-user totals of all models.
 
@@ -55,7 +77,7 @@ def compare_groups(
     ]
     pairs = [(model, control) for model, control in pairs if control in tables]
     thirds: dict[str, Any] = {}
-    lines = []
+    jobs: list[_Job] = []
     for model, control in pairs:
         for split in tables[model]["split"].unique():
             if split not in thirds:
@@ -73,16 +95,20 @@ def compare_groups(
                 groups = activity_thirds(thirds[split], users)
                 for group in THIRDS:
                     inside = groups == group
-                    if not inside.any():
-                        continue
-                    rng = np.random.default_rng(derive_seed(study.seed, "groups", split, model, control, task, group))
-                    totals = own.totals[:, at[inside]], other.totals[:, other_at[inside]]
-                    found = compare_paired(*totals, own.counts[at[inside]], metric.root, settings.resamples, rng)
-                    ends = sorted(
-                        metric.sign * end / found.base if found.base else np.nan for end in (found.low, found.high)
-                    )
-                    what = (dataset.name, split, model, control, task, metric.name, k, group)
-                    lines.append((*what, metric.sign * found.relative, *ends, int(inside.sum())))
+                    if inside.any():
+                        parts = own.totals[:, at[inside]], other.totals[:, other_at[inside]], own.counts[at[inside]]
+                        jobs.append(_Job((str(split), model, control, task, group), metric, *parts))
+
+    def compare(job: _Job) -> Comparison:
+        rng = np.random.default_rng(derive_seed(study.seed, "groups", *job.what))
+        return compare_paired(job.own, job.other, job.counts, job.metric.root, settings.resamples, rng)
+
+    lines = []
+    for job, found in zip(jobs, run_jobs(compare, jobs, cross_validation.workers, "comparing groups"), strict=True):
+        *what, group = job.what
+        sign, k = job.metric.sign, settings.headline_k if job.metric.of_lists else 0
+        ends = sorted(sign * end / found.base if found.base else np.nan for end in (found.low, found.high))
+        lines.append((dataset.name, *what, job.metric.name, k, group, sign * found.relative, *ends, len(job.counts)))
     return pd.DataFrame(lines, columns=COLUMNS)
 
 

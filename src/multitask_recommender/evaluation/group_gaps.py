@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import ibis.expr.types as ir
 import numpy as np
@@ -12,9 +11,11 @@ from numpy.typing import NDArray
 
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
 from multitask_recommender.data.features import MISSING
+from multitask_recommender.evaluation.cross_validation import CrossValidationSettings
 from multitask_recommender.evaluation.metric_records import ListMetric, RowMetric, main_metric
 from multitask_recommender.evaluation.parameters import EvaluationSettings
 from multitask_recommender.evaluation.study import StudySettings
+from multitask_recommender.foundation.jobs import run_jobs
 from multitask_recommender.foundation.randomness import derive_seed
 
 Values = NDArray[np.float64]
@@ -57,6 +58,7 @@ def measure_group_gaps(
     study: StudySettings,
     splits: SplitSettings,
     settings: EvaluationSettings,
+    cross_validation: CrossValidationSettings,
     user_features: ir.Table,
     user_vocabulary: ir.Table,
     *user_totals: pd.DataFrame,
@@ -68,6 +70,7 @@ def measure_group_gaps(
         study: The seed.
         splits: The splits.
         settings: Length of the lists and number of resamples.
+        cross_validation: How many processes to use.
         user_features: Design matrix of the users in long form.
         user_vocabulary: What its columns stand for.
         user_totals: Per-user totals of every model.
@@ -79,7 +82,6 @@ def measure_group_gaps(
         the worst. Groups of fewer than ``SMALLEST_GROUP`` users are left out.
     """
     tables = [table for table in user_totals if len(table)]
-    rows: list[dict[str, Any]] = []
     if not dataset.users.groups or not tables:
         return pd.DataFrame(columns=COLUMNS)
     mains = {name: main_metric(task.kind) for name, task in dataset.tasks.items()}
@@ -87,6 +89,7 @@ def measure_group_gaps(
     used = pd.concat(table[table["metric"].isin({metric.name for metric in mains.values()})] for table in tables)
     means = used.groupby(keys, observed=True)[["total", "count"]].mean().reset_index()
     order = {name: place for place, name in enumerate(used["model"].unique())}
+    jobs: list[_Job] = []
     for split in splits.names:
         for feature in dataset.users.groups:
             users, group = users_of_groups(split, feature, user_features, user_vocabulary)
@@ -100,13 +103,32 @@ def measure_group_gaps(
                 wide = own.pivot_table(index="user", columns="model", values=["total", "count"], observed=True).dropna()
                 names = sorted(own["model"].unique(), key=lambda name: order[name])
                 labels = group[np.searchsorted(users, wide.index.to_numpy())]
-                rng = np.random.default_rng(derive_seed(study.seed, "group gaps", split, feature, task))
                 total, count = (wide[part][names].to_numpy(np.float64).T for part in ("total", "count"))
-                gaps = _gaps(total, count, labels, metric, settings.resamples, rng)
-                for name, gap in zip(names, gaps, strict=False):
-                    what = {"dataset": dataset.name, "split": split, "model": name, "task": task}
-                    rows.append({**what, "metric": metric.name, "k": k, "feature": feature, **gap})
+                what = {"dataset": dataset.name, "split": split, "task": task, "metric": metric.name, "k": k}
+                jobs.append(_Job({**what, "feature": feature}, names, total, count, labels, metric))
+
+    def measure(job: _Job) -> list[dict[str, Any]]:
+        seed = derive_seed(study.seed, "group gaps", *(job.what[key] for key in ("split", "feature", "task")))
+        return _gaps(job.totals, job.counts, job.labels, job.metric, settings.resamples, np.random.default_rng(seed))
+
+    found = run_jobs(measure, jobs, cross_validation.workers, "group gaps")
+    rows = [
+        {**job.what, "model": name, **gap}
+        for job, gaps in zip(jobs, found, strict=True)
+        for name, gap in zip(job.models, gaps, strict=False)
+    ]
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+class _Job(NamedTuple):
+    """What the models did on a split for a task, by a feature of the users; arrays as in :func:`_gaps`."""
+
+    what: dict[str, Any]
+    models: list[str]
+    totals: Values
+    counts: Values
+    labels: NDArray[np.str_]
+    metric: RowMetric | ListMetric
 
 
 def _gaps(
@@ -116,8 +138,8 @@ def _gaps(
     metric: RowMetric | ListMetric,
     resamples: int,
     rng: np.random.Generator,
-) -> Iterator[dict[str, Any]]:
-    """Yield the gap of every model; nothing if there are not two groups that are large enough.
+) -> list[dict[str, Any]]:
+    """Return the gap of every model; none if there are not two groups that are large enough.
 
     Args:
         total: (models, users) totals.
@@ -130,7 +152,7 @@ def _gaps(
     names, sizes = np.unique(labels, return_counts=True)
     names = names[sizes >= SMALLEST_GROUP]
     if len(names) < 2:
-        return
+        return []
     kept = np.isin(labels, names)
     total, count, place = total[:, kept], count[:, kept], np.searchsorted(names, labels[kept])
     members = [np.flatnonzero(place == number) for number in range(len(names))]
@@ -152,15 +174,17 @@ def _gaps(
         drawn = values([own[rng.integers(0, len(own), len(own))] for own in members])
         differences[number] = sign * (drawn[models, best] - drawn[models, worst])
     low, high = np.quantile(differences, [0.025, 0.975], axis=0)
-    for model in models:
-        yield {
-            "best": names[best[model]],
-            "worst": names[worst[model]],
-            "best_value": found[model, best[model]],
-            "worst_value": found[model, worst[model]],
-            "gap": gap[model],
-            "ci_low": low[model],
-            "ci_high": high[model],
-            "p_value": as_far[model] / (resamples + 1),
+    return [
+        {
+            "best": str(names[best[model]]),
+            "worst": str(names[worst[model]]),
+            "best_value": float(found[model, best[model]]),
+            "worst_value": float(found[model, worst[model]]),
+            "gap": float(gap[model]),
+            "ci_low": float(low[model]),
+            "ci_high": float(high[model]),
+            "p_value": float(as_far[model] / (resamples + 1)),
             "users": len(place),
         }
+        for model in models
+    ]

@@ -12,6 +12,7 @@ from kedro.pipeline.node import Node
 
 from multitask_recommender.data.description import DatasetSettings, SplitSettings
 from multitask_recommender.evaluation import comparisons, estimates, figures, group_comparisons, group_gaps
+from multitask_recommender.evaluation.cross_validation import CrossValidationSettings
 from multitask_recommender.evaluation.parameters import EvaluationSettings
 from multitask_recommender.evaluation.study import StudySettings, left_out_models
 from multitask_recommender.pipelines.bundles import bundle
@@ -60,30 +61,32 @@ def measure_group_gaps(
     study: StudySettings,
     splits: SplitSettings,
     settings: EvaluationSettings,
+    cross_validation: CrossValidationSettings,
     training_data: Mapping[str, ir.Table],
     user_totals: pd.DataFrame,
 ) -> pd.DataFrame:
     """Measure how far the main metrics lie apart between groups of users: see ``group_gaps.measure_group_gaps``."""
     features = (training_data[name] for name in ("user_features", "user_vocabulary"))
-    return group_gaps.measure_group_gaps(dataset, study, splits, settings, *features, user_totals)
+    return group_gaps.measure_group_gaps(dataset, study, splits, settings, cross_validation, *features, user_totals)
 
 
 def compare_groups(
     dataset: DatasetSettings,
     study: StudySettings,
     settings: EvaluationSettings,
+    cross_validation: CrossValidationSettings,
     training_data: Mapping[str, ir.Table],
     user_totals: pd.DataFrame,
 ) -> pd.DataFrame:
     """Compare models in thirds of the users by activity: see ``group_comparisons.compare_groups``."""
     sequences = training_data["behaviour_sequences"]
-    return group_comparisons.compare_groups(dataset, study, settings, sequences, user_totals)
+    return group_comparisons.compare_groups(dataset, study, settings, cross_validation, sequences, user_totals)
 
 
 def _descriptions() -> list[Node]:
     """Build the nodes of the figures and of what they show: metrics with intervals, groups of users, curves."""
     settings = ["params:dataset", "params:evaluation"]
-    parameters = ["params:dataset", "params:study", "params:evaluation"]
+    parameters = ["params:dataset", "params:study", "params:evaluation", "params:cross_validation"]
     made: list[tuple[Callable[..., Any], str | list[str], str]] = [
         (estimates.estimate_metrics, [*parameters, "user_totals"], "estimates"),
         (compare_groups, [*parameters, "training_data", "user_totals"], "group_comparisons"),
@@ -148,7 +151,12 @@ def create_pipeline() -> Pipeline:
                 "comparisons",
                 name="compare_models",
             ),
-            node(measure_group_gaps, [*study, "training_data", "user_totals"], "group_gaps", name="measure_group_gaps"),
+            node(
+                measure_group_gaps,
+                [*study, "params:cross_validation", "training_data", "user_totals"],
+                "group_gaps",
+                name="measure_group_gaps",
+            ),
             node(
                 nodes.collect_cv_results,
                 ["user_embedding.outputs", "model_outputs"],
