@@ -12,7 +12,7 @@ DATA_WHEEL := recbole==1.2.1
 export KEDRO_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run study test lint data new-dataset lab viz map notebooks provenance report coverage serve pictures browser bench-quality bench-speed bench-scale bench-spark confirm audit mutate clean
+.PHONY: help run study test tests lint data new-dataset lab viz map notebooks provenance report coverage serve pictures browser bench-quality bench-speed bench-scale bench-spark confirm audit mutate clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -63,7 +63,9 @@ browser:
 		|| echo 'No chromium, and no right to install it: the tests of the report site in a browser are skipped.'
 
 test: ## linter, type checker and tests
-	$(MAKE) --no-print-directory --jobs 2 lint browser
+	$(MAKE) --no-print-directory --jobs 2 lint tests
+
+tests: $(VENV)/.development browser
 	$(BIN)/pytest --numprocesses auto --dist worksteal
 
 coverage: $(VENV)/.development browser ## which lines no test runs, in build/coverage; of some tests: make coverage TESTS=tests/use
