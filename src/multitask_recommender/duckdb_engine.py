@@ -64,7 +64,12 @@ def _folder() -> tuple[tempfile.TemporaryDirectory[str], IO[str]]:
 
 
 def _settings() -> dict[str, Any]:
-    return {"memory_limit": _memory_limit(), "temp_directory": str(spill_folder() / "duckdb")}
+    return {
+        "memory_limit": _memory_limit(),
+        "temp_directory": str(spill_folder() / "duckdb"),
+        # The system keeps files that are read again in memory as long as there is room; DuckDB would up to its limit.
+        "enable_external_file_cache": False,
+    }
 
 
 def connect() -> duckdb.DuckDBPyConnection:

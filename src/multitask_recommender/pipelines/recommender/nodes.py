@@ -227,6 +227,7 @@ def fit(
             for (split, seed), one, own in zip(own_jobs, wanted, parts, strict=True)
         ]
         results += run_jobs(call, calls, workers, title)
+        del wanted, parts, calls  # They hold the rows, in whose place others are read.
     states: State = {split: {} for split in names}
     curves: list[dict[str, Any]] = []
     costs: dict[str, Any] = {}
