@@ -42,7 +42,14 @@ def measure(clubs: np.ndarray, *totals: pd.DataFrame, seed: int = 7) -> pd.DataF
     )
     study = StudySettings(seed=seed, repeats=2)
     return measure_group_gaps(
-        dataset(), study, SPLITS, SETTINGS, CrossValidationSettings(candidates=1, workers=1), features, vocabulary, *totals
+        dataset(),
+        study,
+        SPLITS,
+        SETTINGS,
+        CrossValidationSettings(candidates=1, workers=1),
+        features,
+        vocabulary,
+        *totals,
     )
 
 

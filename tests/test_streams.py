@@ -248,3 +248,24 @@ def test_a_limit_too_small_for_a_block_leaves_the_file_as_it_was(
     duckdb_engine.renew_limits()
     target.save(ibis.memtable({"n": [4]}))
     assert target.load().execute()["n"].tolist() == [4]
+
+
+READ = """
+import resource, sys
+from multitask_recommender.raw_tables import RawTable
+for path in sys.argv[1:]:
+    RawTable(filepath=path, file_format="parquet").load()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_a_raw_table_is_never_whole_in_memory(tmp_path: Path) -> None:
+    """Ten times as many rows, which are 100 MB of text, take little more memory."""
+    paths = []
+    for rows in (10**5, 10**6):
+        numbers = pa.array(np.arange(rows) + 10**15)
+        paths.append(str(tmp_path / f"{rows}.parquet"))
+        pq.write_table(pa.table({name: numbers for name in "abcdef"}), paths[-1], row_group_size=10**5)
+    found = subprocess.run([sys.executable, "-c", READ, *paths], capture_output=True, text=True, check=True).stdout
+    few, many = (int(line) / 1024 for line in found.split())
+    assert many - few < 100, (few, many)

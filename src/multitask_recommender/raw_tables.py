@@ -455,7 +455,8 @@ class RawTable(AbstractDataset[None, ir.Table]):
             if self._file_format == "parquet":
                 # The same text of a point in time on every machine.
                 connection.execute("SET TimeZone = 'UTC'")
-                found = connection.sql("SELECT * FROM read_parquet(?)", params=[str(path)])
+                # Without parameters: a query that has some is answered at once, and as a whole in memory.
+                found = connection.sql(f"SELECT * FROM read_parquet({_sql(str(path))})")
                 names = pq.read_schema(path).names
                 kinds = ["VARCHAR[]" if kind.id in ("list", "array") else "VARCHAR" for kind in found.types]
                 columns = [f"{_name(column)}::{kind}" for column, kind in zip(found.columns, kinds, strict=True)]
@@ -470,7 +471,7 @@ class RawTable(AbstractDataset[None, ir.Table]):
                 with path.open(encoding="utf-8") as file:
                     lines = not file.read(_CHUNK).lstrip().startswith("[")
                 layout = "newline_delimited" if lines else "array"
-                found = connection.sql(f"SELECT json FROM read_json_objects(?, format='{layout}')", params=[str(path)])
+                found = connection.sql(f"SELECT json FROM read_json_objects({_sql(str(path))}, format='{layout}')")
                 names, columns = _json_columns(found)
             names = self._renamed(names, inside)
             broken = self._write(found.project(", ".join([*columns, "1"])), names, target)

@@ -266,7 +266,9 @@ def label_points(figure: Figure, labelled: list[tuple[Axes, Points]], colours: d
     """
     for axis, _ in labelled:
         axis.margins(x=0.1, y=0.08)
-    figure.draw_without_rendering()  # Settles the layout, so that data coordinates have their place in the picture.
+    layout = figure.get_layout_engine()
+    assert layout is not None
+    layout.execute(figure)  # Data coordinates have their place in the picture now.
     size, dpi = 8.5, figure.dpi / 72
     marker, gap = 4 * dpi, 5 * dpi
     for axis, points in labelled:
