@@ -40,7 +40,12 @@ def execute(path: Path) -> nbformat.NotebookNode:
     client.execute(
         env={**os.environ, "KEDRO_LOGGING_CONFIG": str(logging_file), "KEDRO_DISABLE_TELEMETRY": "1"},
     )
-    # The state of widgets is of one session, and holds rows of the data.
+    return as_kept(notebook)
+
+
+def as_kept(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Take what is of one session or of one machine off an executed notebook, and return it."""
+    # The state of widgets holds rows of the data.
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)

@@ -2,6 +2,9 @@
 
 A command finds what it would find in a process of its own: its arguments, folder, environment and streams; Kedro itself
 is imported anew. An error that nobody catches goes through ``sys.excepthook``, as at the end of any Python program.
+
+Drawing is a third of a tiny run. What it saves are empty figures, unless pictures are asked for: figures are made in any
+case, and drawn by the runs of the finished study, of all its models and of every overlay.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from multitask_recommender.foundation.jobs import stop_workers
 
@@ -24,32 +28,38 @@ _FORKS.set_forkserver_preload(_IMPORTED)
 
 
 def start_kedro(
-    arguments: Sequence[str], folder: Path, environment: dict[str, str], streams: Sequence[Path]
+    arguments: Sequence[str], folder: Path, environment: dict[str, str], streams: Sequence[Path], pictures: bool = False
 ) -> multiprocessing.process.BaseProcess:
     """Start ``kedro`` with arguments in a folder; what it says goes into two files."""
-    process = _FORKS.Process(target=_kedro, args=(list(arguments), folder, environment, list(streams)))
+    process = _FORKS.Process(target=_kedro, args=(list(arguments), folder, environment, list(streams), pictures))
     process.start()
     return process
 
 
-def run_kedro(arguments: Sequence[str], folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def run_kedro(
+    arguments: Sequence[str], folder: Path, environment: dict[str, str], pictures: bool = False
+) -> subprocess.CompletedProcess[str]:
     """Run ``kedro`` with arguments in a folder and wait for its end."""
     with tempfile.TemporaryDirectory() as place:
         streams = [Path(place) / name for name in ("stdout", "stderr")]
-        process = start_kedro(arguments, folder, environment, streams)
+        process = start_kedro(arguments, folder, environment, streams, pictures)
         process.join()
         said = [stream.read_text() for stream in streams]
     assert process.exitcode is not None
     return subprocess.CompletedProcess(["kedro", *arguments], process.exitcode, *said)
 
 
-def _kedro(arguments: list[str], folder: Path, environment: dict[str, str], streams: list[Path]) -> None:
+def _kedro(
+    arguments: list[str], folder: Path, environment: dict[str, str], streams: list[Path], pictures: bool
+) -> None:
     for number, path in enumerate(streams, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["kedro", *arguments]
+    if not pictures:
+        _save_empty_figures()
     try:
         from kedro.framework.cli import main
 
@@ -61,3 +71,16 @@ def _kedro(arguments: list[str], folder: Path, environment: dict[str, str], stre
         # At its end Python lets the processes of a pool go, but a fork waits for them: five minutes, until they are idle
         # for so long.
         stop_workers()
+
+
+def _save_empty_figures() -> None:
+    from matplotlib.figure import Figure
+
+    from multitask_recommender.datasets import FigureFile
+
+    save: Any = FigureFile.save
+
+    def save_empty(self: FigureFile, data: Figure) -> None:
+        save(self, Figure((1.0, 1.0)))
+
+    setattr(FigureFile, "save", save_empty)  # noqa: B010

@@ -142,12 +142,15 @@ class Project:
     def outputs(self) -> Path:
         return self.folder / "data" / "test"
 
-    def run(self, *options: str, fresh: bool = False) -> subprocess.CompletedProcess[str]:
-        """Run ``kedro run``; fresh in a Python of its own, with another order of sets, otherwise in a fork of one."""
+    def run(self, *options: str, fresh: bool = False, pictures: bool = False) -> subprocess.CompletedProcess[str]:
+        """Run ``kedro run``; fresh in a Python of its own, with another order of sets, otherwise in a fork of one.
+
+        A fresh run draws its figures in any case, see ``commands.py``.
+        """
         arguments = ["run", "--env", "test", *options]
         environment = {**os.environ, "KEDRO_DISABLE_TELEMETRY": "1"}
         if not fresh:
-            return run_kedro(arguments, self.folder, environment)
+            return run_kedro(arguments, self.folder, environment, pictures)
         command = [sys.executable, "-m", "kedro", *arguments]
         return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, env=environment, check=False)
 
@@ -218,11 +221,12 @@ def made_once(
     *options: str,
     prepare: Callable[[Project], Project] = lambda project: project,
     fresh: bool = False,
+    pictures: bool = False,
 ) -> Project:
     """The tiny study after one run, which the first of the processes of the tests makes for all of them."""
 
     def make(folder: Path) -> None:
-        result = prepare(Project(folder)).run(*options, fresh=fresh)
+        result = prepare(Project(folder)).run(*options, fresh=fresh, pictures=pictures)
         assert result.returncode == 0, result.stderr
 
     return Project.at(once(factory, name, make))
@@ -247,7 +251,7 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Project, str
 @pytest.fixture(scope="session")
 def every_model(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The tiny study with all models after one whole run; tests that use it must not change it."""
-    return made_once(tmp_path_factory, "every_model", "--params", "study.quick=false")
+    return made_once(tmp_path_factory, "every_model", "--params", "study.quick=false", pictures=True)
 
 
 @pytest.fixture(scope="session")

@@ -144,7 +144,7 @@ def test_a_shipped_overlay_runs_whole(project: Project, name: str, monkeypatch: 
         # The pictures of one are as large as those of a study.
         (project.folder / "conf" / name / "catalog_small_figures.yml").unlink()
     described = yaml.safe_load((project.folder / "conf" / name / "parameters.yml").read_text())
-    result = project.run("--env", name, *options)
+    result = project.run("--env", name, *options, pictures=True)
     assert result.returncode == 0, result.stderr[-3000:]
     dataset = DatasetSettings.model_validate(described["dataset"])
     study = StudySettings.model_validate({"seed": 1, "core_only": True, **described["study"]})

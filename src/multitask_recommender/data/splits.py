@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 import ibis
 import ibis.expr.types as ir
@@ -13,6 +13,7 @@ import pyarrow as pa
 from multitask_recommender.data.description import SplitSettings
 from multitask_recommender.data.folds import IN_TIME, Candidates
 from multitask_recommender.data.interactions import EVERYTHING, BoolArray, IntArray
+from multitask_recommender.data.streams import read_arrays
 from multitask_recommender.foundation.errors import SettingsError
 
 IN_FILE_ORDER = ("random", "given")
@@ -34,13 +35,21 @@ def candidate_items(rule: Candidates, trained: IntArray, items: int) -> BoolArra
     return {"trained": known, "new": ~known, "all": np.ones_like(known)}[rule]
 
 
-def _shuffled_positions(count: int, seed: int) -> ir.Table:
-    """Table (place, position): where the shuffle puts each of ``count`` things."""
+def _shuffled_positions(table: ir.Table, key: str, order: list[str], seed: int) -> ir.Table:
+    """Table (``key``, position): where a shuffle puts each row of a table.
+
+    The rows are numbered here: a window over all of them needs more memory in an engine than sorting them.
+
+    Args:
+        table: The table.
+        key: A column of whole numbers that tells its rows apart.
+        order: Columns by which they stand before they are shuffled.
+        seed: Seed of the shuffle.
+    """
+    keys = read_arrays(table.order_by(order).select(key), {key: np.int64})[key]
     # The legacy generator, because published splits of MovieLens were made with it.
-    order = np.random.RandomState(seed).permutation(count)
-    small = np.int32 if count < 2**31 else np.int64
-    columns = {"place": order.astype(small), "position": np.arange(count, dtype=small)}
-    return ibis.memtable(pa.table(columns)).cast({"place": "int64", "position": "int64"})
+    shuffled = keys[np.random.RandomState(seed).permutation(len(keys))]
+    return ibis.memtable(pa.table({key: shuffled, "position": np.arange(len(keys))}))
 
 
 def _part(is_test: ir.BooleanValue, is_validation: ir.BooleanValue) -> ir.StringValue:
@@ -257,13 +266,14 @@ def assign_splits(interactions: ir.Table, settings: SplitSettings) -> ir.Table:
         ``everything``, the split that trains on all rows. ``part`` is train, validation, test or unused.
     """
     count = int(interactions.count().execute())
-    shuffled = _shuffled_positions(count, settings.seed)
+    orders = {True: ["row"], False: ["user", "item", "timestamp", "row"]}
+
+    @cache
+    def positions(in_file_order: bool) -> ir.Table:
+        return _shuffled_positions(interactions, "row", orders[in_file_order], settings.seed)
 
     def parts(strategy: str) -> ir.Table:
-        in_file_order = strategy in (*IN_FILE_ORDER, EVERYTHING)
-        order = ["row"] if in_file_order else ["user", "item", "timestamp", "row"]
-        table = interactions.mutate(place=ibis.row_number().over(order_by=order).cast("int64"))
-        table = table.inner_join(shuffled, "place").drop("place")
+        table = interactions.inner_join(positions(strategy in (*IN_FILE_ORDER, EVERYTHING)), "row")
         table = table.mutate(fold=table.position % settings.folds)
         if strategy == EVERYTHING:
             table = table.mutate(part=ibis.literal("train"))
@@ -353,9 +363,8 @@ def _shuffled_entities(table: ir.Table, key: str, settings: SplitSettings) -> tu
     """Add ``entity``, the shuffled place of the user or item of a row; return the number of them as well."""
     entities = table.select(key).distinct()
     number = int(entities.count().execute())
-    entities = entities.mutate(place=ibis.row_number().over(order_by=entities[key]).cast("int64"))
-    entities = entities.inner_join(_shuffled_positions(number, settings.seed), "place")
-    return table.inner_join(entities.select(key, entity="position"), key), number
+    positions = _shuffled_positions(entities, key, [key], settings.seed)
+    return table.inner_join(positions.select(key, entity="position"), key), number
 
 
 def _cold_items(table: ir.Table, settings: SplitSettings, count: int) -> ir.Table:
