@@ -101,7 +101,8 @@ def train_user_embedding(
     vectors, curves = [], []
     for split in [*splits.names, EVERYTHING]:
         settings = UserEmbeddingSettings.model_validate(settings_for(chosen, split))
-        events, rows, side = tables.events(split), tables.rows(split), tables.side(split)
+        events, side = tables.events(split), tables.side(split)
+        rows = as_pairs(events, pair_rules(dataset.tasks))
         note_fit(made_from, split, settings.model_dump(mode="json"), rows, side)
         folds = [NO_FOLD] if split == EVERYTHING else [NO_FOLD, *range(splits.folds)]
         fit = partial(_fit_without, settings, events, side, study.seed, splits.rule(split))
@@ -115,5 +116,6 @@ def train_user_embedding(
             {"split": split, "epoch": number + 1, "value": losses["user_embedding"]}
             for number, losses in enumerate(epochs)
         ]
+        del events, rows, fit, whole  # They hold the rows, in whose place others are read.
     table = ibis.memtable(pd.concat(vectors, ignore_index=True))
     return StoredModel(state, made_from), table, pd.DataFrame(curves)
