@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
+import pyarrow as pa
 import pytest
+from kedro.framework.hooks.manager import _create_hook_manager
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
+from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
+from kedro.runner import SequentialRunner
 from kedro_viz.constants import ROOT_MODULAR_PIPELINE_ID
 from kedro_viz.data_access.repositories.modular_pipelines import ModularPipelinesRepository
 from kedro_viz.models.flowchart.model_utils import GraphNodeType
@@ -19,9 +23,11 @@ from kedro_viz.models.flowchart.nodes import ModularPipelineNode
 from kedro_viz.utils import _hash, _hash_input_output
 
 from conftest import Project
-from multitask_recommender.datasets import Bundle
+from multitask_recommender.datasets import Bundle, StreamedOutput
+from multitask_recommender.hooks import UnreadParts
 from multitask_recommender.models.variants import VARIANTS
 from multitask_recommender.pipeline_registry import register_pipelines
+from multitask_recommender.pipelines.bundles import bundle
 
 STUDY = ["data_engineering", "user_embedding", "recommender", "evaluation"]
 
@@ -180,3 +186,30 @@ def test_a_bundle_of_bundles_names_its_parts(tmp_path: Path) -> None:
         "ease": ["ease"],
         "mmoe": ["mmoe"],
     }
+
+
+def test_what_is_only_handed_over_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lists = pa.table({"item": [1, 2, 3]})
+    read: list[int] = []
+    load = StreamedOutput.load
+
+    def noted(self: StreamedOutput) -> pd.DataFrame:
+        found = load(self)
+        read.append(len(found))
+        return found
+
+    monkeypatch.setattr(StreamedOutput, "load", noted)
+    outputs = tmp_path / "outputs.json"
+    datasets = {"lists": StreamedOutput(filepath=str(tmp_path / "lists.parquet")), "outputs": Bundle(str(outputs))}
+    catalog, hooks = DataCatalog(datasets), _create_hook_manager()
+    hooks.register(UnreadParts())
+    steps = [
+        Node(lambda: lists, None, "lists", name="make"),
+        Node(bundle, {"lists": "lists"}, "outputs", name="hand_over"),
+        Node(lambda _, own: len(own), ["outputs", "lists"], "count", name="count"),
+    ]
+    hooks.hook.before_pipeline_run(run_params={}, pipeline=Pipeline(steps), catalog=catalog)
+    found = SequentialRunner().run(Pipeline(steps), catalog, hooks)
+    assert json.loads(outputs.read_text()) == ["lists"]
+    assert read == [0, 3]
+    assert found["count"].load() == 3

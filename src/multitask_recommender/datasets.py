@@ -402,6 +402,19 @@ class StreamedTable(_WholeFile, RawTable):
 class StreamedOutput(_WholeFile, ParquetDataset):
     """An output that is written table by table, as :class:`StreamedTable`, and loads with pandas."""
 
+    _stays_unread = False
+
+    def stay_unread(self) -> None:
+        """Let the next loading give no row."""
+        self._stays_unread = True
+
+    def load(self) -> pd.DataFrame:
+        """Read the table."""
+        if self._stays_unread:
+            self._stays_unread = False
+            return pd.DataFrame()
+        return super().load()
+
     def count(self) -> int:
         """Return the number of rows, without reading them."""
         return int(pq.read_metadata(self._filepath).num_rows)

@@ -27,6 +27,7 @@ from kedro.pipeline.node import Node
 from kedro.validation import ParameterValidationError
 
 from multitask_recommender.configuration_files import check_mappings
+from multitask_recommender.datasets import StreamedOutput
 from multitask_recommender.duckdb_engine import renew_limits
 from multitask_recommender.foundation.errors import DataError, SettingsError, did_you_mean, find_study_error
 from multitask_recommender.foundation.resources import lacking, limit_memory
@@ -181,6 +182,29 @@ class FreeDatasets:
         """Keep the pipeline's inputs and outputs, which do not change."""
         for name in ("inputs", "outputs"):
             setattr(pipeline, name, getattr(pipeline, name)().copy)
+
+
+class UnreadParts:
+    """Leaves unread what a node puts into a bundle, of which names alone count: lists for all users take gigabytes."""
+
+    def __init__(self) -> None:
+        self._catalog: Any = None
+
+    @hook_impl
+    def before_pipeline_run(self, catalog: Any) -> None:
+        """Keep the catalog."""
+        self._catalog = catalog
+
+    @hook_impl
+    def before_dataset_loaded(self, dataset_name: str, node: Node) -> None:
+        """Let an output that is only handed over stay unread."""
+        # Here, because the models need PyTorch, and other commands of Kedro do not.
+        from multitask_recommender.pipelines.bundles import bundle
+
+        if node.func is bundle:
+            dataset = self._catalog.get(dataset_name)
+            if isinstance(dataset, StreamedOutput):
+                dataset.stay_unread()
 
 
 class ReadableErrors:

@@ -12,6 +12,7 @@ from multitask_recommender.hooks import (
     RunRecord,
     RunReport,
     TrainingDevice,
+    UnreadParts,
 )
 from multitask_recommender.runs.one_run import OneRun
 from multitask_recommender.runs.progress import Progress
@@ -34,6 +35,7 @@ _REUSE = Reuse()
 # Kedro calls the last one first.
 HOOKS = (
     FreeDatasets(),
+    UnreadParts(),
     ParameterNames(),
     TrainingDevice(),
     Runners(),
