@@ -35,21 +35,22 @@ def candidate_items(rule: Candidates, trained: IntArray, items: int) -> BoolArra
     return {"trained": known, "new": ~known, "all": np.ones_like(known)}[rule]
 
 
-def _shuffled_positions(table: ir.Table, key: str, order: list[str], seed: int) -> ir.Table:
+def _shuffled_positions(table: ir.Table, count: int, key: str, order: list[str], seed: int) -> ir.Table:
     """Table (``key``, position): where a shuffle puts each row of a table.
 
     The rows are numbered here: a window over all of them needs more memory in an engine than sorting them.
 
     Args:
         table: The table.
+        count: Number of its rows.
         key: A column of whole numbers that tells its rows apart.
         order: Columns by which they stand before they are shuffled.
         seed: Seed of the shuffle.
     """
-    keys = read_arrays(table.order_by(order).select(key), {key: np.int64})[key]
+    keys = read_arrays(table.order_by(order).select(key), {key: np.int64}, count)[key]
     # The legacy generator, because published splits of MovieLens were made with it.
-    shuffled = keys[np.random.RandomState(seed).permutation(len(keys))]
-    return ibis.memtable(pa.table({key: shuffled, "position": np.arange(len(keys))}))
+    shuffled = keys[np.random.RandomState(seed).permutation(count)]
+    return ibis.memtable(pa.table({key: shuffled, "position": np.arange(count)}))
 
 
 def _part(is_test: ir.BooleanValue, is_validation: ir.BooleanValue) -> ir.StringValue:
@@ -270,7 +271,7 @@ def assign_splits(interactions: ir.Table, settings: SplitSettings) -> ir.Table:
 
     @cache
     def positions(in_file_order: bool) -> ir.Table:
-        return _shuffled_positions(interactions, "row", orders[in_file_order], settings.seed)
+        return _shuffled_positions(interactions, count, "row", orders[in_file_order], settings.seed)
 
     def parts(strategy: str) -> ir.Table:
         table = interactions.inner_join(positions(strategy in (*IN_FILE_ORDER, EVERYTHING)), "row")
@@ -363,7 +364,7 @@ def _shuffled_entities(table: ir.Table, key: str, settings: SplitSettings) -> tu
     """Add ``entity``, the shuffled place of the user or item of a row; return the number of them as well."""
     entities = table.select(key).distinct()
     number = int(entities.count().execute())
-    positions = _shuffled_positions(entities, key, [key], settings.seed)
+    positions = _shuffled_positions(entities, number, key, [key], settings.seed)
     return table.inner_join(positions.select(key, entity="position"), key), number
 
 

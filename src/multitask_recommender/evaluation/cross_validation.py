@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
+from multitask_recommender.data.digests import digest_arrays
 from multitask_recommender.data.folds import Candidates, FoldPairs, SplitRule, fold_masks, fold_pairs
 from multitask_recommender.data.interactions import FloatArray, Interactions, SideInformation
 from multitask_recommender.data.queries import Histories
@@ -483,11 +484,11 @@ def _twins(variant: Variant, names: list[str], tasks: dict[str, Task], train: In
     found: dict[int, int] = {}
     if not (variant.per_task and variant.recommender.by_relevance):
         return found
-    first: dict[tuple[bytes, bytes, str, str], int] = {}
+    first: dict[tuple[str, str, str], int] = {}
     for place, name in enumerate(names):
         if not variant.predicts(tasks[name]):
-            rows = train.relevant[name].tobytes(), np.isnan(train.labels[name]).tobytes()
-            earlier = first.setdefault((*rows, tasks[name].pair_rule, tasks[name].known), place)
+            rows = digest_arrays([train.relevant[name], np.isnan(train.labels[name])])
+            earlier = first.setdefault((rows, tasks[name].pair_rule, tasks[name].known), place)
             if earlier != place:
                 found[place] = earlier
     return found
