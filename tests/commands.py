@@ -4,7 +4,7 @@ A command finds what it would find in a process of its own: its arguments, folde
 is imported anew. An error that nobody catches goes through ``sys.excepthook``, as at the end of any Python program.
 
 Drawing is a third of a tiny run. What it saves are empty figures, unless pictures are asked for: figures are made in any
-case, and drawn by the runs of the finished study, of all its models, of the sweep and of every overlay.
+case, and drawn by the runs of the finished study, of all its models, of the sweep and of three overlays.
 """
 
 from __future__ import annotations

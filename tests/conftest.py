@@ -37,6 +37,17 @@ def pytest_xdist_auto_num_workers() -> int:
     return max(min(3 * (os.cpu_count() or 1) // 2, 4), 1)
 
 
+_IN_MEMORY, _ROOM = Path("/dev/shm"), 2**33
+"""Where the tests write, and how many bytes must be free there: a run makes some hundred small files, and to make those
+on a disk takes a tenth of a tiny run."""
+
+
+def pytest_configure() -> None:
+    """Let the folders of the tests be in memory, where there is much of it."""
+    if os.access(_IN_MEMORY, os.W_OK) and shutil.disk_usage(_IN_MEMORY).free > _ROOM:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_IN_MEMORY))
+
+
 TASKS = {
     "watch": Task(kind="retrieval"),
     "like": Task(kind="binary", label="rating >= 4"),

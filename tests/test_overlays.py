@@ -43,6 +43,8 @@ SIMULATED = [
 QUICK = [name for name, variant in VARIANTS.items() if variant.quick]
 FEW = ("goodbooks_10k", "kuairand_pure", "movielens_1m", "movielens_1m_published")
 """Run with the quick models and those of which they say something; the others run with all that they study."""
+SHOWN = ("book_crossing", "bookstore")
+"""Those whose notebooks are executed."""
 ARCHITECTURES = [name for name, variant in VARIANTS.items() if variant.kind == "multi_task" and not variant.based_on]
 OVERLAYS: dict[str, tuple[Callable[[Project], None], list[str]]] = {
     "book_crossing": (lambda project: place_book_crossing(project, original=False), []),
@@ -141,10 +143,10 @@ def test_a_shipped_overlay_runs_whole(project: Project, name: str, monkeypatch: 
     few = {"study": {"models": [*QUICK, *own.get("models", {})]}} if name in FEW else {}
     tiny_models(project, name, **changed.get(name, few))
     if name == "retailrocket":
-        # The pictures of one are as large as those of a study.
+        # Its pictures are as large as those of a study.
         (project.folder / "conf" / name / "catalog_small_figures.yml").unlink()
     described = yaml.safe_load((project.folder / "conf" / name / "parameters.yml").read_text())
-    result = project.run("--env", name, *options, pictures=True)
+    result = project.run("--env", name, *options, pictures=name in (*SHOWN, "retailrocket"))
     assert result.returncode == 0, result.stderr[-3000:]
     dataset = DatasetSettings.model_validate(described["dataset"])
     study = StudySettings.model_validate({"seed": 1, "core_only": True, **described["study"]})
@@ -163,7 +165,7 @@ def test_a_shipped_overlay_runs_whole(project: Project, name: str, monkeypatch: 
         CHECKS[name](folder, metrics, result.stderr)
     for figure in ("accuracy", "verdicts", "trade_off", "cost", "affinity", "activity", "tasks", "time", "user_map"):
         assert (folder / f"08_reporting/{figure}.png").stat().st_size > 0
-    if name in ("book_crossing", "bookstore"):
+    if name in SHOWN:
         # The notebooks run without any change but the name of the data set.
         monkeypatch.setenv("KEDRO_ENV", name)
         for notebook, shown in execute_in_turn(sorted((project.folder / "notebooks").glob("0[12346]*.ipynb"))).items():

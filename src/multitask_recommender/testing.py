@@ -227,6 +227,16 @@ def check_history_is_the_user(model: ModelUnderTest) -> None:
     _same(model, model.fitted.score(queries), model.fitted.score(newcomers), "a number of the user changes the scores")
 
 
+def check_inner_products(model: ModelUnderTest) -> None:
+    """Vectors, where a model gives some, order the items as the scores do, for known users and for newcomers."""
+    for queries in (model.known(range(5)), model.ask([], [3], [3, 7, 11])):
+        order = model.fitted.ranking_scores(model.fitted.score(queries))
+        for task, (users, items) in model.fitted.inner_products(queries).items():
+            least = -model.tolerance * max(1.0, float(np.abs(order[task]).max()))
+            for own, product in zip(order[task], users @ items.T, strict=True):
+                assert np.diff(own[np.argsort(product)]).min() >= least, f"{task}: the products order items otherwise"
+
+
 def check_queries_are_independent(model: ModelUnderTest) -> None:
     """Who else is asked about, in which order and with which history, changes no score."""
     queries = model.known(range(12))
@@ -284,6 +294,7 @@ CHECKS: tuple[Callable[[ModelUnderTest], None], ...] = (
     check_odd_histories,
     check_new_items,
     check_history_is_the_user,
+    check_inner_products,
     check_queries_are_independent,
     check_asking_changes_nothing,
     check_fitting_repeats,

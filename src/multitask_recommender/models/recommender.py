@@ -9,6 +9,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from multitask_recommender.data.interactions import FloatArray, IntArray, Interactions, SideInformation
 from multitask_recommender.data.queries import Queries
@@ -19,7 +20,9 @@ from multitask_recommender.models import state as states
 from multitask_recommender.models.state import State
 
 S = TypeVar("S", bound=Settings)
-ASKED_WITH = frozenset({"recency", "wide_weight", "wide_labels_share", "revisit_weight", "next_items_weight"})
+ASKED_WITH = frozenset(
+    {"recency", "prior_rows", "wide_weight", "wide_labels_share", "revisit_weight", "next_items_weight"}
+)
 """Settings that are read when a model is asked, and not in its training."""
 
 
@@ -108,6 +111,17 @@ class HistorySettings(Settings):
     """
 
     recency: Recency = Recency()
+
+
+class ShrunkSettings(HistorySettings):
+    """Parameters of a model whose rankings rest on the history alone, and say little where it is short.
+
+    Attributes:
+        prior_rows: How many rows of a history popularity counts as much as, in a ranking; 0: it stands in where there
+            is no history, and counts nothing elsewhere.
+    """
+
+    prior_rows: float = Field(default=0.0, ge=0, le=1e9)
 
 
 H = TypeVar("H", bound=HistorySettings)

@@ -17,6 +17,7 @@ from multitask_recommender.models.recommender import (
     Knowledge,
     LearningCurve,
     Recommender,
+    ShrunkSettings,
     or_popularity,
     popularity,
 )
@@ -142,7 +143,7 @@ class ItemKNN(ItemNeighbours[ItemKNNSettings]):
         return sparse.vstack(blocks, format="csr")
 
 
-class ContentBasedSettings(HistorySettings):
+class ContentBasedSettings(ShrunkSettings):
     """Parameters of content-based similarity.
 
     Attributes:
@@ -156,10 +157,21 @@ class ContentBased(ItemNeighbours[ContentBasedSettings]):
     """Content-based similarity: the cosine of the items' features, each weighted by its inverse document frequency.
 
     The traditional method that the study's claim is measured against. Source: Lops et al., Content-based
-    Recommender Systems, in Recommender Systems Handbook 2011, section 3.3.1.
+    Recommender Systems, in Recommender Systems Handbook 2011, section 3.3.1. With ``prior_rows`` m, m p(i) is added to
+    the score, where p is an item's popularity next to that of the most popular one.
     """
 
     knowledge = Knowledge("its relevant items", "popularity", "features", item_features=True)
+
+    def score(self, queries: Queries) -> dict[str, FloatArray]:
+        """Add popularity to the sums of similarities."""
+        scores = super().score(queries)
+        if self.settings.prior_rows > 0:
+            known = np.bincount(queries.history.user, minlength=len(queries)) > 0
+            for task, own in scores.items():
+                popular = self._learnt[task][1]
+                own += known[:, None] * np.float32(self.settings.prior_rows / max(popular.max(), 1e-30)) * popular
+        return scores
 
     def _similarities(self, train: Interactions, side: SideInformation, task: str) -> sparse.csr_matrix:
         features = side.item_features

@@ -8,8 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from multitask_recommender.data.interactions import FloatArray, SideInformation
-from multitask_recommender.data.queries import Queries
+from multitask_recommender.data.interactions import SideInformation
 from multitask_recommender.data.tasks import retrieval_tasks
 from multitask_recommender.foundation.settings_base import Settings
 from multitask_recommender.models.recommender import PENALTY, Knowledge
@@ -21,8 +20,7 @@ from multitask_recommender.models.towers.two_tower import (
     TwoTowerModule,
     Vectors,
     at_least_one,
-    popular_without_history,
-    shares_of_positives,
+    count_positives,
 )
 from multitask_recommender.models.training.loop import TrainingSettings, UserBatch, UserRows
 from multitask_recommender.models.training.sparse_products import Pairs, gram, weighted_sums
@@ -93,7 +91,12 @@ class NextItemsModule(TwoTowerModule):
         """Set the vectors of items without training rows to 0, for no loss moves them; note how popular items are."""
         for table in (self.read, self.expected):
             table.data[torch.bincount(rows.item, minlength=len(table)) == 0] = 0.0
-        self.popularity = shares_of_positives(rows, self.tasks, len(self.expected))
+        counts = count_positives(rows, self.tasks, len(self.expected))
+        self.popularity = counts / counts.sum(1, keepdim=True).clamp(min=1)
+
+    def priors(self) -> Vectors:
+        """Let popular items stand in for a user without history."""
+        return dict(zip(self.tasks, self.popularity, strict=True))
 
     def outputs(self, batch: UserBatch) -> Tensor:
         """Return (n, D) the outputs z at all rows of a batch.
@@ -158,13 +161,6 @@ class NextItems(NeuralRecommender[NextItemsSettings]):
     def training_settings(self) -> TrainingSettings:
         """Return how the module is trained."""
         return self.settings.training
-
-    def score(self, queries: Queries) -> dict[str, FloatArray]:
-        """Multiply vectors; a user without history gets the popular items."""
-        module = self.fitted_module
-        assert isinstance(module, NextItemsModule)
-        popular = dict(zip(module.tasks, module.popularity, strict=True))
-        return popular_without_history(super().score(queries), queries, popular)
 
 
 def span(reach: float) -> int:

@@ -10,20 +10,18 @@ from pydantic import Field
 from scipy import sparse
 from torch import Tensor, nn
 
-from multitask_recommender.data.interactions import FloatArray, SideInformation
-from multitask_recommender.data.queries import Queries
+from multitask_recommender.data.interactions import SideInformation
 from multitask_recommender.data.tasks import retrieval_tasks
 from multitask_recommender.foundation.errors import SettingsError
 from multitask_recommender.models.document.user_embedding import UserEmbedding, UserEmbeddingSettings
-from multitask_recommender.models.recommender import PENALTY, USER_EMBEDDING, HistorySettings, Knowledge
+from multitask_recommender.models.recommender import PENALTY, USER_EMBEDDING, Knowledge, ShrunkSettings
 from multitask_recommender.models.towers.sparse_features import FeatureTable
 from multitask_recommender.models.towers.two_tower import (
     LabelScales,
     NeuralRecommender,
     TwoTowerModule,
     Vectors,
-    popular_without_history,
-    shares_of_positives,
+    count_positives,
     task_loss,
 )
 from multitask_recommender.models.training.loop import TrainingSettings, UserBatch, UserRows
@@ -32,7 +30,7 @@ from multitask_recommender.models.training.sparse_products import DesignMatrix
 _ACTIVATIONS = {"identity": nn.Identity, "tanh": nn.Tanh, "relu": nn.ReLU}
 
 
-class DocumentSystemSettings(HistorySettings):
+class DocumentSystemSettings(ShrunkSettings):
     """Parameters of the document's recommender.
 
     Attributes:
@@ -121,11 +119,12 @@ class DocumentSystemModule(TwoTowerModule):
     popularity: Tensor
 
     def start(self, rows: UserRows) -> None:
-        """Note how popular every item is with every task, and set the scale of frozen vectors.
+        """Note which share of the users every item is a positive of, and set the scale of frozen vectors.
 
         The scale is mean square 1 per coordinate, so that one learning rate suits all.
         """
-        self.popularity = shares_of_positives(rows, self.tasks, self.popularity.shape[1])
+        counts = count_positives(rows, self.tasks, self.popularity.shape[1])
+        self.popularity = (counts / max(len(rows.present), 1)).clamp(max=1.0)
         if self.user_embedding is None:
             assert rows.frozen is not None
             self.frozen_scale = rows.frozen.square().mean().sqrt().clamp(min=1e-12)
@@ -134,6 +133,18 @@ class DocumentSystemModule(TwoTowerModule):
         """Keep what stands in for a user without history."""
         if self.user_embedding is not None:
             self.user_embedding.finish(rows)
+
+    def priors(self) -> Vectors:
+        """Return what the loss of a retrieval task makes of an item for users that nothing tells apart.
+
+        The formula has no biases, so what the user tower makes of a short history says little of items. One score for
+        all users has the least loss at (1 + a) p / (1 + a p), for the item's share p of the users and a the weight of
+        a positive.
+        """
+        a = self.settings.positive_weight
+        scores = (1.0 + a) * self.popularity / (1.0 + a * self.popularity)
+        places = {name: place for place, name in enumerate(self.tasks)}
+        return {name: scores[places[name]] for name in retrieval_tasks(self.tasks)}
 
     def embed(self, batch: UserBatch) -> Tensor:
         """Return (B, k) user vectors u, frozen or of the embedding model in training."""
@@ -188,17 +199,6 @@ class TwoStageSystem(NeuralRecommender[DocumentSystemSettings]):
     def training_settings(self) -> TrainingSettings:
         """Return how the module is trained."""
         return self.settings.training
-
-    def score(self, queries: Queries) -> dict[str, FloatArray]:
-        """Multiply vectors; a user without history gets the popular items.
-
-        The formula has no biases, so what the user tower makes of no history says little of items.
-        """
-        module = self.fitted_module
-        assert isinstance(module, DocumentSystemModule)
-        places = {name: place for place, name in enumerate(self._kinds) if self._kinds[name] == "retrieval"}
-        popular = {name: module.popularity[place] for name, place in places.items()}
-        return popular_without_history(super().score(queries), queries, popular)
 
 
 class JointSystem(TwoStageSystem):

@@ -21,6 +21,7 @@ from multitask_recommender.models.recommender import (
     LearningCurve,
     Recommender,
     S,
+    ShrunkSettings,
     cosines,
 )
 from multitask_recommender.models.state import State, array, branch
@@ -141,6 +142,10 @@ class TwoTowerModule(DivisibleModule):
         """Return task to (items, d) vectors whose directions say how alike items are: those of the items, no biases."""
         return self.item_vectors()
 
+    def priors(self) -> Vectors:
+        """Return task to the (items,) scores that stand in for a user without history; none where vectors say it."""
+        return {}
+
     @abstractmethod
     def losses(self, batch: UserBatch) -> dict[str, Tensor]:
         """Return the named, weighted losses of a batch; those of tasks by the task's name."""
@@ -173,20 +178,9 @@ def at_least_one(count: Tensor | int) -> Tensor | int:
     return count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1)
 
 
-def shares_of_positives(rows: UserRows, tasks: Iterable[str], items: int) -> Tensor:
-    """Return (tasks, items) which share of a task's positives every item has."""
-    counts = [torch.bincount(rows.item[rows.labels[name] > 0], minlength=items) for name in tasks]
-    return torch.stack([count / count.sum().clamp(min=1) for count in counts])
-
-
-def popular_without_history(
-    scores: dict[str, FloatArray], queries: Queries, popularity: Mapping[str, Tensor]
-) -> dict[str, FloatArray]:
-    """Replace, in place, the scores of users without history by (items,) popularities of tasks."""
-    unknown = np.bincount(queries.history.user, minlength=len(queries)) == 0
-    for name, popular in popularity.items():
-        scores[name][unknown] = popular.numpy()
-    return scores
+def count_positives(rows: UserRows, tasks: Iterable[str], items: int) -> Tensor:
+    """Return (tasks, items) in how many rows every item is a positive of a task."""
+    return torch.stack([torch.bincount(rows.item[rows.labels[name] > 0], minlength=items) for name in tasks])
 
 
 def task_loss(
@@ -312,21 +306,35 @@ class NeuralRecommender(Recommender[S]):
         self._kinds = {name: side.tasks[name].kind for name in self.scored_tasks(side.tasks)}
         self._catalogue = torch.from_numpy(array(self._state, "catalogue"))
         with torch.no_grad():
+            self._priors = module.priors()
             self.item_vectors = module.item_vectors()
+            for task, prior in self._priors.items():
+                self.item_vectors[task] = torch.cat([self.item_vectors[task], prior[:, None]], dim=1)
             self._grams = {
                 task: vectors[self._catalogue].T @ vectors[self._catalogue]
                 for task, vectors in self.item_vectors.items()
             }
 
     def user_vectors(self, queries: Queries) -> Vectors:
-        """Return task to (B, d) vectors of the users of some queries."""
+        """Return task to (B, d) vectors of the users of some queries.
+
+        Where the module has priors, the score of a user with n rows of history is (n s + m p) / (n + m), for its own
+        score s, the prior p and m ``prior_rows``: p has a coordinate of its own.
+        """
         if isinstance(self.settings, HistorySettings):
             queries = queries.weighted(self.settings.recency)
         rows = as_rows(queries, self._encoder, self._catalogue)
         rows.grams = self._grams
         self._module.describe(rows)
         with torch.no_grad():
-            return self._module.query_vectors(rows.everyone(), self.item_vectors)
+            vectors = self._module.query_vectors(rows.everyone(), self.item_vectors)
+        if self._priors:
+            strength = self.settings.prior_rows if isinstance(self.settings, ShrunkSettings) else 0.0
+            counts = rows.counts.to(torch.float32)[:, None]
+            own = counts / (counts + strength).clamp(min=1e-9)
+            for task in self._priors:
+                vectors[task] = torch.cat([own * vectors[task], 1.0 - own], dim=1)
+        return vectors
 
     def score(self, queries: Queries) -> dict[str, FloatArray]:
         """Multiply vectors; probabilities for binary tasks, labels in their own units for regression tasks."""
