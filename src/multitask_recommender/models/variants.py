@@ -602,7 +602,7 @@ _ALL = (
     _architecture("mmoe_pairwise", pairwise.PairwiseMMoE, pairwise.PairwiseSettings, "MMoE over pairs"),
     _architecture("ple_pairwise", pairwise.PairwisePLE, pairwise.PairwiseSettings, "PLE over pairs"),
     _architecture("softmax_retrieval", shared_bottom.SharedBottom, SharedBottomSettings, "Softmax retrieval"),
-    _architecture("bpr_retrieval", shared_bottom.SharedBottom, SharedBottomSettings, "BPR retrieval"),
+    _architecture("bpr_retrieval", shared_bottom.DrawnSharedBottom, SharedBottomSettings, "BPR retrieval"),
     Variant(
         "linear_experts",
         mmoe.MMoE,

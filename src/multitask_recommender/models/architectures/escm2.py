@@ -121,3 +121,4 @@ class RevisitingESCM2(Revisiting[RevisitingESCM2Settings]):
     """ESCM2 with the bonus of what was met, as ESMM has it."""
 
     towers = ESCM2
+    knowledge = ESCM2.knowledge

@@ -13,11 +13,12 @@ from torch.nn import functional
 
 from multitask_recommender.data.interactions import FloatArray
 from multitask_recommender.data.queries import Queries
-from multitask_recommender.data.tasks import Task, funnel_chain
+from multitask_recommender.data.tasks import Task, funnel_chain, retrieval_tasks
 from multitask_recommender.models.architectures.revisiting import Revisiting, RevisitingSettings
 from multitask_recommender.models.architectures.shared_bottom import SharedBottomTower
 from multitask_recommender.models.recommender import InnerProducts
 from multitask_recommender.models.towers.multi_task import (
+    DRAWN,
     MultiTaskModule,
     MultiTaskRecommender,
     MultiTaskSettings,
@@ -66,6 +67,18 @@ class ESMMModule(MultiTaskModule):
     """
 
     sums_over_rows = False
+
+    @property
+    def negatives_per_positive(self) -> int:
+        """Pairs drawn per row."""
+        assert isinstance(self.settings, ESMMSettings)
+        return self.settings.negatives
+
+    @property
+    def drawn_tasks(self) -> list[str]:
+        """Names of the retrieval tasks that are steps of a funnel, and others whose negatives are drawn."""
+        drawn = {*funnel_steps(self.tasks), *super().drawn_tasks}
+        return [name for name in retrieval_tasks(self.tasks) if name in drawn]
 
     def task_sums(self, users: Vectors, items: Vectors, batch: UserBatch, asked: UserBatch) -> dict[str, LossSum]:
         """Replace the losses of the funnels' steps."""
@@ -127,6 +140,7 @@ class ESMM(MultiTaskRecommender[ESMMSettings]):
     """Entire-space multi-task model on shared-bottom towers."""
 
     module: ClassVar[type[MultiTaskModule]] = ESMMModule
+    knowledge = DRAWN
 
     def tower(self, tasks: dict[str, Task], generator: torch.Generator) -> Tower:
         """Make a tower."""
@@ -162,3 +176,4 @@ class RevisitingESMM(Revisiting[RevisitingESMMSettings]):
     """ESMM; the bonus is added to the conditional probability of a step before the steps are multiplied."""
 
     towers = ESMM
+    knowledge = DRAWN

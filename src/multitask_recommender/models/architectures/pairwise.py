@@ -18,12 +18,18 @@ from torch import Tensor, nn
 
 from multitask_recommender.data.interactions import FloatArray, Interactions, SideInformation
 from multitask_recommender.data.queries import Histories, Queries
-from multitask_recommender.data.tasks import Task
-from multitask_recommender.models.recommender import PENALTY, HistorySettings, Knowledge, LearningCurve, Recommender
+from multitask_recommender.data.tasks import Task, retrieval_tasks
+from multitask_recommender.models.recommender import PENALTY, Knowledge, LearningCurve, Recommender, ShrunkSettings
 from multitask_recommender.models.state import State, array, branch
 from multitask_recommender.models.towers.experts import PerTaskModules, mix
 from multitask_recommender.models.towers.sparse_features import FeatureTable
-from multitask_recommender.models.towers.two_tower import LabelScales, as_rows, distance_moved
+from multitask_recommender.models.towers.two_tower import (
+    LabelScales,
+    as_rows,
+    distance_moved,
+    log_odds_of_positives,
+    own_share,
+)
 from multitask_recommender.models.towers.user_side import HistoryResiduals, history_task, start_biases
 from multitask_recommender.models.training.loop import (
     TrainableModule,
@@ -43,7 +49,7 @@ _SCALE = 0.05
 Layers = tuple[Annotated[int, Field(ge=1, le=65_536)], ...]
 
 
-class PairwiseSettings(HistorySettings):
+class PairwiseSettings(ShrunkSettings):
     """Parameters of the networks over pairs.
 
     Attributes:
@@ -390,7 +396,9 @@ class PairwiseRecommender(Recommender[PairwiseSettings]):
     predicts = frozenset({"binary", "regression"})
     stochastic = True
     effort = 10.0
-    knowledge = Knowledge("encoded", "what the network makes of no history", "features", True, True)
+    knowledge = Knowledge(
+        "encoded", "popularity, for labels what the network makes of no history", "features", True, True
+    )
     own_experts = False
 
     def _build(self, side: SideInformation, scales: LabelScales, generator: torch.Generator) -> PairwiseModule:
@@ -408,9 +416,13 @@ class PairwiseRecommender(Recommender[PairwiseSettings]):
         curve = train(name, module, module.losses, rows, self.settings.training, generator, list(side.tasks))
         with torch.no_grad():
             used = module.utilisation(next(rows.blocks(1024)))
+        retrieved, odds = retrieval_tasks(side.tasks), torch.zeros(0)
+        if retrieved:
+            odds = log_odds_of_positives(rows, retrieved, side.items, self.settings.negatives)
         self._state: State = {
             "weights": {name: value.numpy() for name, value in module.state_dict().items()},
             "scales": scales.state(),
+            "log_odds": dict(zip(retrieved, odds.numpy(), strict=True)),
             "experts_moved": np.array([distance_moved(module.expert_parameters(), before)], np.float32),
             "utilisation": {
                 "pair": {
@@ -445,8 +457,13 @@ class PairwiseRecommender(Recommender[PairwiseSettings]):
                 found = self._module.logits(own, self._items, place, items.repeat(len(own)))
                 for name, values in found.items():
                     scores[name][begin : begin + size] = values.view(len(own), -1).numpy()
+        share = own_share(rows, settings).numpy()
         for name, task in self._tasks.items():
-            if task.kind == "binary":
+            if task.kind == "retrieval":
+                # Of a short history such a network makes little, and least of which items are popular.
+                scores[name] *= share
+                scores[name] += (1.0 - share) * array(branch(self._state, "log_odds"), name)
+            elif task.kind == "binary":
                 scores[name] = expit(scores[name])
             elif task.kind == "regression":
                 scores[name] = self._scales.to_label(name, scores[name])

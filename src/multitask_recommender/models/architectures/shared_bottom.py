@@ -14,7 +14,7 @@ from multitask_recommender.models.baselines.next_items import NextItems, NextIte
 from multitask_recommender.models.blend import Blend, WidePart
 from multitask_recommender.models.recommender import Recommender
 from multitask_recommender.models.towers.experts import Experts, identity_heads
-from multitask_recommender.models.towers.multi_task import MultiTaskRecommender
+from multitask_recommender.models.towers.multi_task import DRAWN, MultiTaskRecommender
 from multitask_recommender.models.towers.settings import MultiTaskSettings
 from multitask_recommender.models.towers.tower import Tower
 from multitask_recommender.models.towers.two_tower import Vectors
@@ -102,6 +102,12 @@ class PointwiseSharedBottom(SharedBottom):
     """
 
     ranks = frozenset({"binary", "regression"})
+
+
+class DrawnSharedBottom(SharedBottom):
+    """The same towers, with a loss of the retrieval tasks that draws its negatives."""
+
+    knowledge = DRAWN
 
 
 class WideSharedBottomSettings(SharedBottomSettings, RevisitingSettings):

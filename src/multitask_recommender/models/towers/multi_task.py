@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from multitask_recommender.data.interactions import SideInformation
-from multitask_recommender.data.tasks import Task
+from multitask_recommender.data.tasks import Task, retrieval_tasks
 from multitask_recommender.models.recommender import PENALTY, Knowledge
 from multitask_recommender.models.towers.fold_in import (
     LogisticRows,
@@ -36,6 +36,7 @@ from multitask_recommender.models.towers.two_tower import (
     TwoTowerModule,
     Vectors,
     at_least_one,
+    log_odds_of_positives,
     task_loss,
 )
 from multitask_recommender.models.towers.user_side import UserSide, start_biases
@@ -106,6 +107,7 @@ class MultiTaskModule(TwoTowerModule):
     """
 
     label_share: Tensor
+    log_odds: Tensor
     sums_over_rows: ClassVar[bool] = True
     """Whether all losses are sums over the rows of users, with nothing drawn per row of a part."""
 
@@ -130,16 +132,35 @@ class MultiTaskModule(TwoTowerModule):
         self.constant = nn.Parameter(torch.zeros(len(side.tasks)))
         self.penalty = IdentityPenalty(side.tasks, self.weights, settings)
         self.register_buffer("label_share", torch.ones(len(side.tasks)))
+        if self.drawn_tasks:
+            self.register_buffer("log_odds", torch.zeros(len(self.drawn_tasks), side.items))
 
     @property
     def divisible(self) -> bool:
         """Whether the losses are sums over users; BPR draws items for the rows of a part, which no process knows."""
         return self.sums_over_rows and self.settings.retrieval_loss != "bpr"
 
+    @property
+    def drawn_tasks(self) -> list[str]:
+        """Names of the retrieval tasks whose negatives are drawn, so that biases learn little of what is popular."""
+        return retrieval_tasks(self.tasks) if self.settings.retrieval_loss == "bpr" else []
+
+    @property
+    def negatives_per_positive(self) -> int:
+        """Items drawn per positive of :attr:`drawn_tasks`."""
+        return 1
+
+    def priors(self) -> Vectors:
+        """Return the logarithms of odds of :attr:`drawn_tasks`; the others' biases and vectors say it."""
+        return dict(zip(self.drawn_tasks, self.log_odds if self.drawn_tasks else (), strict=True))
+
     def start(self, rows: UserRows) -> None:
         """Set the pointwise tasks' biases to their solution without factors, and what depends on the rows alone."""
         self.users.start(rows)
         self.items.start(rows)
+        if self.drawn_tasks:
+            items = len(self.items.bias)
+            self.log_odds = log_odds_of_positives(rows, self.drawn_tasks, items, self.negatives_per_positive)
         sizes, places = (len(self.users.bias), len(self.items.bias)), {name: at for at, name in enumerate(self.tasks)}
         read = self.users.history_task
         for name, task in {**({} if read is None else {read: self._read[read]}), **self.tasks}.items():
@@ -503,6 +524,16 @@ class MultiTaskModule(TwoTowerModule):
             }
             for side, (tower, shared) in sides.items()
         }
+
+
+DRAWN = Knowledge(
+    "encoded, and an identity vector solved from it",
+    "popularity, for labels the mean training user",
+    "features",
+    user_features=True,
+    item_features=True,
+)
+"""What architectures know whose retrieval tasks are trained with drawn negatives."""
 
 
 class MultiTaskRecommender(NeuralRecommender[M]):

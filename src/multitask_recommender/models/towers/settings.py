@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from multitask_recommender.data.recency import Recency
-from multitask_recommender.models.recommender import HistorySettings
+from multitask_recommender.models.recommender import ShrunkSettings
 from multitask_recommender.models.training.loop import TrainingSettings
 from multitask_recommender.models.training.losses import RetrievalLoss
 
 
-class MultiTaskSettings(HistorySettings):
+class MultiTaskSettings(ShrunkSettings):
     """Parameters of the multi-task towers.
 
     Attributes:

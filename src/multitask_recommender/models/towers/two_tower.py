@@ -15,6 +15,7 @@ from torch import Tensor
 from multitask_recommender.data.interactions import FloatArray, Interactions, SideInformation, UserEncoder
 from multitask_recommender.data.queries import Histories, Queries
 from multitask_recommender.data.tasks import Task
+from multitask_recommender.foundation.settings_base import Settings
 from multitask_recommender.models.recommender import (
     HistorySettings,
     InnerProducts,
@@ -183,6 +184,29 @@ def count_positives(rows: UserRows, tasks: Iterable[str], items: int) -> Tensor:
     return torch.stack([torch.bincount(rows.item[rows.labels[name] > 0], minlength=items) for name in tasks])
 
 
+def log_odds_of_positives(rows: UserRows, tasks: Iterable[str], items: int, negatives: int) -> Tensor:
+    """Return (tasks, items) the scores of least loss that are the same for all users, where negatives are drawn.
+
+    That is the logarithm of how often an item is a positive, and half a time more, over how often it is expected to be
+    drawn: for cross-entropy, and for BPR, where a constant changes nothing.
+
+    Args:
+        rows: The training rows.
+        tasks: Names of retrieval tasks.
+        items: Number of items.
+        negatives: Items drawn per positive, from all that have rows.
+    """
+    counts = count_positives(rows, tasks, items)
+    drawn = negatives * counts.sum(1, keepdim=True).clamp(min=1) / max(len(rows.catalogue), 1)
+    return torch.log((counts + 0.5) / drawn)
+
+
+def own_share(rows: UserRows, settings: Settings) -> Tensor:
+    """Return (B, 1) what a user's own score counts beside a prior: n / (n + ``prior_rows``) for n rows of history."""
+    counts = rows.counts.to(torch.float32)[:, None]
+    return counts / (counts + (settings.prior_rows if isinstance(settings, ShrunkSettings) else 0.0)).clamp(min=1e-9)
+
+
 def task_loss(
     task: Task,
     user_vectors: Tensor,
@@ -306,14 +330,12 @@ class NeuralRecommender(Recommender[S]):
         self._kinds = {name: side.tasks[name].kind for name in self.scored_tasks(side.tasks)}
         self._catalogue = torch.from_numpy(array(self._state, "catalogue"))
         with torch.no_grad():
-            self._priors = module.priors()
-            self.item_vectors = module.item_vectors()
-            for task, prior in self._priors.items():
-                self.item_vectors[task] = torch.cat([self.item_vectors[task], prior[:, None]], dim=1)
+            self._items, self._priors = module.item_vectors(), module.priors()
             self._grams = {
-                task: vectors[self._catalogue].T @ vectors[self._catalogue]
-                for task, vectors in self.item_vectors.items()
+                task: vectors[self._catalogue].T @ vectors[self._catalogue] for task, vectors in self._items.items()
             }
+        last = {task: torch.cat([self._items[task], prior[:, None]], dim=1) for task, prior in self._priors.items()}
+        self.item_vectors = {**self._items, **last}
 
     def user_vectors(self, queries: Queries) -> Vectors:
         """Return task to (B, d) vectors of the users of some queries.
@@ -327,14 +349,10 @@ class NeuralRecommender(Recommender[S]):
         rows.grams = self._grams
         self._module.describe(rows)
         with torch.no_grad():
-            vectors = self._module.query_vectors(rows.everyone(), self.item_vectors)
-        if self._priors:
-            strength = self.settings.prior_rows if isinstance(self.settings, ShrunkSettings) else 0.0
-            counts = rows.counts.to(torch.float32)[:, None]
-            own = counts / (counts + strength).clamp(min=1e-9)
-            for task in self._priors:
-                vectors[task] = torch.cat([own * vectors[task], 1.0 - own], dim=1)
-        return vectors
+            vectors = self._module.query_vectors(rows.everyone(), self._items)
+        own = own_share(rows, self.settings)
+        last = {task: torch.cat([own * vectors[task], 1.0 - own], dim=1) for task in self._priors}
+        return {**vectors, **last}
 
     def score(self, queries: Queries) -> dict[str, FloatArray]:
         """Multiply vectors; probabilities for binary tasks, labels in their own units for regression tasks."""
