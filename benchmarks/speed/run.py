@@ -239,6 +239,14 @@ at which the best that the peer ever reaches is looked for."""
 MULTI_TASK = ("deepctr_torch.mmoe", "deepctr_torch.ple", "torch_rechub.mmoe", "torch_rechub.ple")
 QUICK_PEERS = ("torch_rechub.ple", "recbole.ease")
 BUDGETS: list[dict[str, Any]] = [
+    {
+        "training.epochs": 1,
+        "wide.sequence_weight": 0.0,
+        "wide_labels.dimension": 10,
+        "wide_labels.sweeps": 12,
+        "wide_labels.burn_in": 4,
+        "wide_labels.samples": 8,
+    },
     {"training.epochs": 1, "wide_labels.sweeps": 10, "wide_labels.burn_in": 3, "wide_labels.samples": 8},
     {"training.epochs": 1, "wide_labels.sweeps": 14, "wide_labels.burn_in": 4, "wide_labels.samples": 10},
     {"training.epochs": 3, "wide_labels.sweeps": 18, "wide_labels.burn_in": 5, "wide_labels.samples": 12},
