@@ -118,7 +118,8 @@ class ShrunkSettings(HistorySettings):
 
     Attributes:
         prior_rows: How many rows of a history popularity counts as much as, in a ranking; 0: it stands in where there
-            is no history, and counts nothing elsewhere.
+            is no history, and counts nothing elsewhere. Towers read it for retrieval tasks whose negatives are drawn:
+            the biases of the others know what is popular.
     """
 
     prior_rows: float = Field(default=0.0, ge=0, le=1e9)

@@ -143,8 +143,8 @@ class DocumentSystemModule(TwoTowerModule):
         """
         a = self.settings.positive_weight
         scores = (1.0 + a) * self.popularity / (1.0 + a * self.popularity)
-        places = {name: place for place, name in enumerate(self.tasks)}
-        return {name: scores[places[name]] for name in retrieval_tasks(self.tasks)}
+        named = dict(zip(self.tasks, scores, strict=True))
+        return {name: named[name] for name in retrieval_tasks(self.tasks)}
 
     def embed(self, batch: UserBatch) -> Tensor:
         """Return (B, k) user vectors u, frozen or of the embedding model in training."""
