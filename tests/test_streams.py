@@ -269,3 +269,17 @@ def test_a_raw_table_is_never_whole_in_memory(tmp_path: Path) -> None:
     found = subprocess.run([sys.executable, "-c", READ, *paths], capture_output=True, text=True, check=True).stdout
     few, many = (int(line) / 1024 for line in found.split())
     assert many - few < 100, (few, many)
+
+
+BARS = """
+from multitask_recommender import duckdb_engine
+for connection in (duckdb_engine.connect(), duckdb_engine.EngineFile("table.parquet").connection.con):
+    print(connection.execute("SELECT current_setting('enable_progress_bar')").fetchone()[0])
+"""
+
+
+def test_slow_queries_draw_no_bar_into_a_notebook(tmp_path: Path) -> None:
+    """DuckDB does wherever Python was started without a script, among what the script prints."""
+    command = [sys.executable, "-c", BARS]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert said.stdout.split() == ["False", "False"]

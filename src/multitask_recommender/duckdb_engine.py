@@ -72,9 +72,15 @@ def _settings() -> dict[str, Any]:
     }
 
 
+# Python without a script (a notebook, a prompt) gets a bar from DuckDB among its own output in each slow query.
+_NO_BAR = "SET enable_progress_bar = false"
+
+
 def connect() -> duckdb.DuckDBPyConnection:
     """Return a connection to an empty database in memory, with the limit."""
-    return duckdb.connect(config=_settings())
+    connection = duckdb.connect(config=_settings())
+    connection.execute(_NO_BAR)
+    return connection
 
 
 class SpillingBackend(Backend):
@@ -110,6 +116,7 @@ class EngineFile(FileDataset):
             return super()._connect()
         del config["backend"]
         backend = SpillingBackend().connect(**{**_settings(), **config})
+        backend.con.execute(_NO_BAR)
         _connections.append(backend.con)
         return backend
 
