@@ -123,11 +123,12 @@ def _die_with(parent: int) -> None:
 
 
 @cache
-def _settle_in(parent: int) -> None:
-    """Make ready a process that works for another, once."""
+def _freeze_imports(parent: int) -> None:
+    """Let a process that works for another search for garbage among what is new alone; before its first job.
+
+    The pool looks for garbage after every second of work. What was imported is none, and many objects.
+    """
     if os.getpid() != parent:
-        _die_with(parent)
-        # The pool looks for garbage after every second of work. What was imported is none, and many objects.
         gc.freeze()
 
 
@@ -176,7 +177,7 @@ def run_jobs(
     parent = os.getpid()
 
     def alone(job: T) -> R:
-        _settle_in(parent)
+        _freeze_imports(parent)
         with single_threaded():
             return function(job)
 
@@ -186,7 +187,9 @@ def run_jobs(
         found = map(alone, todo)
     else:
         # Without memory mapping: a worker may write to its arrays, and nothing is left in temporary folders.
-        pool = Parallel(n_jobs=workers, backend="loky", max_nbytes=None, return_as="generator")
+        # The parent can die before a process has its first job, and the process would wait for one for minutes.
+        at_begin: dict[str, Any] = {"initializer": _die_with, "initargs": (parent,)}
+        pool = Parallel(n_jobs=workers, backend="loky", max_nbytes=None, return_as="generator", **at_begin)
         found = pool(delayed(alone)(job) for job in todo)
     bar = tqdm(found, total=len(jobs), initial=len(results), desc=title, leave=False, disable=None)
     try:
