@@ -142,7 +142,6 @@ def test_names_of_splits_meet_no_other_text_whatever_number_of_models_there_is(
 ) -> None:
     some = list(dict.fromkeys(comparisons["model"]))[:number]
     figure = figures.plot_verdicts(comparisons[comparisons["model"].isin(some)], DATASET)
-    figure.draw_without_rendering()
     shown = texts(figure)
     named = [text for text in shown if text.get_text() in {f"{split} split" for split in SPLITS}]
     assert len(named) == len(SPLITS)
