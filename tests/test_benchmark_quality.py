@@ -160,9 +160,14 @@ def test_peers_that_are_not_measured_again_keep_their_results_beside_the_same_fi
     records, compared = quality.report.beside_earlier(*measured, *before)
     assert [one["model"] for one in records] == ["wide", "GRU4Rec", "SASRec"]
     assert [(one["p_holm"], one["ahead"]) for one in compared] == [(0.06, "undecided")] * 2
-    # What was compared with other figures of ours says nothing of these.
+    # What was compared with other figures of ours says nothing of these, and is not lost unasked.
     before[0][0] = record("wide", quality.report.OWN, 0.279)
-    assert quality.report.beside_earlier(*measured, *before) == measured
+    with pytest.raises(quality.report.EarlierResultsError, match=r"ndcg_10 of wide.*its scores are not here: SASRec"):
+        quality.report.beside_earlier(*measured, *before)
+    alone = [[one for one in table if "SASRec" not in one.values()] for table in before]
+    assert quality.report.beside_earlier(*measured, *alone) == measured
+    # A split of which nothing was asked for keeps what it has.
+    assert quality.report.beside_earlier([], [], *before) == tuple(before)
 
 
 def test_contributions_to_the_auc_have_its_mean_and_its_standard_error(quality):

@@ -125,10 +125,14 @@ def judged(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return records
 
 
+class EarlierResultsError(Exception):
+    """Earlier results would be lost."""
+
+
 def beside_earlier(
     records: list[Record], comparisons: list[Record], before: list[Record], compared_before: list[Record]
 ) -> tuple[list[Record], list[Record]]:
-    """Add earlier results of the peers of a split that were not measured now, as long as this project's are the same.
+    """Add earlier results of the peers of a split that were not measured now.
 
     Args:
         records: What was measured now.
@@ -138,7 +142,14 @@ def beside_earlier(
 
     Returns:
         Records and comparisons, adjusted over all of them.
+
+    Raises:
+        EarlierResultsError: If there are such peers, and they were compared with other figures of this project.
     """
+    if not records:
+        return before, compared_before
+    now = {(one["model"], one["library"]) for one in records}
+    kept = [one for one in before if (one["model"], one["library"]) not in now]
 
     def own(table: list[Record]) -> dict[tuple[str, str], float]:
         found: dict[tuple[str, str], list[float]] = {}
@@ -149,10 +160,15 @@ def beside_earlier(
         return {key: float(np.mean(values)) for key, values in found.items()}
 
     ours, earlier = own(records), own(before)
-    if ours.keys() != earlier.keys() or any(abs(ours[key] - earlier[key]) >= _SAME for key in ours):
-        return records, comparisons
-    now = {(one["model"], one["library"]) for one in records}
-    kept = [one for one in before if (one["model"], one["library"]) not in now]
+    both = {*ours, *earlier}
+    moved = [key for key in sorted(both) if not abs(ours.get(key, np.nan) - earlier.get(key, np.nan)) < _SAME]
+    if kept and moved:
+        peers = ", ".join(dict.fromkeys(f"{one['model']} ({one['library']})" for one in kept))
+        figures = ", ".join(f"{name} of {model}" for model, name in moved)
+        raise EarlierResultsError(
+            f"Nothing is written: this project's figures are not those of before ({figures}), and what was compared "
+            f"with these would be lost, because its scores are not here: {peers}. Run all models of the split."
+        )
     compared = [one for one in compared_before if (one["peer"], one["library"]) not in now]
     return [*records, *kept], judged([*comparisons, *compared])
 

@@ -358,7 +358,11 @@ def main() -> None:
             paths = [report.RESULTS / f"{name}.json" for name in ("quality", "quality_comparisons")]
             before = [json.loads(path.read_text()) if path.exists() else [] for path in paths]
             same = [[one for one in table if one["split"] == bench.name] for table in before]
-            for path, table, own in zip(paths, before, report.beside_earlier(*found, *same), strict=True):
+            try:
+                together = report.beside_earlier(*found, *same)
+            except report.EarlierResultsError as error:
+                sys.exit(str(error))
+            for path, table, own in zip(paths, before, together, strict=True):
                 others = [one for one in table if one["split"] != bench.name]
                 _write_json(path, sorted([*others, *own], key=lambda one: splits.index(one["split"])))
             report.write_table()
