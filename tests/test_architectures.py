@@ -34,6 +34,7 @@ from multitask_recommender.models.baselines.item_item import (
     ImplicitALSSettings,
     RandomWalk,
     RandomWalkSettings,
+    normalisers,
     sequence_nearness,
 )
 from multitask_recommender.models.baselines.item_ridge import ItemRidge, ItemRidgeSettings, item_ridge_weights
@@ -369,6 +370,45 @@ def test_ease_solves_its_problem() -> None:
     assert np.allclose(gradient - np.diag(np.diag(gradient)), 0, atol=1e-3)
     assert np.allclose(np.diag(b), 0)
     assert np.allclose(model.score(everyone(rows, side))["watch"], x @ b, atol=1e-4)
+
+
+def test_ease_solves_its_problem_between_normalised_rows_and_columns() -> None:
+    """Users are weighted, columns are scaled, and so are the histories that are asked about."""
+    rows, side = make_interactions(60, 20, 6, seed=2), make_side(60, 22)
+    rows = rows.where(np.flatnonzero((rows.user > 30) | (rows.item < 15)))  # Users and items of different counts.
+    settings = EaseSettings(
+        penalty=5.0, user_exponent=0.6, item_exponent=0.3, feature_weight=0.7, sequence_weight=0.4, sequence_reach=2.0
+    )
+    model = Ease(settings)
+    model.fit(rows, side, seed=0)
+    x = np.zeros((60, 22))
+    x[rows.user, rows.item] = 1
+    of_users, of_items = x.sum(1), x.sum(0)
+    assert len(np.unique(of_users[of_users > 0])) > 1
+    weight = (of_users[of_users > 0].mean() / np.maximum(of_users, 1)) ** 0.6
+    column = (of_items[of_items > 0].mean() / np.maximum(of_items, 1)) ** 0.3
+    near = sum(
+        weight[user] * sequence_nearness(np.zeros(own.sum(), int), rows.item[own], 22, 2.0).toarray()
+        for user in range(60)
+        if (own := rows.user == user).any()
+    )
+    f = side.item_features.toarray()
+    gram = column[:, None] * (x.T @ (weight[:, None] * x) + 0.7 * f @ f.T + 0.4 * near) * column
+    b = array(branch(branch(model.state(), "watch"), "weights"), "dense").astype(np.float64) / column[:, None]
+    gradient = gram @ b - gram + 5.0 * b
+    assert np.allclose(gradient - np.diag(np.diag(gradient)), 0, atol=2e-3)
+    assert np.allclose(np.diag(b), 0)
+    asked = everyone(rows, side)
+    some = of_users > 0
+    assert np.allclose(model.score(asked)["watch"][some], ((x * column) @ b)[some], atol=1e-4)
+
+
+def test_normalisers_leave_what_is_not_asked_for_and_what_has_no_rows() -> None:
+    history = sparse.csr_matrix(np.array([[1, 1, 0, 1], [1, 0, 0, 0], [0, 0, 0, 0]], dtype=np.float32))
+    assert [own.tolist() for own in normalisers(history, 0.0, 0.0)] == [[1.0] * 3, [1.0] * 4]
+    of_users, of_items = normalisers(history, 1.0, 0.5)
+    assert np.allclose(of_users**2, [2 / 3, 2, 2])  # A mean of 2 rows, over 3, 1 and none, which counts as 1.
+    assert np.allclose(of_items**2, [4 / 3 / 2, 4 / 3, 4 / 3, 4 / 3])
 
 
 def test_random_walk_equals_the_dense_formula(rows: Interactions, side: SideInformation) -> None:

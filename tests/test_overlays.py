@@ -41,8 +41,15 @@ SIMULATED = [
     "simulation.users=60,simulation.books=60,simulation.interactions=600",
 ]
 QUICK = [name for name, variant in VARIANTS.items() if variant.quick]
-FEW = ("goodbooks_10k", "kuairand_pure", "movielens_1m", "movielens_1m_published")
-"""Run with the quick models and those of which they say something; the others run with all that they study."""
+FEW = {
+    "bookstore_visits": ["revisit", "ease", "markov", "next_items"],
+    "goodbooks_10k": [],
+    "kuairand_pure": [],
+    "movielens_1m": [],
+    "movielens_1m_published": [],
+}
+"""Run with a model of each sort, those of which they say something, and these; the others run with all that they study."""
+SORTS = ["popularity", "user_item_bias", "content_based", "single_task", "shared_bottom"]
 SHOWN = ("book_crossing", "bookstore")
 """Those whose notebooks are executed."""
 ARCHITECTURES = [name for name, variant in VARIANTS.items() if variant.kind == "multi_task" and not variant.based_on]
@@ -140,7 +147,7 @@ def test_a_shipped_overlay_runs_whole(project: Project, name: str, monkeypatch: 
         "bookstore": {"study": {"core_only": False, "models": [*QUICK, "wide_single_task", *ARCHITECTURES]}},
     }
     own = yaml.safe_load((project.folder / "conf" / name / "parameters.yml").read_text())
-    few = {"study": {"models": [*QUICK, *own.get("models", {})]}} if name in FEW else {}
+    few = {"study": {"models": [*SORTS, *own.get("models", {}), *FEW[name]]}} if name in FEW else {}
     tiny_models(project, name, **changed.get(name, few))
     if name == "retailrocket":
         # Its pictures are as large as those of a study.

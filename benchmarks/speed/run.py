@@ -240,9 +240,12 @@ MULTI_TASK = ("deepctr_torch.mmoe", "deepctr_torch.ple", "torch_rechub.mmoe", "t
 QUICK_PEERS = ("torch_rechub.ple", "recbole.ease")
 BUDGETS: list[dict[str, Any]] = [
     {
+        "dimension": 48,
         "training.epochs": 1,
+        "training.batches": 2,
         "wide.sequence_weight": 0.0,
-        "wide_labels.dimension": 10,
+        "wide_labels_share": 0.9,
+        "wide_labels.dimension": 4,
         "wide_labels.sweeps": 12,
         "wide_labels.burn_in": 4,
         "wide_labels.samples": 8,
@@ -396,12 +399,18 @@ def top(quick: bool, again: bool) -> list[Any]:
                 "indptr": np.arange(size["users"] + 1, dtype=np.int32) * size["known"],
             },
         )
-    titles = {"product": "matrix product alone", "implicit": "implicit", "faiss": "faiss, nothing left out"}
+    titles = {
+        "product": "matrix product alone",
+        "implicit": "implicit",
+        "faiss": "faiss, known items left out of longer lists",
+        "faiss_search": "faiss, nothing left out",
+    }
     records = []
     for threads in (1, 2):
         what = {"file": str(file), "threads": threads, "k": size["k"]}
         jobs: dict[str, Job] = {"own": ("own", "top", what), "product": ("own", "product", what)}
         jobs |= {name: (name, "top", what) for name in ("implicit", "faiss")}
+        jobs["faiss_search"] = ("faiss", "search", what)
         name = f"{threads}_thread{'s' if threads > 1 else ''}"
         repeats = 2 if quick else 7
         found = kept(

@@ -46,6 +46,8 @@ class EaseSettings(HistorySettings):
 
     Attributes:
         penalty: lambda, the L2 penalty of the item-item weights.
+        user_exponent: A user with n rows counts (mean n / n)^exponent as much as others; 0: all alike.
+        item_exponent: Columns are multiplied by (mean n / n)^exponent, n rows of the item; 0: none is.
         feature_weight: Weight of the items' features in the Gram matrix; 0 leaves them out.
         sequence_weight: Weight of the nearness of items in the behaviour sequences; 0 leaves the order out.
         sequence_reach: Positions of a behaviour sequence over which nearness falls by the factor e.
@@ -53,16 +55,49 @@ class EaseSettings(HistorySettings):
     """
 
     penalty: float = Field(default=300.0, gt=0, le=1e9)
+    user_exponent: float = Field(default=0.0, ge=0, le=2)
+    item_exponent: float = Field(default=0.0, ge=0, le=2)
     feature_weight: float = Field(default=0.0, ge=0, le=1e9)
     sequence_weight: float = Field(default=0.0, ge=0, le=1e9)
     sequence_reach: float = Field(default=10.0, gt=0, le=1e9)
     neighbours: int | None = Field(default=None, ge=1, le=10**7)
 
 
-def sequence_nearness(user: IntArray, item: IntArray, items: int, reach: float) -> sparse.csr_matrix:
+def normalisers(
+    history: sparse.csr_matrix, user_exponent: float, item_exponent: float
+) -> tuple[FloatArray, FloatArray]:
+    """Return what the rows and the columns of histories are multiplied by, so that frequent ones do not rule the rest.
+
+    r_u = (mean n / n_u)^(user_exponent / 2) and c_i = (mean n / n_i)^item_exponent with the counts of the row and of
+    the column, so that a user's squared errors are weighted by r_u^2. Rows and columns without entries count as one
+    of them. Source: Park, Yoon, Kim and Lee, Why is Normalization Necessary for Linear Recommenders?, SIGIR 2025,
+    with one exponent on the side of the items: scores stay those of the normalised columns.
+
+    Args:
+        history: (users, items), ones at the relevant pairs.
+        user_exponent: Of the users' counts.
+        item_exponent: Of the items' counts.
+
+    Returns:
+        (users,) r and (items,) c; all ones for an exponent of 0.
+    """
+
+    def scale(counts: IntArray, exponent: float) -> FloatArray:
+        some = counts[counts > 0]
+        mean = some.mean() if len(some) else 1.0
+        found: FloatArray = ((mean / np.maximum(counts, 1)) ** exponent).astype(np.float32)
+        return found
+
+    of_users, of_items = np.diff(history.indptr), np.diff(history.tocsc().indptr)
+    return scale(of_users, user_exponent / 2), scale(of_items, item_exponent)
+
+
+def sequence_nearness(
+    user: IntArray, item: IntArray, items: int, reach: float, weight: FloatArray | None = None
+) -> sparse.csr_matrix:
     """Return how near to each other items stand in the behaviour sequences.
 
-    N_ij = sum_u sum_{k, l} [item k of u is i] [item l of u is j] exp(-|k - l| / reach), k and l positions: the Gram
+    N_ij = sum_u w_u sum_{k, l} [item k of u is i] [item l of u is j] exp(-|k - l| / reach), k and l positions: the Gram
     matrix of the histories in which two places count as the same as far as they are near. Places further apart than 4
     times the reach do not count.
 
@@ -71,16 +106,19 @@ def sequence_nearness(user: IntArray, item: IntArray, items: int, reach: float) 
         item: (rows,) items, a user's in the order of the sequence.
         items: Number of items.
         reach: In positions.
+        weight: (users,) w; None: all are 1.
 
     Returns:
         (items, items), symmetric.
     """
+    own = np.ones(len(user), np.float32) if weight is None else weight[user]
     near = sparse.csr_matrix((items, items), dtype=np.float32)
     for distance in range(1, int(4 * reach) + 1):
         same = user[distance:] == user[:-distance]
-        first, second = item[:-distance][same], item[distance:][same]
-        near = near + np.float32(np.exp(-distance / reach)) * pair_matrix(first, second, (items, items))
-    rows = np.bincount(item, minlength=items).astype(np.float32)
+        pairs = (item[:-distance][same], item[distance:][same])
+        counted = own[distance:][same] * np.float32(np.exp(-distance / reach))
+        near = near + sparse.csr_matrix((counted, pairs), shape=(items, items))
+    rows = np.bincount(item, weights=own, minlength=items).astype(np.float32)
     return (near + near.T + sparse.diags(rows)).tocsr()
 
 
@@ -239,6 +277,9 @@ def multiply(history: sparse.csr_matrix, weights: Matrix) -> FloatArray:
 class Ease(Recommender[EaseSettings]):
     """EASE^R: score = x_u B, see :func:`ease_weights`; aware of the order with ``sequence_weight``.
 
+    With exponents B is solved between normalised rows and columns, see :func:`normalisers`, and the scores are those of
+    the normalised columns.
+
     Of a catalogue of more than ``LARGEST_CATALOGUE`` items the most popular alone are inputs, see
     :func:`ease_weights_from_popular`.
     """
@@ -256,11 +297,16 @@ class Ease(Recommender[EaseSettings]):
         state: State = {}
         for task in dict.fromkeys(self.learnt_from(side.tasks).values()):
             user, item = train.user[train.relevant[task]], train.item[train.relevant[task]]
+            history = pair_matrix(user, item, (side.users, side.items))
+            of_users, of_items = normalisers(history, settings.user_exponent, settings.item_exponent)
+            columns = sparse.diags(of_items)
             nearness = None
             if settings.sequence_weight > 0:
-                nearness = sequence_nearness(user, item, side.items, settings.sequence_reach)
-            history = pair_matrix(user, item, (side.users, side.items))
-            problem = (settings.penalty, side.item_features, settings.feature_weight, nearness)
+                near = sequence_nearness(user, item, side.items, settings.sequence_reach, of_users**2)
+                nearness = (columns @ near @ columns).tocsr()
+            history = (sparse.diags(of_users) @ history @ columns).tocsr()
+            features = (columns @ side.item_features).tocsr()
+            problem = (settings.penalty, features, settings.feature_weight, nearness)
             weights: Matrix
             if side.items > LARGEST_CATALOGUE:
                 kept = settings.neighbours or KEPT_BEYOND
@@ -268,6 +314,11 @@ class Ease(Recommender[EaseSettings]):
             else:
                 dense = ease_weights(history, *problem, settings.sequence_weight)
                 weights = keep_largest_weights(dense, settings.neighbours)
+            # Histories that are asked about are not normalised: the weights of their items are instead.
+            if sparse.issparse(weights):
+                weights = (columns @ weights).tocsr()
+            else:
+                weights *= of_items[:, None]
             state[task] = {
                 "weights": store_matrix(weights),
                 "popularity": popularity(train, task, side.items),
