@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from multitask_recommender.foundation.jobs import stop_workers
 # None of them imports the settings of a project, which Kedro reads from the folder that it starts in.
 _IMPORTED = ["multitask_recommender.pipeline_registry", "ibis.backends.duckdb", "scipy.stats"]
 _IMPORTED += [f"kedro_datasets.{name}" for name in ("ibis", "json", "matplotlib", "pandas")]
+_IMPORTED += ["dynaconf", "omegaconf", "pathspec", "requests"]  # What Kedro and its plugins need.
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(_IMPORTED)
 
@@ -74,13 +75,13 @@ def _kedro(
 
 
 def _save_empty_figures() -> None:
-    from matplotlib.figure import Figure
-
     from multitask_recommender.datasets import FigureFile
 
-    save: Any = FigureFile.save
+    setattr(FigureFile, "save", empty(FigureFile.save))  # noqa: B010
 
-    def save_empty(self: FigureFile, data: Figure) -> None:
-        save(self, Figure((1.0, 1.0)))
 
-    setattr(FigureFile, "save", save_empty)  # noqa: B010
+def empty(save: Any) -> Callable[[Any, Any], None]:
+    """Return what saves an empty figure in the place of one."""
+    from matplotlib.figure import Figure
+
+    return lambda self, data: save(self, Figure((1.0, 1.0)))

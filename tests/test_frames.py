@@ -11,7 +11,9 @@ import pytest
 import yaml
 
 import multitask_recommender
+from commands import empty
 from conftest import ROOT
+from multitask_recommender.datasets import FigureFile
 from multitask_recommender.foundation.errors import StudyError
 
 TINY = ROOT / "tests/data/tiny_study"
@@ -30,6 +32,12 @@ DATASET: dict[str, Any] = {
         "like": {"kind": "binary", "label": "rating >= 4"},
     },
 }
+
+
+@pytest.fixture(autouse=True)
+def without_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made, and what is saved is empty: nothing here looks at one."""
+    monkeypatch.setattr(FigureFile, "save", empty(FigureFile.save))
 
 
 def tables() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:

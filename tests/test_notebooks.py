@@ -51,20 +51,6 @@ def test_notebook(name: str, request: pytest.FixtureRequest, executed: Callable[
     assert "movielens" not in said.lower()
 
 
-def test_the_environment_is_one_variable_at_the_top(finished_project: Project) -> None:
-    """The name of another data set in the first cell is all that changes."""
-    notebook = nbformat.read(finished_project.folder / "notebooks" / "01_data.ipynb", as_version=4)
-    code = next(cell for cell in notebook.cells if cell.cell_type == "code")
-    code.source = code.source.replace(FIRST, 'ENVIRONMENT = "test"')
-    path = finished_project.folder / "notebooks" / "named.ipynb"
-    nbformat.write(notebook, path)
-    try:
-        outputs = outputs_of(execute(path))
-    finally:
-        path.unlink()
-    assert any("tiny" in str(output.get("data", {})) for output in outputs)
-
-
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.name)
 def test_a_notebook_reads_like_a_paper_and_computes_nothing_that_a_node_should(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)

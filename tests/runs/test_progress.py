@@ -176,6 +176,7 @@ def test_at_a_terminal_there_is_one_bar(project: Project) -> None:
         os.chdir(project.folder)
         os.environ["KEDRO_DISABLE_TELEMETRY"] = "1"
         command = [sys.executable, "-m", "kedro", "run", "--env", "test", "--params", "study.models=ease popularity"]
+        command += ["--pipelines", "data_engineering,user_embedding,recommender"]
         os.execv(sys.executable, command)
     shown = b""
     while True:
