@@ -9,6 +9,7 @@ case, and drawn by the runs of the finished study, of all its models, of the swe
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import subprocess
@@ -53,6 +54,8 @@ def run_kedro(
 def _kedro(
     arguments: list[str], folder: Path, environment: dict[str, str], streams: list[Path], pictures: bool
 ) -> None:
+    # What is imported already is no garbage, and is not searched for some.
+    gc.freeze()
     for number, path in enumerate(streams, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
     os.chdir(folder)
