@@ -25,7 +25,7 @@ from test_bring_your_own_data import (
     place_retailrocket,
     tiny_models,
 )
-from test_notebooks import execute
+from test_notebooks import FIRST, execute
 
 
 def place_books_that_are_read_and_wanted(project: Project) -> None:
@@ -130,7 +130,7 @@ def execute_in_turn(notebooks: list[Path], environment: str) -> dict[str, str]:
     joined = notebooks[0].with_name("in_turn.ipynb")
     for number, cell in enumerate(cells):
         cell["id"] = f"cell{number}"
-        cell["source"] = cell["source"].replace("ENVIRONMENT = None", f'ENVIRONMENT = "{environment}"')
+        cell["source"] = cell["source"].replace(FIRST, f'ENVIRONMENT = "{environment}"')
     nbformat.write(nbformat.v4.new_notebook(cells=cells), joined)
     shown: dict[str, str] = {}
     for name, cell in zip(owner, execute(joined).cells, strict=True):

@@ -723,7 +723,10 @@ class _Bounded(io.RawIOBase):
 
 
 def _size(opened: Any) -> float:
-    """Return the size in bytes of a file as it is stored; without end where its system does not tell."""
+    """Return the size in bytes of a file as it is stored.
+
+    Without end where its system does not tell: the ratio cannot be judged then, the limit of the unpacked size holds.
+    """
     try:
         size = opened.fs.size(opened.path)
     except (OSError, NotImplementedError):

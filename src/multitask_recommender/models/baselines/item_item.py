@@ -88,7 +88,7 @@ def normalisers(
         found: FloatArray = ((mean / np.maximum(counts, 1)) ** exponent).astype(np.float32)
         return found
 
-    of_users, of_items = np.diff(history.indptr), np.diff(history.tocsc().indptr)
+    of_users, of_items = np.diff(history.indptr), np.bincount(history.indices, minlength=history.shape[1])
     return scale(of_users, user_exponent / 2), scale(of_items, item_exponent)
 
 
@@ -304,7 +304,8 @@ class Ease(Recommender[EaseSettings]):
             if settings.sequence_weight > 0:
                 near = sequence_nearness(user, item, side.items, settings.sequence_reach, of_users**2)
                 nearness = (columns @ near @ columns).tocsr()
-            history = (sparse.diags(of_users) @ history @ columns).tocsr()
+            # In place: histories are most of the memory of a large catalogue.
+            history.data *= np.repeat(of_users, np.diff(history.indptr)) * of_items[history.indices]
             features = (columns @ side.item_features).tocsr()
             problem = (settings.penalty, features, settings.feature_weight, nearness)
             weights: Matrix
